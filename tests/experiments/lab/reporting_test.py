@@ -211,9 +211,8 @@ class ProgressTest(absltest.TestCase):
 class WriteTest(parameterized.TestCase):
   def setUp(self):
     super().setUp()
-    self.path = (
-      self.enterContext(tempfile.TemporaryDirectory()) + "/new/summary.json"
-    )
+    self.folder = self.enterContext(tempfile.TemporaryDirectory()) + "/new"
+    self.path = self.folder + "/summary.json"
 
   def read(self):
     def refuse(constant):
