@@ -1,0 +1,26 @@
+"""Settings that every test and every docstring example runs under."""
+
+import os
+
+# Eight virtual devices, so that sharding is tested on any machine. Read when
+# JAX starts its CPU backend, hence before the import.
+os.environ["XLA_FLAGS"] = (
+  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(autouse=True)
+def three_digits_in_examples() -> Iterator[None]:
+  """Examples print what matters, not what differs from platform to platform."""
+  with np.printoptions(precision=3, suppress=True):
+    yield

@@ -1,0 +1,165 @@
+"""Checks that the pure functions share, all made while tracing.
+
+Each raises before any computation and says what came, what was expected and
+what to do.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+Axes = int | Sequence[int]
+AxisName = str | tuple[str, ...]
+AxisIndexGroups = Sequence[Sequence[int]]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def jit(*static_argnames: str) -> Callable[[_Function], _Function]:
+  """Compiles a function; its static arguments may also be lists.
+
+  The result is an ordinary function, with the docstring, signature and
+  doctests of the original. Inside another `jax.jit` it is inlined.
+  """
+
+  def decorate(function: _Function) -> _Function:
+    compiled = jax.jit(function, static_argnames=static_argnames, inline=True)
+    names = tuple(inspect.signature(function).parameters)
+
+    def canonical(name: str, value: Any) -> Any:
+      return _hashable(value) if name in static_argnames else value
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+      # Too many arguments are left for the function itself to report.
+      named = zip(names, args, strict=False)
+      return compiled(
+        *(canonical(name, value) for name, value in named),
+        *args[len(names) :],
+        **{name: canonical(name, value) for name, value in kwargs.items()},
+      )
+
+    return call  # type: ignore[return-value]
+
+  return decorate
+
+
+def _hashable(value: Any) -> Any:
+  if isinstance(value, Iterable) and not isinstance(value, str):
+    return tuple(_hashable(item) for item in value)
+  return value
+
+
+def check_floating(x: jax.Array, function: str) -> None:
+  """Raises TypeError unless `x` is a real or complex floating array."""
+  if not jnp.issubdtype(x.dtype, jnp.inexact):
+    raise TypeError(
+      f"{function} needs a floating or complex x, got {x.dtype}{list(x.shape)}."
+      " Convert it first, for example with x.astype(jnp.float32)."
+    )
+
+
+def check_epsilon(epsilon: float) -> None:
+  """Raises ValueError unless `epsilon` is positive."""
+  if not epsilon > 0:
+    raise ValueError(
+      f"epsilon must be positive, got {epsilon}. It keeps a constant group"
+      " from a division by zero; use a tiny value such as 1e-12 to make it"
+      " negligible."
+    )
+
+
+def check_parameter(
+  name: str, value: jax.Array | None, shape: tuple[int, ...], axes: str
+) -> None:
+  """Raises unless a scale or bias is absent or a floating array `shape`."""
+  if value is None:
+    return
+  if value.shape != shape:
+    raise ValueError(
+      f"{name} must have shape {shape}, the sizes of {axes}, got {value.shape}."
+    )
+  if not jnp.issubdtype(value.dtype, jnp.inexact):
+    raise TypeError(f"{name} must be floating, got {value.dtype}.")
+
+
+def canonical_axes(axes: Axes, ndim: int, name: str) -> tuple[int, ...]:
+  """Returns `axes` sorted, non-negative and free of repetition.
+
+  Raises:
+    ValueError: an axis is out of range or repeated, or there is none.
+  """
+  given = (axes,) if isinstance(axes, int) else tuple(axes)
+  for axis in given:
+    if not -ndim <= axis < ndim:
+      raise ValueError(
+        f"{name}={axes} is out of range for an x with {ndim} axes: use"
+        f" {-ndim} to {ndim - 1}."
+      )
+  canonical = tuple(sorted(axis % ndim for axis in given))
+  if len(set(canonical)) < len(canonical):
+    raise ValueError(
+      f"{name}={axes} names an axis twice for an x with {ndim} axes."
+    )
+  if not canonical:
+    raise ValueError(f"{name} is empty: name at least one axis.")
+  return canonical
+
+
+def complement(axes: tuple[int, ...], ndim: int) -> tuple[int, ...]:
+  """Returns the axes that are not in `axes`."""
+  return tuple(axis for axis in range(ndim) if axis not in axes)
+
+
+def canonical_mask(
+  mask: ArrayLike | None, shape: tuple[int, ...]
+) -> jax.Array | None:
+  """Returns a boolean mask with as many axes as x, each of x's size or one.
+
+  Raises:
+    TypeError: the mask is not boolean.
+    ValueError: it does not broadcast to `shape`.
+  """
+  if mask is None:
+    return None
+  mask = jnp.asarray(mask)
+  if mask.dtype != jnp.bool_:
+    raise TypeError(
+      f"mask must be boolean (True counts), got {mask.dtype}. Write for"
+      " example mask=(mask != 0)."
+    )
+  padded = (1,) * (len(shape) - mask.ndim) + mask.shape
+  if len(padded) != len(shape) or any(
+    size not in (1, full) for size, full in zip(padded, shape, strict=True)
+  ):
+    raise ValueError(
+      f"mask has shape {mask.shape}, which does not broadcast to x's {shape}."
+      " Add axes of size one where it does not vary, for example"
+      " mask[..., None]."
+    )
+  return mask.reshape(padded)
+
+
+def check_axis_name(axis_name: AxisName | None) -> None:
+  """Raises NameError unless every axis name is bound by a mapping."""
+  if axis_name is None:
+    return
+  try:
+    jax.lax.psum(1, axis_name)
+  except NameError as error:
+    raise NameError(
+      f"axis_name={axis_name!r} is not bound here. Call inside jax.vmap(...,"
+      f" axis_name={axis_name!r}) or jax.shard_map over a mesh with that axis,"
+      " or leave axis_name=None: under jax.jit the statistics of a sharded"
+      " array are global without it."
+    ) from error
+
+
+def statistics_dtype(dtype: jnp.dtype) -> jnp.dtype:
+  """Returns the dtype that statistics are computed in: float32 or wider."""
+  return jnp.promote_types(dtype, jnp.float32)

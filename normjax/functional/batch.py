@@ -1,0 +1,216 @@
+"""Batch normalization and its running statistics."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from normjax.functional.arguments import (
+  Axes,
+  AxisIndexGroups,
+  AxisName,
+  canonical_axes,
+  canonical_mask,
+  check_axis_name,
+  check_epsilon,
+  check_floating,
+  check_parameter,
+  complement,
+  jit,
+  statistics_dtype,
+)
+from normjax.functional.moments import Moments, masked
+from normjax.functional.standardize import (
+  reciprocal_deviation,
+  scale_and_shift,
+  standardized,
+)
+
+
+class BatchStats(NamedTuple):
+  """Running mean and variance, shaped like the feature axes, >= float32."""
+
+  mean: jax.Array
+  var: jax.Array
+
+
+@jit(
+  "use_running_average", "axis", "epsilon", "axis_name", "axis_index_groups",
+  "running_var_ddof", "scale_offset",
+)  # fmt: skip
+def batch_norm(
+  x: jax.Array,
+  scale: jax.Array | None = None,
+  bias: jax.Array | None = None,
+  stats: BatchStats | None = None,
+  *,
+  use_running_average: bool,
+  axis: Axes = -1,
+  momentum: float = 0.99,
+  epsilon: float = 1e-5,
+  mask: ArrayLike | None = None,
+  axis_name: AxisName | None = None,
+  axis_index_groups: AxisIndexGroups | None = None,
+  running_var_ddof: int = 0,
+  scale_offset: float = 0.0,
+) -> tuple[jax.Array, BatchStats]:
+  """Standardizes each channel over the batch, or by running statistics.
+
+  Training (`use_running_average=False`) standardizes by the mean and the
+  biased variance of the batch and returns updated running statistics,
+  `momentum * old + (1 - momentum) * new`. Evaluation standardizes by `stats`
+  and returns them as they are.
+
+  Args:
+    x: Real or complex floating array `[batch, ..., channels]`.
+    scale: Gain, shaped like the feature axes of `x` in ascending order; None
+      means one.
+    bias: Shift, shaped like `scale`; None means zero.
+    stats: Running mean and variance, shaped like `scale`. None in training
+      returns the batch's own.
+    use_running_average: False in training, True in evaluation.
+    axis: The feature axis, or axes. Everything else is averaged over.
+    momentum: The share of the old statistic that is kept, a number or a scalar
+      array. PyTorch's number is one minus this.
+    epsilon: Added to the variance, inside the square root.
+    mask: Boolean, broadcasts to `x`; True counts. Masked places may hold NaN,
+      influence nothing and come out as `bias`. A channel with nothing in it
+      leaves its running statistics alone.
+    axis_name: Name or names of mapped axes that are averaged over too.
+    axis_index_groups: Indices along `axis_name` that belong together; see
+      `jax.lax.psum`.
+    running_var_ddof: The running variance divides by `count` minus this: 0 as
+      Flax and Keras, 1 as PyTorch. `x` is standardized by the biased one.
+    scale_offset: The gain is `scale_offset + scale`.
+
+  Returns:
+    An array with the shape and dtype of `x`, and `BatchStats`. Half precision
+    is computed in float32 and rounded once, at the end.
+
+  Raises:
+    TypeError: `x`, `scale`, `bias` or `stats` is not floating, `stats` are
+      narrower than float32, or `mask` is not boolean.
+    ValueError: training with one value per channel, evaluation without
+      `stats`, a parameter or statistic of the wrong shape, an axis out of
+      range or repeated, `epsilon` not positive, or a `mask` that does not
+      broadcast to `x`.
+    NameError: `axis_name` is not bound.
+
+  Example:
+    >>> import jax.numpy as jnp, normjax
+    >>> x = jnp.array([[1.0, 10.0], [3.0, 30.0]])
+    >>> stats = normjax.BatchStats(mean=jnp.zeros(2), var=jnp.ones(2))
+    >>> y, stats = normjax.batch_norm(
+    ...   x, stats=stats, use_running_average=False, momentum=0.9)
+    >>> print(y)
+    [[-1. -1.]
+     [ 1.  1.]]
+    >>> print(stats.mean, stats.var)
+    [0.2 2. ] [ 1.  10.9]
+    >>> y, _ = normjax.batch_norm(x, stats=stats, use_running_average=True)
+
+  Reference: Ioffe & Szegedy, 2015, https://arxiv.org/abs/1502.03167,
+    algorithms 1 and 2.
+  """
+  check_floating(x, "batch_norm")
+  check_epsilon(epsilon)
+  features = canonical_axes(axis, x.ndim, "axis")
+  shape = tuple(x.shape[i] for i in features)
+  check_parameter("scale", scale, shape, f"axis={axis}")
+  check_parameter("bias", bias, shape, f"axis={axis}")
+  _check_stats(stats, shape, f"axis={axis}")
+  mask = canonical_mask(mask, x.shape)
+  y = x.astype(statistics_dtype(x.dtype))
+
+  if use_running_average:
+    if stats is None:
+      raise ValueError(
+        "batch_norm with use_running_average=True standardizes by running"
+        " statistics, got stats=None. Pass the BatchStats that training"
+        " returned, or use_running_average=False."
+      )
+    y, new_stats = _standardize_by(stats, y, mask, features, epsilon), stats
+  else:
+    check_axis_name(axis_name)
+    axes = complement(features, x.ndim)
+    _check_batch(x, axes, axis_name, axis_index_groups)
+    y, of = standardized(
+      y,
+      mask,
+      axes,
+      epsilon=epsilon,
+      axis_name=axis_name,
+      axis_index_groups=axis_index_groups,
+    )
+    of = Moments(*(lax.squeeze(field, axes) for field in of))
+    new_stats = _update(stats, of, momentum, running_var_ddof)
+  y = scale_and_shift(y, scale, bias, features, scale_offset)
+  return y.astype(x.dtype), new_stats
+
+
+def _standardize_by(
+  stats: BatchStats,
+  x: jax.Array,
+  mask: jax.Array | None,
+  features: tuple[int, ...],
+  epsilon: float,
+) -> jax.Array:
+  axes = complement(features, x.ndim)
+  mean = jnp.expand_dims(stats.mean.astype(x.dtype), axes)
+  var = jnp.expand_dims(stats.var.astype(jnp.finfo(x.dtype).dtype), axes)
+  centered = masked(masked(x, mask) - mean, mask)
+  return centered * reciprocal_deviation(var, epsilon)
+
+
+def _update(
+  stats: BatchStats | None, batch: Moments, momentum: float, ddof: int
+) -> BatchStats:
+  new = BatchStats(batch.mean, batch.variance(ddof))
+  if stats is None:
+    return new
+
+  def mix(old: jax.Array, new: jax.Array, known: jax.Array) -> jax.Array:
+    mixed = momentum * old + (1 - momentum) * new.astype(old.dtype)
+    return jnp.where(known, mixed, old)
+
+  return BatchStats(
+    mean=mix(stats.mean, new.mean, batch.count > 0),
+    var=mix(stats.var, new.var, batch.count > ddof),
+  )
+
+
+def _check_stats(
+  stats: BatchStats | None, shape: tuple[int, ...], axes: str
+) -> None:
+  if stats is None:
+    return
+  for name, value in zip(("stats.mean", "stats.var"), stats, strict=True):
+    check_parameter(name, value, shape, axes)
+    if statistics_dtype(value.dtype) != value.dtype:
+      raise TypeError(
+        f"{name} must be float32 or wider, got {value.dtype}: in half"
+        " precision momentum * old swallows the update."
+      )
+
+
+def _check_batch(
+  x: jax.Array,
+  axes: tuple[int, ...],
+  axis_name: AxisName | None,
+  axis_index_groups: AxisIndexGroups | None,
+) -> None:
+  values = math.prod(x.shape[i] for i in axes)
+  if axis_name is not None:
+    values *= (
+      len(axis_index_groups[0]) if axis_index_groups else lax.psum(1, axis_name)
+    )
+  if values == 1:
+    raise ValueError(
+      f"batch_norm in training got x with shape {x.shape}: one value per"
+      " channel, whose variance is zero, so the output would be the bias"
+      " whatever x is. Use a larger batch, use_running_average=True, or a norm"
+      " that does not look at the batch, such as layer_norm or group_norm."
+    )

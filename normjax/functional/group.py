@@ -1,0 +1,227 @@
+"""Group normalization and instance normalization."""
+
+import jax
+from jax.typing import ArrayLike
+
+from normjax.functional.arguments import (
+  Axes,
+  AxisIndexGroups,
+  AxisName,
+  canonical_axes,
+  canonical_mask,
+  check_axis_name,
+  check_epsilon,
+  check_floating,
+  check_parameter,
+  complement,
+  jit,
+  statistics_dtype,
+)
+from normjax.functional.standardize import scale_and_shift, standardized
+
+
+@jit(
+  "num_groups", "group_size", "channel_axis", "reduction_axes", "epsilon",
+  "axis_name", "axis_index_groups", "scale_offset",
+)  # fmt: skip
+def group_norm(
+  x: jax.Array,
+  scale: jax.Array | None = None,
+  bias: jax.Array | None = None,
+  *,
+  num_groups: int | None = 32,
+  group_size: int | None = None,
+  channel_axis: int = -1,
+  reduction_axes: Axes | None = None,
+  epsilon: float = 1e-6,
+  mask: ArrayLike | None = None,
+  axis_name: AxisName | None = None,
+  axis_index_groups: AxisIndexGroups | None = None,
+  scale_offset: float = 0.0,
+) -> jax.Array:
+  """Standardizes groups of adjacent channels, then scales and shifts.
+
+  Args:
+    x: Real or complex floating array `[batch, ..., channels]`, or with the
+      channels elsewhere.
+    scale: Gain `[channels]`; None means one.
+    bias: Shift `[channels]`; None means zero.
+    num_groups: Number of groups of channels.
+    group_size: Channels in a group. Give this or `num_groups`, the other None.
+    channel_axis: The channels' axis; 1 for channels first.
+    reduction_axes: Axes that a group averages over, the channels' among them.
+      None means all but the first, which is the batch.
+    epsilon: Added to the variance, inside the square root.
+    mask: Boolean, broadcasts to `x`; True counts. Masked places may hold NaN,
+      influence nothing and come out as `bias`.
+    axis_name: Name or names of mapped axes that are averaged over too.
+    axis_index_groups: Indices along `axis_name` that belong together; see
+      `jax.lax.psum`.
+    scale_offset: The gain is `scale_offset + scale`.
+
+  Returns:
+    Array with the shape and dtype of `x`. Half precision is computed in
+    float32 and rounded once, at the end.
+
+  Raises:
+    TypeError: `x`, `scale` or `bias` is not floating, or `mask` not boolean.
+    ValueError: the groups do not divide the channels, not exactly one of
+      `num_groups` and `group_size` is given, `reduction_axes` lacks the
+      channels, `scale` or `bias` has the wrong shape, an axis is out of range
+      or repeated, `epsilon` is not positive, or `mask` does not broadcast.
+    NameError: `axis_name` is not bound.
+
+  Example:
+    >>> import jax.numpy as jnp, normjax
+    >>> x = jnp.arange(8.0).reshape(1, 2, 4)  # One image, 2 pixels, 4 channels.
+    >>> print(normjax.group_norm(x, num_groups=2))
+    [[[-1.213 -0.728 -1.213 -0.728]
+      [ 0.728  1.213  0.728  1.213]]]
+
+  Reference: Wu & He, 2018, https://arxiv.org/abs/1803.08494, equations 1 and 7.
+  """
+  check_floating(x, "group_norm")
+  check_epsilon(epsilon)
+  check_axis_name(axis_name)
+  (channel,) = canonical_axes(channel_axis, x.ndim, "channel_axis")
+  axes = (
+    tuple(range(1, x.ndim))
+    if reduction_axes is None
+    else canonical_axes(reduction_axes, x.ndim, "reduction_axes")
+  )
+  if channel not in axes:
+    raise ValueError(
+      f"group_norm averages over channels, but channel_axis={channel_axis} is"
+      f" not among reduction_axes={axes} of x with shape {x.shape}. The first"
+      " axis is the batch unless reduction_axes says otherwise."
+    )
+  channels = x.shape[channel]
+  check_parameter("scale", scale, (channels,), f"channel_axis={channel_axis}")
+  check_parameter("bias", bias, (channels,), f"channel_axis={channel_axis}")
+  groups = _count_groups(channels, num_groups, group_size)
+
+  def split(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Splits the channels into (groups, channels of a group)."""
+    inner = (1, 1) if shape[channel] == 1 else (groups, channels // groups)
+    return shape[:channel] + inner + shape[channel + 1 :]
+
+  mask = canonical_mask(mask, x.shape)
+  y, _ = standardized(
+    x.astype(statistics_dtype(x.dtype)).reshape(split(x.shape)),
+    None if mask is None else mask.reshape(split(mask.shape)),
+    tuple(axis + (axis >= channel) for axis in axes),
+    epsilon=epsilon,
+    axis_name=axis_name,
+    axis_index_groups=axis_index_groups,
+  )
+  y = y.reshape(x.shape)
+  return scale_and_shift(y, scale, bias, (channel,), scale_offset).astype(
+    x.dtype
+  )
+
+
+def _count_groups(
+  channels: int, num_groups: int | None, group_size: int | None
+) -> int:
+  """Returns the number of groups, from whichever of the two is given."""
+  if (num_groups is None) == (group_size is None):
+    raise ValueError(
+      f"Give exactly one of num_groups={num_groups} and"
+      f" group_size={group_size}: num_groups is 32 unless it is set to None."
+    )
+  name, value = (
+    ("num_groups", num_groups)
+    if num_groups is not None
+    else ("group_size", group_size)
+  )
+  assert value is not None
+  if value <= 0 or channels % value:
+    divisors = [n for n in range(1, channels + 1) if channels % n == 0]
+    raise ValueError(
+      f"{name}={value} does not divide the {channels} channels. Use one of"
+      f" {divisors}."
+    )
+  return value if num_groups is not None else channels // value
+
+
+@jit(
+  "channel_axis", "epsilon", "axis_name", "axis_index_groups", "scale_offset",
+)  # fmt: skip
+def instance_norm(
+  x: jax.Array,
+  scale: jax.Array | None = None,
+  bias: jax.Array | None = None,
+  *,
+  channel_axis: Axes = -1,
+  epsilon: float = 1e-6,
+  mask: ArrayLike | None = None,
+  axis_name: AxisName | None = None,
+  axis_index_groups: AxisIndexGroups | None = None,
+  scale_offset: float = 0.0,
+) -> jax.Array:
+  """Standardizes each channel of each example, then scales and shifts.
+
+  Args:
+    x: Real or complex floating array `[batch, ..., channels]` with at least
+      one spatial axis, or with the channels elsewhere.
+    scale: Gain `[channels]`; None means one.
+    bias: Shift `[channels]`; None means zero.
+    channel_axis: The channels' axis, or axes; 1 for channels first.
+    epsilon: Added to the variance, inside the square root.
+    mask: Boolean, broadcasts to `x`; True counts. Masked places may hold NaN,
+      influence nothing and come out as `bias`.
+    axis_name: Name or names of mapped axes that are averaged over too.
+    axis_index_groups: Indices along `axis_name` that belong together; see
+      `jax.lax.psum`.
+    scale_offset: The gain is `scale_offset + scale`.
+
+  Returns:
+    Array with the shape and dtype of `x`. Half precision is computed in
+    float32 and rounded once, at the end.
+
+  Raises:
+    TypeError: `x`, `scale` or `bias` is not floating, or `mask` not boolean.
+    ValueError: there is no spatial axis, the channels are the batch axis,
+      `scale` or `bias` has the wrong shape, an axis is out of range or
+      repeated, `epsilon` is not positive, or `mask` does not broadcast.
+    NameError: `axis_name` is not bound.
+
+  Example:
+    >>> import jax.numpy as jnp, normjax
+    >>> x = jnp.array([[[1.0, 30.0], [2.0, 20.0], [3.0, 10.0]]])
+    >>> print(normjax.instance_norm(x))
+    [[[-1.225  1.225]
+      [ 0.     0.   ]
+      [ 1.225 -1.225]]]
+
+  Reference: Ulyanov, Vedaldi & Lempitsky, 2016,
+    https://arxiv.org/abs/1607.08022, equation 4.
+  """
+  check_floating(x, "instance_norm")
+  check_epsilon(epsilon)
+  check_axis_name(axis_name)
+  channels = canonical_axes(channel_axis, x.ndim, "channel_axis")
+  if 0 in channels:
+    raise ValueError(
+      f"channel_axis={channel_axis} of x with shape {x.shape} is the first"
+      " axis, which is the batch. Add a batch axis with x[None]."
+    )
+  spatial = complement((0, *channels), x.ndim)
+  if not spatial:
+    raise ValueError(
+      f"instance_norm needs at least one spatial axis beside batch and"
+      f" channels, got x with shape {x.shape}: each group would hold one"
+      " element. Use layer_norm or group_norm for vectors."
+    )
+  shape = tuple(x.shape[axis] for axis in channels)
+  check_parameter("scale", scale, shape, f"channel_axis={channel_axis}")
+  check_parameter("bias", bias, shape, f"channel_axis={channel_axis}")
+  y, _ = standardized(
+    x.astype(statistics_dtype(x.dtype)),
+    canonical_mask(mask, x.shape),
+    spatial,
+    epsilon=epsilon,
+    axis_name=axis_name,
+    axis_index_groups=axis_index_groups,
+  )
+  return scale_and_shift(y, scale, bias, channels, scale_offset).astype(x.dtype)

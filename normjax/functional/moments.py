@@ -1,0 +1,299 @@
+"""Count, mean and sum of squared deviations: the core of every norm.
+
+The textbook's one pass, `E[x^2] - E[x]^2`, subtracts two numbers of the size
+of the squared mean to get one of the size of the variance: in float32 nothing
+is left of a standard deviation below a thousandth of the mean. Here the data
+are centred before they are squared, and the mean is kept to twice the digits
+of one number, because `x - mean` needs them.
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from normjax.functional.arguments import (
+  Axes,
+  AxisIndexGroups,
+  AxisName,
+  canonical_axes,
+  canonical_mask,
+  check_axis_name,
+  check_floating,
+  jit,
+  statistics_dtype,
+)
+
+
+class Moments(NamedTuple):
+  """Count, mean and sum of squared deviations of groups of elements.
+
+  Attributes:
+    count: How many elements each group has, a real array shaped like `mean`.
+    mean: The mean; zero where a group is empty.
+    mean_tail: What rounding cut off the mean. `mean + mean_tail` is the mean
+      to about twice the digits of one number, which is what keeps `x - mean`
+      exact when the mean is a million times the spread.
+    m2: The sum of |x - mean|^2, real.
+  """
+
+  count: jax.Array  # type: ignore[assignment]  # Hides tuple.count.
+  mean: jax.Array
+  mean_tail: jax.Array
+  m2: jax.Array
+
+  @property
+  def var(self) -> jax.Array:
+    """The biased variance `m2 / count`; zero where a group is empty."""
+    return self.variance()
+
+  def variance(self, ddof: int = 0) -> jax.Array:
+    """Returns `m2 / (count - ddof)`; zero where that has no meaning."""
+    return self.m2 / jnp.maximum(self.count - ddof, 1)
+
+
+@jit("axes", "axis_name", "axis_index_groups", "keepdims")
+def moments(
+  x: jax.Array,
+  axes: Axes,
+  *,
+  mask: ArrayLike | None = None,
+  axis_name: AxisName | None = None,
+  axis_index_groups: AxisIndexGroups | None = None,
+  keepdims: bool = False,
+) -> Moments:
+  """Returns count, mean and sum of squared deviations over `axes`.
+
+  Args:
+    x: Real or complex floating array of any shape. Half precision is computed
+      in float32.
+    axes: Axes that are averaged over.
+    mask: Boolean, broadcasts to `x`; True counts. Masked places may hold NaN.
+    axis_name: Name or names of mapped axes (`jax.vmap`, `jax.shard_map`) that
+      are averaged over too. The groups of all devices are merged by their
+      counts, so unequal masks are right.
+    axis_index_groups: Indices along `axis_name` that belong together; see
+      `jax.lax.psum`.
+    keepdims: Keeps the reduced axes, with size one.
+
+  Returns:
+    `Moments` shaped like `x` without `axes`, in float32 or wider.
+
+  Raises:
+    TypeError: `x` is an integer array or `mask` is not boolean.
+    ValueError: an axis is out of range or repeated, or `mask` does not
+      broadcast to `x`.
+    NameError: `axis_name` is not bound.
+
+  Example:
+    >>> import jax.numpy as jnp, normjax
+    >>> m = normjax.moments(jnp.array([[101.0, 102.0, 103.0]]), axes=1)
+    >>> print(m.count, m.mean, m.m2, m.variance(ddof=1))
+    [3.] [102.] [2.] [1.]
+
+  Reference: Chan, Golub & LeVeque, 1983, "Algorithms for computing the sample
+    variance", The American Statistician 37(3), corrected two-pass algorithm.
+  """
+  check_floating(x, "moments")
+  check_axis_name(axis_name)
+  axes = canonical_axes(axes, x.ndim, "axes")
+  mask = canonical_mask(mask, x.shape)
+  result = centered_moments(
+    x.astype(statistics_dtype(x.dtype)), mask, axes, axis_name,
+    axis_index_groups,
+  )  # fmt: skip
+  if keepdims:
+    return result
+  return Moments(*(lax.squeeze(field, axes) for field in result))
+
+
+def merge_moments(a: Moments, b: Moments) -> Moments:
+  """Returns the moments of the union of two groups.
+
+  Args:
+    a: Moments of one group, or of many.
+    b: Moments of the other, of the same shape.
+
+  Example:
+    >>> import jax.numpy as jnp, normjax
+    >>> x = jnp.arange(10.0)
+    >>> parts = normjax.moments(x[:3], 0), normjax.moments(x[3:], 0)
+    >>> m = normjax.merge_moments(*parts)
+    >>> print(m.count, m.mean, m.var)
+    10.0 4.5 8.25
+
+  Reference: Chan, Golub & LeVeque, 1983, equation 2.1.
+  """
+  count = a.count + b.count
+  share = b.count / jnp.maximum(count, 1)
+  gap = (b.mean - a.mean) + (b.mean_tail - a.mean_tail)
+  mean, mean_tail = _split_sum(a.mean, gap * share + a.mean_tail)
+  m2 = a.m2 + b.m2 + squared_magnitude(gap) * (a.count * share)
+  return Moments(count, mean, mean_tail, m2)
+
+
+def squared_magnitude(x: jax.Array) -> jax.Array:
+  """Returns |x|^2, real also where `x` is complex."""
+  return jnp.real(jnp.conj(x) * x)
+
+
+def _split_sum(large: jax.Array, small: jax.Array) -> tuple[jax.Array, ...]:
+  """Returns the rounded sum and what rounding cut off (Dekker, 1971)."""
+  total = large + small
+  return total, small - (total - large)
+
+
+def masked(x: jax.Array, mask: jax.Array | None) -> jax.Array:
+  """Returns `x` with zeros where it does not count."""
+  return x if mask is None else jnp.where(mask, x, jnp.zeros_like(x))
+
+
+def total(
+  x: jax.Array,
+  axes: tuple[int, ...],
+  axis_name: AxisName | None,
+  axis_index_groups: AxisIndexGroups | None,
+) -> jax.Array:
+  """Returns the sum over axes, kept with size one, and over devices."""
+  result = jnp.sum(x, axes, keepdims=True)
+  if axis_name is None:
+    return result
+  return lax.psum(result, axis_name, axis_index_groups=axis_index_groups)
+
+
+def count_elements(
+  x: jax.Array,
+  mask: jax.Array | None,
+  axes: tuple[int, ...],
+  axis_name: AxisName | None,
+  axis_index_groups: AxisIndexGroups | None,
+) -> jax.Array:
+  """Returns how many elements count, real, shaped like a total of `x`."""
+  shape = tuple(1 if i in axes else size for i, size in enumerate(x.shape))
+  if mask is None:
+    local = jnp.full(shape, math.prod(x.shape[i] for i in axes), jnp.int32)
+  else:
+    # Integers: a float32 counter stands still at 2^24.
+    local = jnp.sum(
+      jnp.broadcast_to(mask, x.shape), axes, dtype=jnp.int32, keepdims=True
+    )
+  if axis_name is not None:
+    local = lax.psum(local, axis_name, axis_index_groups=axis_index_groups)
+  return local.astype(jnp.finfo(x.dtype).dtype)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
+def centered_moments(
+  x: jax.Array,
+  mask: jax.Array | None,
+  axes: tuple[int, ...],
+  axis_name: AxisName | None,
+  axis_index_groups: AxisIndexGroups | None,
+) -> Moments:
+  """Returns moments of checked arguments, reduced axes kept with size one.
+
+  `x` has the dtype of the statistics, `mask` is boolean with the rank of `x`.
+  """
+  local = _local_moments(x, mask, axes)
+  if axis_name is None:
+    return local
+  return _merge_devices(local, axis_name, axis_index_groups)
+
+
+def _local_moments(
+  x: jax.Array, mask: jax.Array | None, axes: tuple[int, ...]
+) -> Moments:
+  """Centres twice, so that no sum is over numbers much larger than the spread.
+
+  First by an anchor within the range of the group. It may be an outlier, but
+  even that is at most sqrt(count) standard deviations from the mean. The mean
+  found around the anchor is off by no more than the rounding of that sum,
+  hence around it the squares sum to `m2` but for a term that is tiny.
+  """
+  count = count_elements(x, mask, axes, None, None)
+  divisor = jnp.maximum(count, 1)
+
+  def mean_of(values: jax.Array) -> jax.Array:
+    return jnp.sum(masked(values, mask), axes, keepdims=True) / divisor
+
+  has_first = mask is None and all(x.shape[axis] for axis in axes)
+  anchor = _first(x, axes) if has_first else mean_of(x)
+  center = anchor + mean_of(x - anchor)
+  centered = masked(x - center, mask)
+  correction = mean_of(centered)
+  mean, mean_tail = _split_sum(center, correction)
+  squares = jnp.sum(squared_magnitude(centered), axes, keepdims=True)
+  excess = count * squared_magnitude(correction)
+  return Moments(count, mean, mean_tail, jnp.maximum(squares - excess, 0))
+
+
+def _first(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+  """Returns the first element of every group."""
+  limits = tuple(1 if i in axes else size for i, size in enumerate(x.shape))
+  return lax.slice(x, (0,) * x.ndim, limits)
+
+
+def _merge_devices(
+  local: Moments,
+  axis_name: AxisName,
+  axis_index_groups: AxisIndexGroups | None,
+) -> Moments:
+  """`merge_moments` over all devices at once, in two rounds of messages.
+
+  The first finds a center close to the mean of all, which the second measures
+  the devices' means from, since E[mean^2] - E[mean]^2 would cancel.
+  """
+  psum = functools.partial(
+    lax.psum, axis_name=axis_name, axis_index_groups=axis_index_groups
+  )
+  count, scaled_sum = psum((local.count, local.count * local.mean))
+  divisor = jnp.maximum(count, 1)
+  center = scaled_sum / divisor
+  gap = (local.mean - center) + local.mean_tail
+  squared_gap = squared_magnitude(gap)
+  correction, m2 = psum(
+    (local.count * gap, local.m2 + local.count * squared_gap)
+  )
+  correction = correction / divisor
+  mean, mean_tail = _split_sum(center, correction)
+  excess = count * squared_magnitude(correction)
+  return Moments(count, mean, mean_tail, jnp.maximum(m2 - excess, 0))
+
+
+@centered_moments.defjvp
+def _centered_moments_jvp(
+  axes: tuple[int, ...],
+  axis_name: AxisName | None,
+  axis_index_groups: AxisIndexGroups | None,
+  primals: tuple[jax.Array, jax.Array | None],
+  tangents: tuple[jax.Array, jax.Array | None],
+) -> tuple[Moments, Moments]:
+  """d mean = mean(dx) and d m2 = 2 sum(Re conj(x - mean) dx).
+
+  Differentiating the code above would go through both centrings, and through
+  cancelling terms; this is the derivative of what the code computes. It is
+  linear in dx, so reverse mode is its transpose, and it is written in terms
+  of `centered_moments`, so derivatives of any order exist.
+  """
+  over = (axes, axis_name, axis_index_groups)
+  (x, mask), (dx, _) = primals, tangents
+  result = centered_moments(x, mask, *over)
+  dx = masked(dx, mask)
+  centered = deviations(x, mask, result)
+  d_mean = total(dx, *over) / jnp.maximum(result.count, 1)
+  d_m2 = 2 * total(jnp.real(jnp.conj(centered) * dx), *over)
+  zero = jnp.zeros_like
+  return result, Moments(zero(result.count), d_mean, zero(d_mean), d_m2)
+
+
+def deviations(x: jax.Array, mask: jax.Array | None, of: Moments) -> jax.Array:
+  """Returns `x - mean` to the last digit; zero where `x` does not count.
+
+  `mean_tail` goes last: the first difference is exact where `x` is close to
+  the mean, and adding the tail to the mean would round it off again.
+  """
+  return masked((masked(x, mask) - of.mean) - of.mean_tail, mask)
