@@ -16,7 +16,7 @@ import tabulate
 import tqdm
 from numpy.typing import ArrayLike
 
-from experiments.lab import tensorboard
+from experiments.lab import atomic, tensorboard
 
 
 class Interval(NamedTuple):
@@ -74,8 +74,8 @@ def interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
   Raises:
     ValueError: `values` is empty, not one-dimensional or not finite.
 
-  >>> interval([1.0, 2.0, 3.0])
-  Interval(mean=2.0, half_width=2.484...)
+  >>> print(interval([1.0, 2.0, 3.0]))
+  2.0 ± 2.5
   """
   # Slow to import, and first needed when training is over.
   from scipy import stats
@@ -243,7 +243,9 @@ def verdict_within(interval: Interval, margin: float) -> Verdict:
   return Verdict.UNRESOLVED
 
 
-_NUMBER = re.compile(r"[-+]?(\d[\d.]*(e[-+]?\d+)?|nan|inf)( ± \S+)?( ?%)?")
+_NUMBER = re.compile(
+  r"(\*\*)?[-+]?(\d[\d.]*(e[-+]?\d+)?|nan|inf)( ± \S+)?( ?%)?(\*\*)?"
+)
 
 
 def table(rows: Iterable[Sequence[object]], headers: Sequence[str]) -> str:
@@ -255,8 +257,8 @@ def table(rows: Iterable[Sequence[object]], headers: Sequence[str]) -> str:
     headers: One per column.
 
   Returns:
-    The table; columns that hold nothing but numbers and intervals are aligned
-    to the right.
+    The table; columns that hold nothing but numbers and intervals, bold ones
+    included, are aligned to the right.
 
   Raises:
     ValueError: A row and the headers differ in length.
@@ -329,17 +331,10 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     path: The file; its folder is created if needed.
     data: The whole new content.
   """
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  try:
-    with temporary.open("wb") as file:
-      file.write(data)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
+  with atomic.replacing(pathlib.Path(path)) as file:
+    file.write(data)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def write_json(path: str | os.PathLike[str], value: object) -> None:
