@@ -1,0 +1,153 @@
+"""Batch normalization and its running statistics."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import errors
+from flax import linen as nn
+from flax.typing import Dtype, Initializer
+from jax.typing import ArrayLike
+
+from normjax import functional
+from normjax.functional.arguments import Axes, AxisIndexGroups, AxisName
+from normjax.linen.parameters import (
+  bias_parameter,
+  boolean,
+  feature_shape,
+  mapped_axis,
+  result_dtype,
+  scale_parameter,
+  widened,
+)
+
+
+class BatchNorm(nn.Module):
+  """Batch normalization, https://arxiv.org/abs/1502.03167.
+
+  Owns the parameters and running statistics of `normjax.batch_norm`. Drop-in
+  for `flax.linen.BatchNorm`; the fields from `scale_offset` on are additions.
+
+  Attributes:
+    use_running_average: False in training, True in evaluation. Given here or
+      in the call.
+    axis: The feature axis, or axes. Everything else is averaged over.
+    momentum: The share of the old statistic that is kept. PyTorch's number is
+      one minus this.
+    epsilon: Added to the variance, inside the square root.
+    dtype, param_dtype, use_bias, use_scale, bias_init, scale_init, axis_name,
+      axis_index_groups, use_fast_variance, force_float32_reductions,
+      scale_offset: As in `LayerNorm`.
+    running_var_ddof: The running variance divides by `count` minus this: 0 as
+      Flax and Keras, 1 as PyTorch.
+
+  The running `mean` and `var` live in the collection `batch_stats`, which
+  training updates and therefore asks to be mutable.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from normjax.linen import BatchNorm
+    >>> x = jnp.array([[1.0, 10.0], [3.0, 30.0]])
+    >>> norm = BatchNorm(momentum=0.9)
+    >>> variables = norm.init(jax.random.key(0), x, use_running_average=False)
+    >>> y, updates = norm.apply(
+    ...   variables, x, use_running_average=False, mutable=["batch_stats"])
+    >>> print(y)
+    [[-1. -1.]
+     [ 1.  1.]]
+    >>> print(updates["batch_stats"]["mean"])
+    [0.2 2. ]
+    >>> y = norm.apply({**variables, **updates}, x, use_running_average=True)
+  """
+
+  use_running_average: bool | None = None
+  axis: Axes = -1
+  momentum: float = 0.99
+  epsilon: float = 1e-5
+  dtype: Dtype | None = None
+  param_dtype: Dtype = jnp.float32
+  use_bias: bool = True
+  use_scale: bool = True
+  bias_init: Initializer = nn.initializers.zeros
+  scale_init: Initializer = nn.initializers.ones
+  axis_name: AxisName | None = None
+  axis_index_groups: AxisIndexGroups | None = None
+  use_fast_variance: bool = True
+  force_float32_reductions: bool = True
+  scale_offset: float = 0.0
+  running_var_ddof: int = 0
+
+  @nn.compact
+  def __call__(
+    self,
+    x: ArrayLike,
+    use_running_average: bool | None = None,
+    *,
+    mask: ArrayLike | None = None,
+  ) -> jax.Array:
+    """Normalizes `x`; in training, updates the running statistics.
+
+    Initializing does not update them and takes any `x`, a single example too.
+
+    Args:
+      x: Array `[batch, ..., channels]`, or with the channels elsewhere.
+      use_running_average: As the field, of which exactly one must be given.
+      mask: Broadcasts to `x`; True counts. Masked places come out as `bias`,
+        in evaluation too, where Flax normalizes them.
+
+    Returns:
+      Array shaped like `x`, computed in float32 or wider and rounded once.
+
+    Raises:
+      ValueError: training with one value per channel.
+      ModifyScopeVariableError: training while `batch_stats` is not mutable.
+    """
+    use_running_average = nn.merge_param(
+      "use_running_average", self.use_running_average, use_running_average
+    )
+    x = jnp.asarray(x)
+    shape = feature_shape(x, self.axis, "axis")
+    mean = self.variable(
+      "batch_stats", "mean", jnp.zeros, shape, _mean_dtype(x)
+    )
+    var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+    scale = scale_parameter(self, shape)
+    bias = bias_parameter(self, shape)
+    dtype = result_dtype(x, scale, bias, self.dtype)
+    if self.is_initializing() and x.size == math.prod(shape):
+      use_running_average = True  # One value per channel is enough to init.
+    y, stats = functional.batch_norm(
+      widened(x, dtype),
+      scale,
+      bias,
+      functional.BatchStats(
+        widened(mean.value, _mean_dtype(x)),
+        widened(var.value, jnp.dtype(jnp.float32)),
+      ),
+      use_running_average=use_running_average,
+      axis=self.axis,
+      momentum=self.momentum,
+      epsilon=self.epsilon,
+      mask=boolean(mask),
+      axis_name=mapped_axis(self),
+      axis_index_groups=self.axis_index_groups,
+      running_var_ddof=self.running_var_ddof,
+      scale_offset=self.scale_offset,
+    )
+    if not use_running_average and not self.is_initializing():
+      try:
+        mean.value, var.value = stats
+      except errors.ModifyScopeVariableError as error:
+        error.add_note(
+          "Training updates the running statistics. Ask for them:\n"
+          "  y, updates = model.apply(variables, x, mutable=['batch_stats'])\n"
+          "  variables = {**variables, **updates}\n"
+          "or evaluate with use_running_average=True."
+        )
+        raise
+    return y.astype(dtype)
+
+
+def _mean_dtype(x: jax.Array) -> jnp.dtype:
+  """Returns the dtype of the running mean: float32, or `x`'s if complex."""
+  return x.dtype if jnp.iscomplexobj(x) else jnp.dtype(jnp.float32)
