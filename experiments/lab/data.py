@@ -139,7 +139,7 @@ def _load_digits() -> Dataset:
   try:
     version = importlib.metadata.version("scikit-learn")
   except importlib.metadata.PackageNotFoundError as error:
-    raise UnavailableError(_install("scikit-learn")) from error
+    raise UnavailableError(_install(error)) from error
   # Cached because importing scikit-learn takes seconds.
   arrays = cache.load("digits", version)
   if arrays is None:
@@ -177,7 +177,7 @@ def _load_tfds(text: str, data_dir: str | os.PathLike[str] | None) -> Dataset:
     try:
       arrays = tfds_folder.decode(folder)
     except ImportError as error:
-      raise UnavailableError(_install(error.name)) from error
+      raise UnavailableError(_install(error)) from error
     cache.save(key, fingerprint, arrays)
   num_classes, *rest = arrays
   return Dataset(
@@ -194,7 +194,7 @@ def _prepare(name: str, data_dir: pathlib.Path) -> pathlib.Path:
   try:
     import tensorflow_datasets as tfds
   except ImportError as error:
-    raise UnavailableError(_install(error.name)) from error
+    raise UnavailableError(_install(error)) from error
   from experiments.lab import download, idx_builder
 
   known = tfds.list_builders(with_community_datasets=False)
@@ -207,16 +207,27 @@ def _prepare(name: str, data_dir: pathlib.Path) -> pathlib.Path:
       f"{', '.join(map(repr, idx_builder.NAMES))}, and every name that TFDS "
       "knows with features `image` and `label`, such as 'cifar10'."
     )
+  start = f"The dataset {name!r} is not prepared in {data_dir}, and "
+  tensorflow = (
+    f"{start}TFDS needs TensorFlow to prepare it. Run `pip install tensorflow` "
+    "and the same command again."
+  )
   try:
     builder = tfds.builder(name, data_dir=data_dir)
-  except (AssertionError, ValueError) as error:  # No such config or version.
-    raise ValueError(f"TFDS cannot load {name!r}: {error}") from error
+  except (AssertionError, ValueError) as error:
+    configs = ", ".join(tfds.builder_cls(dataset).builder_configs) or "none"
+    raise ValueError(
+      f"TFDS cannot load {name!r}: {error} (configs: {configs})."
+    ) from error
+  except ImportError as error:
+    raise UnavailableError(tensorflow) from error
   folder = pathlib.Path(builder.data_dir)
   tfds_folder.check_features(builder.info.features, name)
-  if (folder / "dataset_info.json").exists():  # Under the default config, which `name` omits.
+  if (
+    folder / "dataset_info.json"
+  ).exists():  # Under the default config, which `name` omits.
     return folder
 
-  start = f"The dataset {name!r} is not prepared in {data_dir}, and "
   elsewhere = (
     f" What can help: point TFDS_DATA_DIR (or data_dir) to a folder where it "
     f"is prepared, or copy {folder} from a machine where it is."
@@ -227,12 +238,11 @@ def _prepare(name: str, data_dir: pathlib.Path) -> pathlib.Path:
         " Files downloaded by other means are taken from "
         f"{data_dir / 'downloads' / dataset} if they are intact."
       )
+      import array_record.python  # noqa: F401  Before any download.
+
       return idx_builder.prepare(dataset, data_dir)
     if importlib.util.find_spec("tensorflow") is None:
-      raise UnavailableError(
-        f"{start}TFDS needs TensorFlow to prepare it (not to read it). Run "
-        f"`pip install tensorflow` and the same command again.{elsewhere}"
-      )
+      raise UnavailableError(tensorflow + elsewhere)
     download.check_reachable(builder.url_infos or {})
     builder.download_and_prepare(file_format="array_record")
     return folder
@@ -241,15 +251,15 @@ def _prepare(name: str, data_dir: pathlib.Path) -> pathlib.Path:
       f"{start}cannot be downloaded. {error}{elsewhere}"
     ) from error
   except ImportError as error:
-    raise UnavailableError(_install(error.name)) from error
+    raise UnavailableError(_install(error)) from error
   except OSError as error:
     raise UnavailableError(
       f"{start}cannot be written there: {error}.{elsewhere}"
     ) from error
 
 
-def _install(package: str | None) -> str:
+def _install(error: ImportError) -> str:
   return (
-    f"Loading this dataset needs the package {package}, which is not "
-    'installed. Run `pip install -e ".[experiments]"` in the folder of normjax.'
+    f"Loading this dataset needs a package that is not installed ({error}). "
+    'Run `pip install -e ".[experiments]"` in the folder of normjax.'
   )
