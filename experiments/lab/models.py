@@ -1,0 +1,108 @@
+"""Small models for images; each takes the norm to place as an argument."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+NORM_POSITIONS = ("before", "after")
+
+
+class MLP(nn.Module):
+  """Flatten, then Dense, norm, activation and dropout for every width.
+
+  Attributes:
+    norm: Called as `norm(train=..., dtype=...)`, returns the module to place,
+      such as `functools.partial(normjax.linen.make_norm, "ln")`.
+    norm_position: "before" or "after" the activation.
+    hidden: Features of each hidden layer.
+    dropout: Share of the activations that training drops.
+    num_classes: Features of the output.
+    dtype: Of the computation; parameters are float32.
+
+  >>> import functools
+  >>> from normjax.linen import make_norm
+  >>> model = MLP(norm=functools.partial(make_norm, "ln"), hidden=(32,))
+  >>> x = jnp.zeros((4, 8, 8, 1))
+  >>> variables = model.init(jax.random.key(0), x, train=False)
+  >>> model.apply(variables, x, train=False).shape
+  (4, 10)
+  """
+
+  norm: Callable[..., nn.Module]
+  norm_position: str = "before"
+  hidden: tuple[int, ...] = (128,)
+  dropout: float = 0.0
+  num_classes: int = 10
+  dtype: jax.typing.DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Returns the logits `[n, num_classes]` of the images `[n, ...]`."""
+    x = x.reshape(x.shape[0], -1).astype(self.dtype)
+    for width in self.hidden:
+      x = nn.Dense(width, dtype=self.dtype)(x)
+      x = _normalized_relu(self, x, train)
+      x = nn.Dropout(self.dropout, deterministic=not train)(x)
+    return nn.Dense(self.num_classes, dtype=self.dtype)(x)
+
+
+class ConvNet(nn.Module):
+  """3x3 convolutions with norm and activation, halving the size in between.
+
+  Ends in the mean over the remaining positions, dropout and a dense layer.
+
+  Attributes:
+    hidden: Channels of each convolution.
+    norm, norm_position, dropout, num_classes, dtype: As in `MLP`.
+  """
+
+  norm: Callable[..., nn.Module]
+  norm_position: str = "before"
+  hidden: tuple[int, ...] = (16, 32, 32)
+  dropout: float = 0.0
+  num_classes: int = 10
+  dtype: jax.typing.DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Returns the logits `[n, num_classes]` of `[n, height, width, c]`.
+
+    Raises:
+      ValueError: The images are too small to be halved between convolutions.
+    """
+    halvings = len(self.hidden) - 1
+    if min(x.shape[1:3]) < 2**halvings:
+      raise ValueError(
+        f"{len(self.hidden)} convolutions halve the image {halvings} times,"
+        f" which needs at least {2**halvings} pixels a side, got images of"
+        f" {x.shape[1:3]}; use fewer convolutions."
+      )
+    x = x.astype(self.dtype)
+    for layer, channels in enumerate(self.hidden):
+      if layer > 0:
+        x = nn.max_pool(x, (2, 2), strides=(2, 2))
+      x = nn.Conv(channels, (3, 3), dtype=self.dtype)(x)
+      x = _normalized_relu(self, x, train)
+    x = jnp.mean(x, axis=(1, 2))
+    x = nn.Dropout(self.dropout, deterministic=not train)(x)
+    return nn.Dense(self.num_classes, dtype=self.dtype)(x)
+
+
+# The models by the names that the `--model` flag knows.
+MODELS: dict[str, type[MLP] | type[ConvNet]] = {"mlp": MLP, "cnn": ConvNet}
+
+
+def _normalized_relu(
+  model: MLP | ConvNet, x: jax.Array, train: bool
+) -> jax.Array:
+  norm = model.norm(train=train, dtype=model.dtype)
+  if model.norm_position == "before":
+    return nn.relu(norm(x))
+  if model.norm_position == "after":
+    return norm(nn.relu(x))
+  raise ValueError(
+    f"norm_position must be one of {NORM_POSITIONS}, got"
+    f" {model.norm_position!r}."
+  )

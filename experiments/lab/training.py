@@ -1,0 +1,421 @@
+"""Training of classifiers: one compiled epoch, many seeds, early stopping.
+
+Every array of a run has a leading axis of seeds. A seed has its own
+parameters, data order, dropout and batch statistics: it goes through the same
+numbers whether it runs alone or with others, but for rounding, since XLA may
+add in another order when the number of seeds changes.
+"""
+
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from flax import struct
+
+from experiments.lab import batch_statistics
+from experiments.lab import stopping as early_stopping
+from experiments.lab.stopping import Stopping
+from experiments.lab.train_step import (
+  Examples,
+  Sums,
+  TrainState,
+  make_eval_step,
+  make_train_step,
+)
+
+PyTree = Any
+
+
+@struct.dataclass
+class Progress:
+  """All that a run needs to go on after an epoch, with a leading seed axis."""
+
+  epoch: int
+  state: TrainState
+  stopping: Stopping
+
+
+class EpochReport(NamedTuple):
+  """What an epoch showed, each metric `[seeds]` and NaN for stopped seeds."""
+
+  epoch: int
+  seconds: float
+  metrics: dict[str, np.ndarray]
+
+
+class Trainer:
+  """The compiled functions of a run: initialize, train, evaluate, stop.
+
+  Where `scan` is true, an epoch is one compiled function: shuffle and scan
+  over the minibatches, mapped over the seeds, with the state donated. Where it
+  is false, each minibatch is a call of one compiled step, with the same
+  results: convolutions inside a scan are some ten times slower on the CPU
+  (https://github.com/jax-ml/jax/issues/12868). The seeds are then unrolled
+  within the step: vmap would merge their convolutions into a grouped one,
+  which takes more than twice as long there.
+  """
+
+  def __init__(
+    self,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    *,
+    prepare: Callable[[jax.Array], jax.Array],
+    batch_size: int,
+    patience: int,
+    min_delta: float = 0.0,
+    l1: float = 0.0,
+    l2: float = 0.0,
+    eval_batch_size: int = 500,
+    scan: bool = True,
+  ):
+    """Sets up; compiles nothing yet.
+
+    Args:
+      model, optimizer, prepare, l1, l2: As in `make_train_step`.
+      batch_size: Examples in a training step. What is left of a shuffled
+        epoch after the last full batch is dropped.
+      patience: A seed stops after this many epochs without improvement.
+      min_delta: What counts as one: a validation loss below the best by more
+        than this.
+      eval_batch_size: Examples at once in evaluation. Whatever the size,
+        every example counts once.
+      scan: Whether the loop over minibatches is compiled.
+    """
+    self.model = model
+    self.optimizer = optimizer
+    self.prepare = prepare
+    self.batch_size = batch_size
+    self.eval_batch_size = eval_batch_size
+    self.scan = scan
+    self.train_step = make_train_step(
+      model, optimizer, prepare=prepare, l1=l1, l2=l2
+    )
+    self.eval_step = make_eval_step(model, prepare=prepare)
+    self.update_stopping = jax.jit(
+      jax.vmap(
+        functools.partial(
+          early_stopping.update, patience=patience, min_delta=min_delta
+        ),
+        in_axes=(0, 0, 0, 0, None),
+      ),
+      donate_argnums=0,
+    )
+    self.over_seeds = over_seeds = jax.vmap if scan else unrolled
+    self._init = jax.jit(jax.vmap(self._init_seed, in_axes=(0, None)))
+    self._order = jax.jit(jax.vmap(self._order_seed, in_axes=(0, None, None)))
+    self._train_epoch = jax.jit(
+      jax.vmap(self._train_epoch_seed, in_axes=(0, None, None)),
+      donate_argnums=0,
+    )
+    self._train_batch = jax.jit(
+      over_seeds(self._train_batch_seed, in_axes=(0, 0, None, None)),
+      donate_argnums=0,
+    )
+    self._evaluate = jax.jit(
+      jax.vmap(self._evaluate_seed, in_axes=(0, 0, None))
+    )
+    self._evaluate_batch = jax.jit(
+      over_seeds(self._evaluate_batch_seed, in_axes=(0, None, 0, 0, None)),
+      donate_argnums=0,
+    )
+
+  def init(self, seeds: Sequence[int], inputs: jax.Array) -> Progress:
+    """Returns the start of a run.
+
+    Args:
+      seeds: One number per seed. Equal numbers give equal kernels, order and
+        dropout, whatever norm the model uses.
+      inputs: Any inputs `[n, ...]`; only their shape and dtype matter.
+    """
+    sample = jnp.zeros((1, *inputs.shape[1:]), inputs.dtype)
+    state, stopping = self._init(np.asarray(seeds, np.uint32), sample)
+    return Progress(0, state, stopping)
+
+  def check(
+    self, input_shape: Sequence[int], dtype: jax.typing.DTypeLike
+  ) -> None:
+    """Traces a training step, so that the model can refuse; computes nothing.
+
+    Args:
+      input_shape: Of one example.
+      dtype: Of the inputs.
+
+    Raises:
+      TypeError, ValueError: Whatever the model has to object.
+    """
+
+    def first_step(
+      inputs: jax.Array, labels: jax.Array
+    ) -> tuple[TrainState, Sums]:
+      sample = jnp.zeros((1, *input_shape), dtype)
+      state, _ = self._init_seed(jnp.zeros((), jnp.uint32), sample)
+      return self.train_step(state, Examples(inputs, labels))
+
+    size = self.batch_size
+    jax.eval_shape(
+      first_step,
+      jax.ShapeDtypeStruct((size, *input_shape), dtype),
+      jax.ShapeDtypeStruct((size,), jnp.int32),
+    )
+
+  def train_epoch(
+    self, state: TrainState, epoch: int, train: Examples
+  ) -> tuple[TrainState, Sums]:
+    """Trains on every full minibatch of a fresh order.
+
+    Args:
+      state: With a leading seed axis. Donated: use the returned one.
+      epoch: Its number decides on the order.
+      train: On the device, shared by all seeds.
+
+    Returns:
+      The new state, and the metrics `[seeds]` of the minibatches when they
+      were trained on.
+
+    Raises:
+      ValueError: There is no full minibatch.
+    """
+    if self.scan:
+      return self._train_epoch(state, epoch, train)
+    orders = self._order(state.key, epoch, train)
+    carry = state, _zeros(*state.step.shape)
+    for step in range(orders.shape[1]):
+      carry = self._train_batch(carry, orders, step, train)
+    return carry
+
+  def evaluate(
+    self, params: PyTree, batch_stats: PyTree, examples: Examples
+  ) -> Sums:
+    """Returns the metrics `[seeds]` of all examples, each counted once."""
+    if self.scan:
+      sums = self._evaluate(params, batch_stats, examples)
+    else:
+      sums = _zeros(len(jax.tree.leaves(params)[0]))
+      for batch in range(self._evaluation_batches(examples)):
+        sums = self._evaluate_batch(sums, batch, params, batch_stats, examples)
+    if (np.asarray(sums.count) != len(examples.labels)).any():
+      raise AssertionError(
+        f"Counted {sums.count} of {len(examples.labels)} examples."
+      )
+    return sums
+
+  def fit(
+    self,
+    progress: Progress,
+    train: Examples,
+    validation: Examples,
+    *,
+    epochs: int,
+  ) -> Iterator[tuple[Progress, EpochReport]]:
+    """Trains until every seed has stopped or `epochs` are over.
+
+    Args:
+      progress: Start or continuation of a run. It is donated, and so is every
+        progress that this yields when the next one is asked for.
+      train, validation: On the device, shared by all seeds.
+      epochs: Number of epochs in all, the finished ones included.
+
+    Yields:
+      The progress after each epoch, and what the epoch showed. Stopped seeds
+      are trained along with the others, but show nothing any more.
+    """
+    while progress.epoch < epochs and not np.all(progress.stopping.stopped):
+      began = time.perf_counter()
+      epoch = progress.epoch + 1
+      running = ~np.asarray(progress.stopping.stopped)
+      state, train_sums = self.train_epoch(progress.state, epoch, train)
+      val_sums = self.evaluate(state.params, state.batch_stats, validation)
+      stopping = self.update_stopping(
+        progress.stopping,
+        (state.params, state.batch_stats),
+        train_sums,
+        val_sums,
+        epoch,
+      )
+      progress = Progress(epoch, state, stopping)
+      metrics = {
+        f"{split}_{name}": np.where(running, value, np.nan)
+        for split, sums in (("train", train_sums), ("val", val_sums))
+        for name, value in sums.means().items()
+      }
+      yield progress, EpochReport(epoch, time.perf_counter() - began, metrics)
+
+  def reestimate_batch_stats(
+    self,
+    model: nn.Module,
+    params: PyTree,
+    batch_stats: PyTree,
+    train: Examples,
+  ) -> PyTree:
+    """Returns batch statistics of the training set for given parameters.
+
+    Args:
+      model: A copy of the trainer's model, but without dropout and memory: in
+        training, its batch statistics become those of the batch.
+      params, batch_stats: With a leading seed axis.
+      train: Its minibatches are taken in order; what is left after the last
+        full one is not used.
+    """
+
+    def add_batch(
+      pooled: batch_statistics.Pooled,
+      number: jax.Array,
+      params: PyTree,
+      inputs: jax.Array,
+    ) -> batch_statistics.Pooled:
+      batch = jax.lax.dynamic_slice_in_dim(
+        inputs, number * self.batch_size, self.batch_size
+      )
+      _, updated = model.apply(
+        {"params": params, "batch_stats": pooled.average},
+        self.prepare(batch),
+        train=True,
+        mutable=["batch_stats"],
+      )
+      return batch_statistics.add(pooled, updated["batch_stats"])
+
+    add = jax.jit(
+      self.over_seeds(add_batch, in_axes=(0, None, 0, None)), donate_argnums=0
+    )
+    pooled = jax.vmap(batch_statistics.start)(batch_stats)
+    for number in range(len(train.labels) // self.batch_size):
+      pooled = add(pooled, number, params, train.inputs)
+    return jax.vmap(batch_statistics.finish)(pooled)
+
+  # What follows handles one seed.
+
+  def _init_seed(
+    self, seed: jax.Array, sample: jax.Array
+  ) -> tuple[TrainState, Stopping]:
+    init_key, key = jax.random.split(jax.random.key(seed))
+    variables = self.model.init(init_key, self.prepare(sample), train=False)
+    params = variables["params"]
+    batch_stats = variables.get("batch_stats", {})
+    state = TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      batch_stats=batch_stats,
+      opt_state=self.optimizer.init(params),
+      key=key,
+    )
+    return state, early_stopping.start(params, batch_stats)
+
+  def _order_seed(
+    self, key: jax.Array, epoch: jax.Array, train: Examples
+  ) -> jax.Array:
+    """Returns the indices `[steps, batch_size]` of the epoch's minibatches."""
+    count = len(train.labels)
+    steps = count // self.batch_size
+    if steps == 0:
+      raise ValueError(
+        f"A batch of {self.batch_size} is more than the {count} training"
+        " examples; use a smaller batch_size."
+      )
+    shuffle_key, _ = jax.random.split(key)
+    order = jax.random.permutation(
+      jax.random.fold_in(shuffle_key, epoch), count
+    )
+    return order[: steps * self.batch_size].reshape(steps, self.batch_size)
+
+  def _train_epoch_seed(
+    self, state: TrainState, epoch: jax.Array, train: Examples
+  ) -> tuple[TrainState, Sums]:
+    order = self._order_seed(state.key, epoch, train)
+    return jax.lax.fori_loop(
+      0,
+      len(order),
+      lambda step, carry: self._train_batch_seed(carry, order, step, train),
+      (state, _zeros()),
+    )
+
+  def _train_batch_seed(
+    self,
+    carry: tuple[TrainState, Sums],
+    order: jax.Array,
+    step: jax.Array,
+    train: Examples,
+  ) -> tuple[TrainState, Sums]:
+    state, sums = carry
+    batch = Examples(*(array[order[step]] for array in train))
+    state, new = self.train_step(state, batch)
+    return state, _add(sums, new)
+
+  def _evaluation_batches(self, examples: Examples) -> int:
+    return math.ceil(len(examples.labels) / self.eval_batch_size)
+
+  def _evaluate_seed(
+    self, params: PyTree, batch_stats: PyTree, examples: Examples
+  ) -> Sums:
+    return jax.lax.fori_loop(
+      0,
+      self._evaluation_batches(examples),
+      lambda number, total: self._evaluate_batch_seed(
+        total, number, params, batch_stats, examples
+      ),
+      _zeros(),
+    )
+
+  def _evaluate_batch_seed(
+    self,
+    total: Sums,
+    number: jax.Array,
+    params: PyTree,
+    batch_stats: PyTree,
+    examples: Examples,
+  ) -> Sums:
+    count = len(examples.labels)
+    indices = number * self.eval_batch_size + jnp.arange(self.eval_batch_size)
+    # The last batch is filled up with copies of the last example.
+    batch = Examples(
+      *(array[jnp.minimum(indices, count - 1)] for array in examples)
+    )
+    sums = self.eval_step(params, batch_stats, batch, indices < count)
+    return _add(total, sums)
+
+
+def unrolled(
+  function: Callable[..., PyTree], in_axes: Sequence[int | None]
+) -> Callable[..., PyTree]:
+  """Does what `jax.vmap` does over leading axes, by one copy per entry.
+
+  Args:
+    function: Of arrays or trees of arrays.
+    in_axes: 0 for every argument to map over, None for the others.
+  """
+
+  def mapped(*args: PyTree) -> PyTree:
+    def entry(index: int) -> PyTree:
+      return function(
+        *(
+          arg if axis is None else jax.tree.map(lambda x: x[index], arg)
+          for arg, axis in zip(args, in_axes, strict=True)
+        )
+      )
+
+    count = len(jax.tree.leaves(args[in_axes.index(0)])[0])
+    return jax.tree.map(
+      lambda *entries: jnp.stack(entries), *map(entry, range(count))
+    )
+
+  return mapped
+
+
+def _zeros(*shape: int) -> Sums:
+  # NumPy arrays, since one JAX array must not be donated three times.
+  return Sums(
+    loss=np.zeros(shape, np.float32),
+    correct=np.zeros(shape, np.float32),
+    count=np.zeros(shape, np.float32),
+  )
+
+
+def _add(sums: Sums, others: Sums) -> Sums:
+  return jax.tree.map(jnp.add, sums, others)
