@@ -28,6 +28,7 @@ number per seed), summary.json, curves.png, checkpoints/ and tensorboard/.
 import dataclasses
 import functools
 import math
+import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -38,7 +39,7 @@ import numpy as np
 import optax
 from absl import app, flags, logging
 
-from experiments.lab import checkpoints, data, plots, reporting
+from experiments.lab import cache, checkpoints, data, plots, reporting
 from experiments.lab import flags as lab_flags
 from experiments.lab.models import MODELS
 from experiments.lab.training import (
@@ -460,16 +461,26 @@ def _verdicts(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
   return lines
 
 
+def _keep_compiled() -> None:
+  """Lets the next process find what this one compiles."""
+  # One folder per machine: code for one processor may not run on another.
+  folder = cache.directory() / "xla" / platform.node()
+  jax.config.update("jax_compilation_cache_dir", str(folder))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+  jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
 def main(
   argv: Sequence[str],
   read_flags: Callable[[], tuple[lab_flags.Config, lab_flags.Files]],
 ) -> None:
   """Runs the study as the command line asks."""
   # Orbax tells a lot, which --verbosity=0 shows.
-  if flags.FLAGS["verbosity"].using_default_value:
+  if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.WARNING)
   if len(argv) > 1:
     sys.exit(f"Not a flag: {' '.join(argv[1:])}. See --help.")
+  _keep_compiled()
   try:
     run(*read_flags())
   except (
