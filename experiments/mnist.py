@@ -28,6 +28,7 @@ number per seed), summary.json, curves.png, checkpoints/ and tensorboard/.
 import dataclasses
 import functools
 import math
+import pathlib
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +40,14 @@ import numpy as np
 import optax
 from absl import app, flags, logging
 
-from experiments.lab import cache, checkpoints, data, plots, reporting
+from experiments.lab import (
+  cache,
+  checkpoints,
+  comparison,
+  data,
+  plots,
+  reporting,
+)
 from experiments.lab import flags as lab_flags
 from experiments.lab.models import MODELS
 from experiments.lab.training import (
@@ -92,27 +100,29 @@ def run(config: lab_flags.Config, files: lab_flags.Files) -> dict[str, Any]:
     checkpoints.WorkdirError: The workdir cannot serve it.
     data.UnavailableError: There are no data.
   """
-  workdir = checkpoints.open_workdir(
-    files.workdir, study=STUDY, resume=files.resume
-  )
-  recorded = checkpoints.read_json(workdir / "config.json")
-  if recorded is not None:
-    if config.dataset == "auto":  # What it stood for then, whatever now.
-      config = dataclasses.replace(config, dataset=recorded["dataset"])
-    checkpoints.check_same_config(recorded, dataclasses.asdict(config))
-  finished = checkpoints.read_json(workdir / "summary.json")
-  if finished is not None:
-    print(f"The run in {workdir} is finished. Its results:")
-    for norm, result in finished["norms"].items():
-      print(f"\n{norm}\n{format_accuracy(result)}")
-    print(format_comparison(finished["norms"]))
-    return finished["norms"]
+  checkpoints.check_workdir(files.workdir, study=STUDY, resume=files.resume)
+  if files.workdir:
+    workdir = pathlib.Path(files.workdir)
+    recorded = checkpoints.read_json(workdir / "config.json")
+    if recorded is not None:
+      if config.dataset == "auto":  # What it stood for then, whatever now.
+        config = dataclasses.replace(config, dataset=recorded["dataset"])
+      checkpoints.check_same_config(recorded, dataclasses.asdict(config))
+    finished = checkpoints.read_json(workdir / "summary.json")
+    if finished is not None:
+      print(f"The run in {workdir} is finished. Its results:")
+      for norm, result in finished["norms"].items():
+        print(f"\n{norm}\n{comparison.accuracy_lines(result)}")
+      _print_comparison(finished["norms"])
+      return finished["norms"]
 
   for norm in config.norm:
     _check(norm, config, image_shape=(28, 28, 1))
   config, arrays = _load(config, files.data_dir)
   for norm in config.norm:
     _check(norm, config, image_shape=arrays.train.inputs.shape[1:])
+  if not files.workdir:
+    workdir = checkpoints.new_workdir(STUDY)
   reporting.write_json(workdir / "config.json", dataclasses.asdict(config))
   print(
     f"{config.dataset}: {len(arrays.train.labels):,} images for training,"
@@ -143,7 +153,7 @@ def run(config: lab_flags.Config, files: lab_flags.Files) -> dict[str, Any]:
     workdir / "summary.json",
     {"config": dataclasses.asdict(config), "norms": results},
   )
-  print(format_comparison(results))
+  _print_comparison(results)
   return results
 
 
@@ -207,8 +217,8 @@ def _check(
     trainer.check(image_shape, np.uint8)
   except (TypeError, ValueError) as error:
     advice = ""
-    if config.model == "mlp":
-      advice = " A norm over the spatial axes needs --model=cnn."
+    if config.model == "mlp" and "spatial" in str(error):
+      advice = " With --model=cnn there are spatial axes."
     raise RefusedError(
       f"--norm={norm} cannot be trained with --model={config.model},"
       f" --batch_size={config.batch_size} on images {image_shape}:"
@@ -274,6 +284,8 @@ def _train(
   )
   params, batch_stats = stopping.best_params, stopping.best_batch_stats
   test = trainer.evaluate(params, batch_stats, arrays.test).means()
+  # The first epoch includes the compilation.
+  seconds = [record["seconds"] for record in records]
   result = {
     "test_accuracy": _numbers(test["accuracy"]),
     "test_loss": _numbers(test["loss"]),
@@ -282,7 +294,7 @@ def _train(
     "diverged": np.asarray(stopping.diverged).tolist(),
     "epoch1_train_loss": records[0]["train_loss"],
     "epochs": len(records),
-    "seconds_per_epoch": float(np.median([r["seconds"] for r in records])),
+    "seconds_per_epoch": float(np.median(seconds[1:] or seconds)),
   }
   if batch_stats:
     model = trainer.model
@@ -296,7 +308,7 @@ def _train(
     )
     test = trainer.evaluate(params, reestimated, arrays.test).means()
     result["test_accuracy_reestimated"] = _numbers(test["accuracy"])
-  print(format_accuracy(result))
+  print(comparison.accuracy_lines(result))
   return result
 
 
@@ -368,97 +380,16 @@ def _stop_line(progress: Progress, index: int, config: lab_flags.Config) -> str:
   )
 
 
-def format_accuracy(result: Mapping[str, Any]) -> str:
-  """Returns the lines on the test accuracy of one norm."""
-  lines = [f"Test accuracy: {_percent(result['test_accuracy'])} %"]
-  if "test_accuracy_reestimated" in result:
-    lines.append(
-      "Test accuracy with re-estimated batch statistics:"
-      f" {_percent(result['test_accuracy_reestimated'])} %"
-    )
-  if any(result["diverged"]):
-    lines.append(
-      f"{sum(result['diverged'])} of {len(result['diverged'])} seeds diverged;"
-      " they count with their best parameters before that."
-    )
-  return "\n".join(lines)
-
-
-def format_comparison(results: Mapping[str, Mapping[str, Any]]) -> str:
-  """Returns the table of several norms and the verdicts; "" for one norm."""
+def _print_comparison(results: Mapping[str, Mapping[str, Any]]) -> None:
   if len(results) < 2:
-    return ""
+    return
+  print(f"\n{comparison.table(results)}")
   first, baseline = next(iter(results.items()))
-  rows = []
-  for norm, result in results.items():
-    difference = None if norm == first else _difference(result, baseline)
-    rows.append(
-      [
-        norm,
-        _percent(result["test_accuracy"]),
-        None if difference is None else f"{difference:+.2f}",
-        _loss(result["epoch1_train_loss"]),
-        f"{np.mean(result['best_epoch']):.1f}",
-        f"{result['seconds_per_epoch']:.2f}",
-      ]
+  if first == "none" and len(baseline["test_accuracy"]) > 1:
+    verdicts = comparison.verdict_lines(
+      results, faster_below=FASTER_BELOW, equal_within=EQUAL_WITHIN
     )
-  table = reporting.table(
-    rows,
-    [
-      "norm",
-      "test accuracy (%)",
-      f"minus {first}",
-      "epoch 1 train loss",
-      "best epoch",
-      "seconds/epoch",
-    ],
-  )
-  return "\n".join(["", table, *_verdicts(results)])
-
-
-def _percent(accuracies: Sequence[float]) -> str:
-  return f"{reporting.interval(100 * np.asarray(accuracies)):.2f}"
-
-
-def _difference(
-  result: Mapping[str, Any], baseline: Mapping[str, Any]
-) -> reporting.Interval:
-  return reporting.paired_difference(
-    100 * np.asarray(result["test_accuracy"]),
-    100 * np.asarray(baseline["test_accuracy"]),
-  )
-
-
-def _loss(losses: Sequence[float | None]) -> str:
-  known = [loss for loss in losses if loss is not None]
-  if len(known) < len(losses):
-    return "diverged"
-  return f"{reporting.interval(known):.4f}"
-
-
-def _verdicts(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
-  """Returns a line per norm and claim of the module's docstring."""
-  first, baseline = next(iter(results.items()))
-  if first != "none" or len(baseline["test_accuracy"]) < 2:
-    return []
-  lines = [""]
-  for norm, result in list(results.items())[1:]:
-    losses = result["epoch1_train_loss"], baseline["epoch1_train_loss"]
-    claim = f"{norm} learns faster: epoch 1 train loss below {FASTER_BELOW}"
-    if None in losses[0] or None in losses[1]:
-      verdict = reporting.Verdict.UNRESOLVED
-      lines.append(f"{verdict}  {claim} of none's (a seed diverged)")
-    else:
-      ratio = reporting.paired_ratio(*losses)
-      verdict = reporting.verdict_below(ratio, FASTER_BELOW)
-      lines.append(f"{verdict}  {claim} of none's (ratio {ratio:.3f})")
-    difference = _difference(result, baseline)
-    verdict = reporting.verdict_within(difference, EQUAL_WITHIN)
-    lines.append(
-      f"{verdict}  {norm} ends equal: test accuracy within {EQUAL_WITHIN}"
-      f" points of none (difference {difference:+.2f})"
-    )
-  return lines
+    print(f"\n{verdicts}")
 
 
 def _keep_compiled() -> None:

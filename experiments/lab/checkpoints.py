@@ -24,13 +24,13 @@ class WorkdirError(Exception):
   """The folder cannot serve this run; the message says what to do."""
 
 
-def open_workdir(
+def check_workdir(
   workdir: str | os.PathLike[str] | None, *, study: str, resume: bool
-) -> pathlib.Path:
-  """Returns the folder for a run, and makes a new one where none is given.
+) -> None:
+  """Refuses a folder that cannot serve a run; makes nothing.
 
   Args:
-    workdir: The folder; None means a new `runs/STUDY/TIME`.
+    workdir: The folder; None stands for a new one.
     study: Name of the study.
     resume: Whether the folder may hold a run. One that is empty or does not
       exist is fine too: a run may be killed before it left anything.
@@ -42,24 +42,39 @@ def open_workdir(
   if workdir is None:
     if resume:
       raise WorkdirError(_which_run(study))
-    return _new_folder(_ROOT / study)
+    return
   folder = pathlib.Path(workdir)
-  if folder.exists() and not folder.is_dir():
+  if not folder.exists():
+    return
+  if not folder.is_dir():
     raise WorkdirError(f"--workdir={folder} is a file, not a folder.")
-  folder.mkdir(parents=True, exist_ok=True)
   # Hidden files may be what a killed run was about to rename.
-  found = [path.name for path in folder.iterdir() if path.name[0] != "."]
+  found = sorted(path.name for path in folder.glob("[!.]*"))
   if found and not resume:
     raise WorkdirError(
-      f"--workdir={folder} already holds {', '.join(sorted(found))}. Add"
-      " --resume to continue that run, or choose another folder."
+      f"--workdir={folder} already holds {', '.join(found)}. Add --resume to"
+      " continue that run, or choose another folder."
     )
   if found and "config.json" not in found:
     raise WorkdirError(
-      f"--workdir={folder} holds {', '.join(sorted(found))}, but no"
-      " config.json: there is no run to resume."
+      f"--workdir={folder} holds {', '.join(found)}, but no config.json: there"
+      " is no run to resume."
     )
-  return folder
+
+
+def new_workdir(study: str) -> pathlib.Path:
+  """Makes and returns a folder `runs/STUDY/TIME`."""
+  parent = _ROOT / study
+  parent.mkdir(parents=True, exist_ok=True)
+  started = time.strftime("%Y%m%d-%H%M%S")
+  folder, number = parent / started, 1
+  while True:
+    try:
+      folder.mkdir()
+      return folder
+    except FileExistsError:  # Of a run that started in the same second.
+      number += 1
+      folder = parent / f"{started}-{number}"
 
 
 def read_json(path: pathlib.Path) -> Any | None:
@@ -104,20 +119,6 @@ def _which_run(study: str) -> str:
     return f"{message} No unfinished run was found in {_ROOT / study}."
   newest = max(unfinished, key=lambda path: path.stat().st_mtime)
   return f"{message} The newest unfinished one: --workdir={newest}"
-
-
-def _new_folder(parent: pathlib.Path) -> pathlib.Path:
-  started = time.strftime("%Y%m%d-%H%M%S")
-  parent.mkdir(parents=True, exist_ok=True)
-  for attempt in range(1, 1000):
-    suffix = f"-{attempt}" if attempt > 1 else ""
-    folder = parent / f"{started}{suffix}"
-    try:
-      folder.mkdir()
-    except FileExistsError:  # Of a run that started in the same second.
-      continue
-    return folder
-  raise WorkdirError(f"{parent} has too many runs that began at {started}.")
 
 
 class Checkpoints:

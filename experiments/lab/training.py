@@ -21,6 +21,7 @@ from flax import struct
 
 from experiments.lab import batch_statistics
 from experiments.lab import stopping as early_stopping
+from experiments.lab.batch_statistics import Pooled
 from experiments.lab.stopping import Stopping
 from experiments.lab.train_step import (
   Examples,
@@ -266,14 +267,10 @@ class Trainer:
     """
 
     def add_batch(
-      pooled: batch_statistics.Pooled,
-      number: jax.Array,
-      params: PyTree,
-      inputs: jax.Array,
-    ) -> batch_statistics.Pooled:
-      batch = jax.lax.dynamic_slice_in_dim(
-        inputs, number * self.batch_size, self.batch_size
-      )
+      pooled: Pooled, number: jax.Array, params: PyTree, inputs: jax.Array
+    ) -> Pooled:
+      start = number * self.batch_size
+      batch = jax.lax.dynamic_slice_in_dim(inputs, start, self.batch_size)
       _, updated = model.apply(
         {"params": params, "batch_stats": pooled.average},
         self.prepare(batch),
