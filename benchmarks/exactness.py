@@ -11,6 +11,7 @@ float64 on that very input. Libraries that are not installed are left out;
 import functools
 import importlib.metadata
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -21,8 +22,6 @@ from absl import app, flags
 
 import normjax
 from experiments.lab import reporting
-
-_OUT = flags.DEFINE_string("out", None, "JSON file for all numbers.")
 
 MEANS = (0.0, 1e2, 1e3, 1e4, 1e5, 1e6)
 EPSILON = 1e-6
@@ -396,11 +395,13 @@ def run(out: str | None) -> int:
   return int(failed)
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str], out: str | None) -> int:
   if len(argv) > 1:
-    raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
-  return run(_OUT.value)
+    sys.exit(f"Not a flag: {' '.join(argv[1:])}. See --help.")
+  return run(out)
 
 
 if __name__ == "__main__":
-  app.run(main)
+  # Here, since other commands define a flag of this name too.
+  out_flag = flags.DEFINE_string("out", None, "JSON file for all numbers.")
+  app.run(lambda argv: main(argv, out_flag.value))

@@ -11,6 +11,7 @@ timed alone.
 
 import functools
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 
@@ -22,14 +23,6 @@ from absl import app, flags
 
 from experiments.lab import data, models, reporting, train_step, training
 from normjax.linen import make_norm
-
-_DATA_DIR = flags.DEFINE_string(
-  "data_dir", None, "TFDS's folder; default: $TFDS_DATA_DIR, else the user's."
-)
-_REPEATS = flags.DEFINE_integer(
-  "repeats", 7, "Timed epochs of each library.", lower_bound=1
-)
-_OUT = flags.DEFINE_string("out", None, "JSON file for all numbers.")
 
 EXAMPLES = 48_000
 BATCH_SIZE = 64
@@ -238,11 +231,25 @@ def run(train: data.Split, what: str, repeats: int, out: str | None) -> None:
     )
 
 
-def main(argv: list[str]) -> None:
+def main(
+  argv: list[str], data_dir: str | None, repeats: int, out: str | None
+) -> None:
   if len(argv) > 1:
-    raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
-  run(*load(_DATA_DIR.value), _REPEATS.value, _OUT.value)
+    sys.exit(f"Not a flag: {' '.join(argv[1:])}. See --help.")
+  run(*load(data_dir), repeats, out)
 
 
 if __name__ == "__main__":
-  app.run(main)
+  # Here, since other commands define flags of these names too.
+  data_dir_flag = flags.DEFINE_string(
+    "data_dir", None, "TFDS's folder; default: $TFDS_DATA_DIR, or in the home."
+  )
+  repeats_flag = flags.DEFINE_integer(
+    "repeats", 7, "Timed epochs of each library.", lower_bound=1
+  )
+  out_flag = flags.DEFINE_string("out", None, "JSON file for all numbers.")
+  app.run(
+    lambda argv: main(
+      argv, data_dir_flag.value, repeats_flag.value, out_flag.value
+    )
+  )
