@@ -339,6 +339,10 @@ class MetricsLogTest(absltest.TestCase):
         log.append(record)
     with open(os.path.join(self.workdir, "metrics.jsonl"), "a") as file:
       file.write('{"norm": "ln", "epo')  # Killed in the middle of a line.
+    events = os.path.join(self.workdir, "tensorboard", "ln")
+    (name,) = os.listdir(events)
+    older = "events.out.tfevents.1.host"  # Names hold the time in seconds.
+    os.rename(os.path.join(events, name), os.path.join(events, older))
     with reporting.MetricsLog(self.workdir, records[:2]) as log:
       self.assertEqual(self.lines(), records[:2])
       log.append(records[2])
