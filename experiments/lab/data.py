@@ -8,6 +8,7 @@ TensorFlow. Decoded arrays are cached (see `cache.directory`).
 import dataclasses
 import difflib
 import hashlib
+import importlib
 import importlib.metadata
 import importlib.util
 import os
@@ -167,6 +168,11 @@ def _load_digits() -> Dataset:
 def _load_tfds(text: str, data_dir: str | os.PathLike[str] | None) -> Dataset:
   name = tfds_folder.Name.parse(text)
   data_dir = data_dir or os.environ.get("TFDS_DATA_DIR")
+  if "://" in os.fspath(data_dir or ""):
+    raise ValueError(
+      f"Data are read from local folders, got {data_dir}. Copy the prepared "
+      "dataset to a local folder, and give that as data_dir or TFDS_DATA_DIR."
+    )
   root = pathlib.Path(data_dir or "~/tensorflow_datasets").expanduser()
   folder = tfds_folder.find(name, root) or _prepare(text, root)
   fingerprint = tfds_folder.fingerprint(folder)
@@ -238,8 +244,9 @@ def _prepare(name: str, data_dir: pathlib.Path) -> pathlib.Path:
         " Files downloaded by other means are taken from "
         f"{data_dir / 'downloads' / dataset} if they are intact."
       )
-      import array_record.python  # noqa: F401  Before any download.
-
+      # What this takes, looked for before any download.
+      for package in ("array_record.python", "PIL"):
+        importlib.import_module(package)
       return idx_builder.prepare(dataset, data_dir)
     if importlib.util.find_spec("tensorflow") is None:
       raise UnavailableError(tensorflow + elsewhere)

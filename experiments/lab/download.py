@@ -146,7 +146,7 @@ def _download(source: Source, path: pathlib.Path) -> None:
             break
           file.write(chunk)
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-      problem = f"{error}. "
+      problem = str(error).rstrip(".") + ". "
     if problem or digest.hexdigest() != source.sha256:
       raise DownloadError(
         f"Downloading {source.url} failed: {problem}"

@@ -163,6 +163,7 @@ class FallbackTest(DataTest):
     process = fake_data.run(code)
     _, errors = process.communicate()
     self.assertEqual(process.returncode, 0, errors)
+    self.assertEqual(server.served, [])  # Said before any download.
 
   def test_a_damaged_data_set_is_not_silently_replaced(self):
     self.serve()
@@ -206,6 +207,10 @@ class TfdsTest(DataTest):
     data.load("mnist", data_dir=str(other))
     self.assertTrue((other / "mnist" / "3.0.1").is_dir())
     self.assertFalse(self.data_dir.exists())
+
+  def test_folders_elsewhere_are_refused(self):
+    with self.assertRaisesRegex(ValueError, "local folders, got gs://bucket"):
+      data.load("auto", "gs://bucket/folder")
 
   def test_the_default_folder_is_that_of_tfds(self):
     self.serve()

@@ -62,7 +62,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
   def do_HEAD(self):
     if "silent" in self.server.faults.values():
-      self.server.closing.wait()
+      self.server.closing.wait(20)
       return
     self.send_response(200)
     self.end_headers()
@@ -93,6 +93,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       case "stalled":
         self.wfile.write(content[:half])
         self.wfile.flush()
-        self.server.closing.wait()
+        self.server.closing.wait(20)
       case _:
         self.wfile.write(content)

@@ -75,7 +75,7 @@ class FolderTest(parameterized.TestCase):
         (int(label), image.tobytes())
         for image, label in zip(images, labels, strict=True)
       )
-      self.assertEqual(actual, expected[split])
+      self.assertTrue(actual == expected[split])  # Too long to be shown.
 
   def test_finds_the_newest_version(self):
     name = tfds_folder.Name.parse
@@ -144,7 +144,10 @@ class FolderTest(parameterized.TestCase):
     path.write_bytes(content)
     if damage == "gone":
       path.unlink()
-    with self.assertRaisesRegex(ValueError, "is damaged.*Delete the folder"):
+    what = ".*cut off" if tfrecord and damage == "cut" else ""
+    with self.assertRaisesRegex(
+      ValueError, f"is damaged{what}.*Delete the folder"
+    ):
       tfds_folder.decode(folder)
 
   def test_a_missing_record_is_reported(self):
