@@ -162,4 +162,4 @@ def check_axis_name(axis_name: AxisName | None) -> None:
 
 def statistics_dtype(dtype: jnp.dtype) -> jnp.dtype:
   """Returns the dtype that statistics are computed in: float32 or wider."""
-  return jnp.promote_types(dtype, jnp.float32)
+  return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)

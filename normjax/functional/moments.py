@@ -126,7 +126,8 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
     >>> print(m.count, m.mean, m.var)
     10.0 4.5 8.25
 
-  Reference: Chan, Golub & LeVeque, 1983, equation 2.1.
+  Reference: Chan, Golub & LeVeque, 1983, "Algorithms for computing the sample
+    variance", The American Statistician 37(3).
   """
   count = a.count + b.count
   share = b.count / jnp.maximum(count, 1)
