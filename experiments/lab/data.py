@@ -199,9 +199,10 @@ def _prepare(name: str, data_dir: pathlib.Path) -> pathlib.Path:
   """Prepares a data set and returns its folder."""
   try:
     import tensorflow_datasets as tfds
+
+    from experiments.lab import download, idx_builder
   except ImportError as error:
     raise UnavailableError(_install(error)) from error
-  from experiments.lab import download, idx_builder
 
   known = tfds.list_builders(with_community_datasets=False)
   dataset = tfds_folder.Name.parse(name).dataset
@@ -229,9 +230,8 @@ def _prepare(name: str, data_dir: pathlib.Path) -> pathlib.Path:
     raise UnavailableError(tensorflow) from error
   folder = pathlib.Path(builder.data_dir)
   tfds_folder.check_features(builder.info.features, name)
-  if (
-    folder / "dataset_info.json"
-  ).exists():  # Under the default config, which `name` omits.
+  # It may be prepared under the default config, which `name` omits.
+  if (folder / "dataset_info.json").exists():
     return folder
 
   elsewhere = (
