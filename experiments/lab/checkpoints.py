@@ -111,14 +111,14 @@ def check_same_config(
 def _which_run(study: str) -> str:
   message = "--resume needs --workdir, the folder of the run to continue."
   unfinished = [
-    path.parent
+    path
     for path in (_ROOT / study).glob("*/config.json")
     if not (path.parent / "summary.json").exists()
   ]
   if not unfinished:
     return f"{message} No unfinished run was found in {_ROOT / study}."
   newest = max(unfinished, key=lambda path: path.stat().st_mtime)
-  return f"{message} The newest unfinished one: --workdir={newest}"
+  return f"{message} The newest unfinished one: --workdir={newest.parent}"
 
 
 class Checkpoints:

@@ -75,7 +75,7 @@ def update(
   running = ~stopping.stopped
   improved = running & finite & (val_loss < stopping.best_loss - min_delta)
   diverged = stopping.diverged | (running & ~finite)
-  waited = jnp.where(improved, 0, stopping.waited + running)
+  waited = jnp.where(improved, 0, stopping.waited + running.astype(jnp.int32))
   best_params, best_batch_stats = jax.tree.map(
     lambda new, old: jnp.where(improved, new, old),
     variables,

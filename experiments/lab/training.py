@@ -110,7 +110,11 @@ class Trainer:
       donate_argnums=0,
     )
     self.over_seeds = over_seeds = jax.vmap if scan else unrolled
-    self._init = jax.jit(jax.vmap(self._init_seed, in_axes=(0, None)))
+    self._init = jax.jit(
+      jax.vmap(self._init_seed, in_axes=(0, None)),
+      # Runs once: optimizing it takes a second, and gains nothing.
+      compiler_options={"xla_backend_optimization_level": 0},
+    )
     self._order = jax.jit(jax.vmap(self._order_seed, in_axes=(0, None, None)))
     self._train_epoch = jax.jit(
       jax.vmap(self._train_epoch_seed, in_axes=(0, None, None)),
