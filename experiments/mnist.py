@@ -144,11 +144,18 @@ def run(config: lab_flags.Config, files: lab_flags.Files) -> dict[str, Any]:
         results[norm] = _train(
           norm, config, arrays, saved[norm], records[norm], log
         )
-  plots.plot_curves(
-    {norm: _history(records[norm]) for norm in config.norm},
-    workdir / "curves.png",
-    title=f"{config.dataset}, {config.model}: {_seeds_text(config)}",
-  )
+  histories = {
+    norm: history
+    for norm in config.norm
+    # Where every seed diverges at once, there is nothing to draw.
+    if np.isfinite((history := _history(records[norm]))["val_loss"]).any()
+  }
+  if histories:
+    plots.plot_curves(
+      histories,
+      workdir / "curves.png",
+      title=f"{config.dataset}, {config.model}: {_seeds_text(config)}",
+    )
   reporting.write_json(
     workdir / "summary.json",
     {"config": dataclasses.asdict(config), "norms": results},
@@ -318,10 +325,10 @@ def _start(
   inputs: jax.Array,
   saved: checkpoints.Checkpoints,
 ) -> Progress:
-  template = jax.eval_shape(lambda: trainer.init(seeds, inputs))
-  restored = saved.restore((template.state, template.stopping))
+  start = trainer.init(seeds, inputs)
+  restored = saved.restore((start.state, start.stopping))
   if restored is None:
-    return trainer.init(seeds, inputs)
+    return start
   epoch, (state, stopping) = restored
   return Progress(epoch, state, stopping)
 
@@ -360,11 +367,16 @@ def _seeds_text(config: lab_flags.Config) -> str:
 
 def _epoch_line(report: EpochReport) -> str:
   """Means over the seeds that were still running."""
-  mean = {name: np.nanmean(value) for name, value in report.metrics.items()}
+  mean = {name: _mean(values) for name, values in report.metrics.items()}
   return (
     f"{report.epoch:5d}  {mean['train_loss']:10.4f}  {mean['val_loss']:8.4f}"
     f"  {100 * mean['val_accuracy']:10.2f} %  {report.seconds:7.2f}"
   )
+
+
+def _mean(values: np.ndarray) -> float:
+  known = values[np.isfinite(values)]
+  return float(known.mean()) if known.size else math.nan
 
 
 def _stop_line(progress: Progress, index: int, config: lab_flags.Config) -> str:
@@ -426,4 +438,5 @@ if __name__ == "__main__":
   # In a pipe, too, a line appears when it is printed.
   sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
   read_flags = lab_flags.define(lab_flags.Config())
+  flags.adopt_module_key_flags(lab_flags)  # Shown by --help.
   app.run(functools.partial(main, read_flags=read_flags))

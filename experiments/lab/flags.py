@@ -64,10 +64,19 @@ def define(
 
   def define_flag(name: str, parser: flags.ArgumentParser, text: str) -> None:
     default = getattr(defaults, name)
+    serializer: flags.ArgumentSerializer[Any] = flags.ArgumentSerializer()
     if isinstance(default, tuple):
       default = ",".join(map(str, default))
+      serializer = flags.CsvListSerializer(",")
     config_flags.append(
-      flags.DEFINE(parser, name, default, text, flag_values=values)
+      flags.DEFINE(
+        parser,
+        name,
+        default,
+        text,
+        flag_values=values,
+        serializer=serializer,
+      )
     )
 
   define_flag(

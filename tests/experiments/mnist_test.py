@@ -1,0 +1,306 @@
+"""The MNIST study from the command line to its files, on embedded digits."""
+
+import collections
+import contextlib
+import io
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl.testing import absltest, parameterized
+
+from experiments import mnist
+from experiments.lab import checkpoints
+from experiments.lab.flags import Config, Files
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+# Small, but with all that has a state: two norms, one with batch statistics,
+# two seeds, dropout, and checkpoints that take a while to write.
+ARGUMENTS = (
+  "--dataset=digits",
+  "--norm=none,bn",
+  "--seeds=2",
+  "--epochs=4",
+  "--hidden=256,256",
+  "--dropout=0.2",
+)
+CONFIG = Config(
+  dataset="digits", norm=("none", "bn"), seeds=2, epochs=2, hidden=(16,)
+)
+
+
+def setUpModule():
+  jax.config.update("jax_disable_most_optimizations", True)
+
+
+def tearDownModule():
+  jax.config.update("jax_disable_most_optimizations", False)
+
+
+class Folders(absltest.TestCase):
+  """Gives each test a working directory, and all of them one cache."""
+
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.shared = pathlib.Path(
+      cls.enterClassContext(tempfile.TemporaryDirectory())
+    )
+
+  def setUp(self):
+    super().setUp()
+    self.folder = pathlib.Path(
+      self.enter_context(tempfile.TemporaryDirectory())
+    )
+    self.enter_context(contextlib.chdir(self.folder))
+    os.environ["NORMJAX_CACHE_DIR"] = str(self.shared / "cache")
+    self.addCleanup(os.environ.pop, "NORMJAX_CACHE_DIR")
+    # Optax's Adam mixes integers and floats.
+    self.enter_context(jax.numpy_dtype_promotion("standard"))
+
+
+def run(config, files=Files()):  # noqa: B008
+  """Returns the results and what was printed."""
+  output = io.StringIO()
+  with contextlib.redirect_stdout(output):
+    results = mnist.run(config, files)
+  return results, output.getvalue()
+
+
+class RunTest(Folders, parameterized.TestCase):
+  def test_leaves_its_results(self):
+    results, output = run(CONFIG, Files(workdir="w"))
+    folder = self.folder / "w"
+    self.assertContainsSubset(
+      {"config.json", "metrics.jsonl", "summary.json", "curves.png"}
+      | {"checkpoints", "tensorboard"},
+      {path.name for path in folder.iterdir()},
+    )
+    config = json.loads((folder / "config.json").read_text())
+    self.assertEqual(config["norm"], ["none", "bn"])
+    self.assertEqual(config["batch_size"], 64)
+
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    self.assertEqual(
+      [(record["norm"], record["epoch"]) for record in records],
+      [("none", 1), ("none", 2), ("bn", 1), ("bn", 2)],
+    )
+    for record in records:
+      for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
+        self.assertLen(record[name], 2)
+
+    summary = json.loads((folder / "summary.json").read_text())
+    self.assertEqual(summary["norms"], results)
+    self.assertEqual(
+      results["bn"]["epoch1_train_loss"], records[2]["train_loss"]
+    )
+    self.assertEqual(results["bn"]["best_epoch"], [2, 2])
+    self.assertNotIn("test_accuracy_reestimated", results["none"])
+
+    self.assertIn("1,150 images for training, 287 for validation, 360", output)
+    self.assertRegex(output, r"epoch +train loss +val loss +val accuracy +seco")
+    self.assertRegex(output, r"\n    2 +[\d.]+ +[\d.]+ +[\d.]+ % +[\d.]+\n")
+    self.assertRegex(output, "Restored the best parameters: epoch 2, 2")
+    self.assertRegex(output, r"Test accuracy: [\d.]+ ± [\d.]+ %")
+    self.assertRegex(output, r"re-estimated batch statistics: [\d.]+ ±")
+    self.assertRegex(output, r"\| bn +\| +[\d.]+ ± [\d.]+ \|")
+    self.assertRegex(output, "(CONFIRMED|REFUTED|UNRESOLVED): bn learns faster")
+
+    # Nothing is trained again.
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    again, output_again = run(CONFIG, Files(workdir="w", resume=True))
+    self.assertEqual(again, results)
+    self.assertIn("is finished", output_again)
+    self.assertEndsWith(output_again, output[output.index("\n| norm") :])
+    self.assertEqual(
+      before, {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    )
+
+    # Nor overwritten, or mixed with something else.
+    with self.assertRaisesRegex(checkpoints.WorkdirError, "already holds"):
+      run(CONFIG, Files(workdir="w"))
+    other = Config(**{**CONFIG.__dict__, "epochs": 3})
+    with self.assertRaisesRegex(
+      checkpoints.WorkdirError, "--epochs: 2 in the run, 3 now"
+    ):
+      run(other, Files(workdir="w", resume=True))
+
+  def test_images_keep_their_order_of_magnitude_and_learn(self):
+    config = Config(dataset="digits", epochs=8, learning_rate=1e-2)
+    results, output = run(config)
+    (folder,) = (self.folder / "runs" / "mnist").iterdir()
+    self.assertIn(f"runs/mnist/{folder.name}", output)
+    self.assertGreater(results["ln"]["test_accuracy"][0], 0.93)
+    accuracy = 100 * results["ln"]["test_accuracy"][0]
+    self.assertIn(f"Test accuracy: {accuracy:.2f} %", output)
+
+  def test_stops_early_and_says_so(self):
+    config = Config(dataset="digits", min_delta=100.0, patience=2, hidden=(8,))
+    results, output = run(config)
+    self.assertEqual(results["ln"]["epochs"], 3)
+    self.assertEqual(results["ln"]["best_epoch"], [1])
+    self.assertIn("Seed 0: early stopping after epoch 3", output)
+
+  def test_reports_divergence(self):
+    config = Config(
+      dataset="digits", norm=("none",), learning_rate=1e36, hidden=(8,)
+    )
+    results, output = run(config)
+    self.assertEqual(results["none"]["diverged"], [True])
+    self.assertEqual(results["none"]["epoch1_train_loss"], [None])
+    self.assertIn("Seed 0 DIVERGED in epoch 1", output)
+    self.assertIn("1 of 1 seeds diverged", output)
+
+  @parameterized.parameters(
+    ({"norm": ("in",)}, "spatial.*--model=cnn"),
+    ({"norm": ("ln", "bn"), "batch_size": 1}, "--norm=bn.*one value per chan"),
+    ({"norm": ("gn",), "hidden": (100,)}, "num_groups=8 does not divide"),
+    ({"model": "cnn", "hidden": (8,) * 5}, "needs at least 16 pixels"),
+    ({"batch_size": 1151}, "1151 is more than the 1150 training images"),
+    ({"dataset": "mnst"}, "Did you mean 'mnist'"),
+    ({"train_fraction": 1e-9}, "leaves 0 for training"),
+  )
+  def test_refuses_before_anything_is_made(self, settings, message):
+    with self.assertRaisesRegex(mnist.RefusedError, f"(?s){message}"):
+      run(Config(**{"dataset": "digits", **settings}))
+    self.assertEmpty(list(self.folder.iterdir()))
+
+  def test_a_convolutional_net_takes_instance_norm(self):
+    config = Config(
+      dataset="digits", model="cnn", norm=("in",), hidden=(4, 4), epochs=1
+    )
+    results, _ = run(config)
+    self.assertBetween(results["in"]["test_accuracy"][0], 0.05, 1)
+
+
+class CommandLineTest(Folders):
+  def start(self, *arguments):
+    return subprocess.Popen(
+      [sys.executable, "-m", "experiments.mnist", *arguments],
+      env={
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "",
+      },
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+
+  def finish(self, *arguments):
+    """Runs to the end; returns what was printed."""
+    process = self.start(*arguments)
+    output, _ = process.communicate()
+    self.assertEqual(process.returncode, 0, output)
+    return output
+
+  def test_help_explains(self):
+    process = self.start("--help")
+    output, _ = process.communicate()
+    self.assertIn("python -m experiments.mnist --norm=ln", output)
+    self.assertIn("Two claims", output)
+    for flag in ("norm", "min_delta", "train_fraction", "resume", "dtype"):
+      self.assertRegex(output, rf"--(\[no\])?{flag}: \w+")
+
+  def test_refusals_are_one_message(self):
+    process = self.start("--norm=in", "--dataset=digits")
+    output, _ = process.communicate()
+    self.assertEqual(process.returncode, 1)
+    self.assertStartsWith(output, "--norm=in cannot be trained")
+    self.assertNotIn("Traceback", output)
+
+  def test_killed_at_any_moment_and_resumed_ends_the_same(self):
+    self.finish(*ARGUMENTS, "--workdir=whole")
+
+    arguments = *ARGUMENTS, "--workdir=killed", "--resume"
+    killed = self.folder / "killed"
+    moments = {
+      "while starting": lambda: time.sleep(0.3) or True,
+      "in the first epoch": (killed / "config.json").exists,
+      "while writing a checkpoint": lambda: list(
+        killed.glob("checkpoints/none/*tmp*/*tmp*")
+      ),
+      "after an epoch": lambda: self.epochs(killed) >= 3,
+      "in the second norm's checkpoint": lambda: list(
+        killed.glob("checkpoints/bn/*tmp*")
+      ),
+    }
+    for moment, reached in moments.items():
+      with self.subTest(moment):
+        self.kill(self.start(*arguments), reached)
+    output = self.finish(*arguments)
+    self.assertIn("Resuming after epoch", output)
+
+    self.assert_same(killed, self.folder / "whole")
+
+  def kill(self, process, reached):
+    """Kills a process, frozen in a moment that holds while it is frozen."""
+    self.addCleanup(process.stdout.close)
+    while True:
+      self.assertIsNone(process.poll(), "It ended before that moment.")
+      if reached():
+        process.send_signal(signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)  # Until it does stand still.
+        if reached():
+          break
+        process.send_signal(signal.SIGCONT)
+      time.sleep(0.001)
+    process.kill()
+    process.wait()
+
+  def epochs(self, folder):
+    """Returns how many epochs are logged."""
+    file = folder / "metrics.jsonl"
+    return file.read_text().count("\n") if file.exists() else 0
+
+  def assert_same(self, folder, other):
+    for name in ("metrics.jsonl", "summary.json"):
+      self.assertEqual(
+        _without_seconds((folder / name).read_text()),
+        _without_seconds((other / name).read_text()),
+      )
+    for norm in ("none", "bn"):
+      tree, expected = (
+        _last_checkpoint(path / "checkpoints" / norm)
+        for path in (folder, other)
+      )
+      self.assertGreater(len(expected), 20)
+      self.assertEqual(tree.keys(), expected.keys())
+      for name, leaf in expected.items():
+        np.testing.assert_array_equal(tree[name], leaf, name)
+
+
+def _without_seconds(text):
+  lines = text.splitlines() if "\n{" in text else [text]
+  return [
+    json.loads(
+      line,
+      object_hook=lambda entry: {
+        name: value for name, value in entry.items() if "seconds" not in name
+      },
+    )
+    for line in lines
+  ]
+
+
+def _last_checkpoint(folder):
+  with ocp.CheckpointManager(folder) as manager:
+    restored = manager.restore(
+      manager.latest_step(),
+      args=ocp.args.Composite(tree=ocp.args.StandardRestore()),
+    )
+  leaves = jax.tree_util.tree_leaves_with_path(restored.tree)
+  return collections.OrderedDict(
+    (jax.tree_util.keystr(path), np.asarray(leaf)) for path, leaf in leaves
+  )
