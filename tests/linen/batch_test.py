@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import parameterized
-from jax.sharding import AxisType, PartitionSpec
 
 from normjax.linen import BatchNorm
 from tests.linen.cases import call
@@ -128,27 +127,3 @@ class NamedAxesTest(parameterized.TestCase):
     expected, expected_updates = call(TRAIN(), variables, X)
     np.testing.assert_allclose(y[:, :, 0], expected, atol=1e-6)
     chex.assert_trees_all_close(updates, expected_updates, rtol=1e-6)
-
-  def test_index_groups_keep_their_own_statistics(self):
-    x = jnp.concatenate([X, X + 1])[:8]
-    variables = TRAIN().init(KEY, x)
-    module = TRAIN(
-      axis_name="batch", axis_index_groups=[[0, 1, 2, 3], [4, 5, 6, 7]]
-    )
-    y, updates = jax.jit(
-      jax.shard_map(
-        functools.partial(call, module),
-        mesh=jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,)),
-        in_specs=(PartitionSpec(), PartitionSpec("batch")),
-        out_specs=PartitionSpec("batch"),
-        check_vma=False,  # JAX does not implement it for groups.
-      )
-    )(variables, x)
-    for i, part in enumerate((slice(0, 4), slice(4, 8))):
-      expected, new = call(TRAIN(), variables, x[part])
-      np.testing.assert_allclose(y[part], expected, atol=1e-6)
-      for name, value in new["batch_stats"].items():
-        of_devices = updates["batch_stats"][name].reshape(2, 4, 3)[i]
-        np.testing.assert_allclose(
-          of_devices, np.broadcast_to(value, (4, 3)), rtol=1e-6
-        )

@@ -80,7 +80,8 @@ CASES = (
   Case("layer_plain", "LayerNorm", {"use_bias": False, "use_scale": False},
        (4, 6), None),
   Case("rms", "RMSNorm", {"epsilon": 1e-3}, (4, 6), None),
-  Case("rms_channels", "RMSNorm", {"reduction_axes": (1, 2)}),
+  Case("rms_channels", "RMSNorm",
+       {"reduction_axes": (1, 2), "feature_axes": (2, 3)}),
   Case("batch", "BatchNorm", {"momentum": 0.9}),
   Case("batch_vectors", "BatchNorm", {"use_scale": False}, (8, 6), 0),
   Case("batch_channels_first", "BatchNorm", {"axis": 1}, (8, 6, 2, 3), 0),
@@ -89,7 +90,7 @@ CASES = (
   Case("group_size", "GroupNorm", {"num_groups": None, "group_size": 3}),
   Case("group_of_one_position", "GroupNorm",
        {"num_groups": 2, "reduction_axes": (-1,)}, sharded_axis=None),
-  Case("instance", "InstanceNorm", {}),
+  Case("instance", "InstanceNorm", {"epsilon": 1e-2}),
   Case("instance_channels_first", "InstanceNorm", {"feature_axes": 1},
        (2, 6, 8, 3), 2),
 )  # fmt: skip

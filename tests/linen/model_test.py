@@ -30,18 +30,26 @@ class Net(flax.linen.Module):
     nn = self.norms
     x = flax.linen.Conv(8, (3, 3), use_bias=False)(x)
     x = nn.BatchNorm(use_running_average=not train, momentum=0.8)(x)
-    x = flax.linen.gelu(x)
+    x = flax.linen.relu(x)
     x = nn.GroupNorm(num_groups=4)(x)
     x = flax.linen.Conv(8, (3, 3), strides=(2, 2))(x)
     x = nn.InstanceNorm()(x)
-    x = flax.linen.gelu(x).reshape(x.shape[0], -1)
+    x = flax.linen.relu(x).reshape(x.shape[0], -1)
     x = nn.RMSNorm()(flax.linen.Dense(16)(x))
     x = nn.BatchNorm(use_bias=False)(x, use_running_average=not train)
-    x = nn.LayerNorm()(flax.linen.gelu(x))
+    x = nn.LayerNorm()(flax.linen.relu(x))
     return flax.linen.Dense(4)(x)
 
 
 OURS, THEIRS = Net(normjax.linen), Net(flax.linen)
+
+
+def init(model):
+  return jax.jit(model.init, static_argnums=2)(KEY, IMAGES[0], True)
+
+
+def evaluate(model, variables):
+  return jax.jit(model.apply, static_argnums=2)(variables, IMAGES[0], False)
 
 
 def train(model, variables):
@@ -75,22 +83,27 @@ def train(model, variables):
 
 class ModelTest(parameterized.TestCase):
   def test_init_train_and_evaluate_as_in_flax(self):
-    variables = OURS.init(KEY, IMAGES[0], True)
-    chex.assert_trees_all_equal(
-      variables, THEIRS.init(KEY, IMAGES[0], True), strict=True
-    )
+    variables = init(OURS)
+    chex.assert_trees_all_equal(variables, init(THEIRS), strict=True)
     ours, theirs = train(OURS, variables), train(THEIRS, variables)
     chex.assert_trees_all_close(ours, theirs, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(
-      OURS.apply(ours[1], IMAGES[0], False),
-      THEIRS.apply(theirs[1], IMAGES[0], False),
+      evaluate(OURS, ours[1]),
+      evaluate(THEIRS, theirs[1]),
       atol=1e-3,
     )
 
   def test_checkpoints_of_flax_load_and_evaluate_the_same(self):
-    _, variables = train(THEIRS, THEIRS.init(KEY, IMAGES[0], True))
-    expected = THEIRS.apply(variables, IMAGES[0], False)
-    template = OURS.init(KEY, IMAGES[0], True)
+    shapes = jax.eval_shape(lambda: init(THEIRS))
+    generator = np.random.default_rng(1)
+    variables = jax.tree.map(
+      lambda leaf: jnp.asarray(
+        generator.uniform(0.5, 1, leaf.shape), "float32"
+      ),
+      shapes,
+    )
+    expected = evaluate(THEIRS, variables)
+    template = jax.tree.map(jnp.zeros_like, variables)
     restored = [
       flax.serialization.from_bytes(
         template, flax.serialization.to_bytes(variables)
@@ -104,6 +117,4 @@ class ModelTest(parameterized.TestCase):
         restored.append(checkpointer.restore(path, template))
     for loaded in restored:
       chex.assert_trees_all_equal(loaded, variables)
-      np.testing.assert_allclose(
-        OURS.apply(loaded, IMAGES[0], False), expected, atol=1e-5
-      )
+      np.testing.assert_allclose(evaluate(OURS, loaded), expected, atol=1e-5)

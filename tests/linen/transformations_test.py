@@ -8,11 +8,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import parameterized
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from tests.linen.cases import ONE_OF_EACH, STATEFUL, call, named
 
 COLLECTIONS = {"params": 0, "batch_stats": 0}
+
+
+def mesh():
+  return jax.make_mesh((8,), ("shards",), axis_types=(AxisType.Auto,))
+
+
+def sharded(case):
+  """Returns how an input of the case is split over the mesh."""
+  names = [None] * len(case.shape)
+  names[case.sharded_axis] = "shards"
+  return PartitionSpec(*names)
 
 
 class Chain(nn.Module):
@@ -68,16 +79,12 @@ class JaxTest(parameterized.TestCase):
     )
     mask = jax.random.uniform(jax.random.key(1), case.shape) < share
     expected = call(case.build(), variables, x, mask=mask)
-    names = [None] * x.ndim
-    names[case.sharded_axis] = "shards"
-    spec = PartitionSpec(*names)
+    spec = sharded(case)
 
     @jax.jit
     @functools.partial(
       jax.shard_map,
-      mesh=jax.make_mesh(
-        (8,), ("shards",), axis_types=(jax.sharding.AxisType.Auto,)
-      ),
+      mesh=mesh(),
       in_specs=(PartitionSpec(), spec, spec),
       out_specs=(spec, PartitionSpec()),
     )
@@ -87,16 +94,43 @@ class JaxTest(parameterized.TestCase):
     chex.assert_trees_all_close(run(variables, x, mask), expected, atol=5e-6)
 
   @parameterized.named_parameters(named(ONE_OF_EACH))
-  def test_statistics_of_a_sharded_array_are_global_under_jit(self, case):
-    mesh = jax.make_mesh(
-      (8,), ("shards",), axis_types=(jax.sharding.AxisType.Auto,)
-    )
-    names = [None] * len(case.shape)
-    names[case.sharded_axis] = "shards"
+  def test_index_groups_keep_their_own_statistics(self, case):
     variables, x = case.variables(), case.input()
-    sharded = jax.device_put(x, NamedSharding(mesh, PartitionSpec(*names)))
+    module = case.build(
+      axis_name="shards", axis_index_groups=[[0, 1, 2, 3], [4, 5, 6, 7]]
+    )
+
+    @jax.jit
+    @functools.partial(
+      jax.shard_map,
+      mesh=mesh(),
+      in_specs=(PartitionSpec(), sharded(case)),
+      out_specs=(sharded(case), PartitionSpec("shards")),
+      check_vma=False,  # JAX does not implement it for groups.
+    )
+    def run(variables, x):
+      y, updates = call(module, variables, x)
+      return y, jax.tree.map(lambda leaf: leaf[None], updates)
+
+    y, updates = run(variables, x)
+    halves = jnp.split(x, 2, case.sharded_axis)
+    expected = [call(case.build(), variables, half) for half in halves]
+    np.testing.assert_allclose(
+      y, jnp.concatenate([y for y, _ in expected], case.sharded_axis), atol=5e-6
+    )
+    for device in range(8):
+      chex.assert_trees_all_close(
+        jax.tree.map(lambda leaf: leaf[device], updates),  # noqa: B023
+        expected[device // 4][1],
+        rtol=1e-5,
+      )
+
+  @parameterized.named_parameters(named(ONE_OF_EACH))
+  def test_statistics_of_a_sharded_array_are_global_under_jit(self, case):
+    variables, x = case.variables(), case.input()
+    shards = jax.device_put(x, NamedSharding(mesh(), sharded(case)))
     chex.assert_trees_all_close(
-      jax.jit(functools.partial(call, case.build()))(variables, sharded),
+      jax.jit(functools.partial(call, case.build()))(variables, shards),
       call(case.build(), variables, x),
       atol=5e-6,
     )
