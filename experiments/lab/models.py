@@ -82,7 +82,8 @@ class ConvNet(nn.Module):
     x = x.astype(self.dtype)
     for layer, channels in enumerate(self.hidden):
       if layer > 0:
-        x = nn.max_pool(x, (2, 2), strides=(2, 2))
+        # Not the maximum: its gradient doubles the time of a step on the CPU.
+        x = nn.avg_pool(x, (2, 2), strides=(2, 2))
       x = nn.Conv(channels, (3, 3), dtype=self.dtype)(x)
       x = _normalized_relu(self, x, train)
     x = jnp.mean(x, axis=(1, 2))
