@@ -1,0 +1,110 @@
+"""The figure of `benchmarks.norms`: ratios of time, case by case."""
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from benchmarks.norm_report import OURS, Row
+from experiments.lab import reporting
+
+if TYPE_CHECKING:
+  from matplotlib.axes import Axes
+
+# Okabe and Ito's palette, https://jfly.uni-koeln.de/color/, and a marker each:
+# libraries are told apart without colour too.
+STYLES: Mapping[str, tuple[str, str]] = {
+  "flax.linen": ("#0072b2", "o"),
+  "flax.nnx": ("#56b4e9", "s"),
+  "haiku": ("#009e73", "D"),
+  "equinox": ("#e69f00", "^"),
+  "jax.nn": ("#cc79a7", "v"),
+  "torch": ("#d55e00", "X"),
+  "torch.compile": ("#4d4d4d", "P"),
+}
+
+
+def plot_ratios(
+  rows: Sequence[Row], path: str | os.PathLike[str], *, title: str
+) -> None:
+  """Draws every library's time over ours, a line per case, a panel per mode.
+
+  Args:
+    rows: What to draw. Of several timings only the first is drawn.
+    path: PNG file, replaced atomically.
+    title: Stands above the panels.
+
+  Raises:
+    ValueError: There is no row.
+  """
+  if not rows:
+    raise ValueError("plot_ratios needs at least one row.")
+  rows = [row for row in rows if row.timing == rows[0].timing]
+  modes = list(dict.fromkeys(row.mode for row in rows))
+  titles = list(dict.fromkeys(row.case.title for row in rows))
+  drawn = [name for name in STYLES if any(name in row.seconds for row in rows)]
+
+  # Slow to import. A figure of its own, drawn by Agg, leaves pyplot's global
+  # state and any window system alone.
+  import matplotlib as mpl
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+  from matplotlib.figure import Figure
+  from matplotlib.lines import Line2D
+
+  with mpl.rc_context({"font.size": 11, "axes.linewidth": 0.8}):
+    figure = Figure(
+      figsize=(4 + 3.6 * len(modes), 2.4 + 0.3 * len(titles)),
+      layout="constrained",
+    )
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(
+      1, len(modes), sharex=True, sharey=True, squeeze=False
+    )[0]
+    for panel, mode in zip(panels, modes, strict=True):
+      _draw_panel(panel, [row for row in rows if row.mode == mode], titles)
+      panel.set_title(mode)
+    panels[0].set_yticks(range(len(titles)), titles)
+    panels[0].set_ylim(len(titles) - 0.5, -0.5)
+    figure.suptitle(f"{title}, {rows[0].timing}")
+    figure.supxlabel(f"Time over {OURS}'s (right of 1: {OURS} is faster)")
+    figure.legend(
+      handles=[
+        Line2D([], [], ls="", color=STYLES[name][0], marker=STYLES[name][1])
+        for name in drawn
+      ],
+      labels=drawn,
+      loc="outside lower center",
+      ncols=4,
+      frameon=False,
+    )
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+  reporting.write_bytes(path, buffer.getvalue())
+
+
+def _draw_panel(
+  panel: "Axes", rows: Sequence[Row], titles: Sequence[str]
+) -> None:
+  from matplotlib import ticker
+
+  norms = [title.split()[0] for title in titles]
+  for y in range(len(titles)):
+    # Norms are told apart by a line between them.
+    if y and norms[y] != norms[y - 1]:
+      panel.axhline(y - 0.5, color="0.6", lw=0.8)
+  panel.axvline(1, color="0.2", lw=1.2)
+  for row in rows:
+    y = titles.index(row.case.title)
+    ratios = {name: row.ratio(name) for name in STYLES if name in row.seconds}
+    known = [ratio for ratio in ratios.values() if ratio is not None]
+    if known:
+      panel.hlines(y, min(1, *known), max(1, *known), color="0.85", lw=1.5)
+    for name, ratio in ratios.items():
+      color, marker = STYLES[name]
+      panel.plot(ratio, y, marker, color=color, ms=6, alpha=0.85, zorder=3)
+  panel.set_xscale("log", base=2)
+  panel.xaxis.set_major_formatter(
+    ticker.FuncFormatter(lambda value, _: f"{value:g}")
+  )
+  panel.grid(axis="x", alpha=0.25)
+  panel.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,209 @@
+"""Tables of what `benchmarks.norms` measured."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks.norm_cases import Case
+from benchmarks.norm_programs import Memory, copy_share
+from benchmarks.timing import Spread
+from experiments.lab import reporting
+
+OURS = "normjax"
+# Not JAX: compared with, but not among the JAX peers.
+TORCH = ("torch", "torch.compile")
+# A row below this share of the fastest JAX peer is called out.
+SLOW = 0.9
+
+
+class Row(NamedTuple):
+  """A case measured in one way.
+
+  Attributes:
+    case: What was measured.
+    mode: One of `norm_programs.MODES`.
+    timing: One of `norm_programs.TIMINGS`.
+    copy: Seconds to copy an array of this size.
+    seconds: Per step, by library.
+  """
+
+  case: Case
+  mode: str
+  timing: str
+  copy: Spread
+  seconds: Mapping[str, Spread]
+
+  def ratio(self, library: str) -> float | None:
+    """Returns the library's time over ours, None where it has none."""
+    if library not in self.seconds:
+      return None
+    return self.seconds[library].median / self.seconds[OURS].median
+
+  @property
+  def peer_ratio(self) -> float | None:
+    """That of the fastest JAX peer."""
+    return min(
+      (self.ratio(name) for name in jax_peers(self.seconds)),  # type: ignore
+      default=None,
+    )
+
+  @property
+  def share(self) -> float:
+    """Our share of the copy bandwidth."""
+    return copy_share(self.mode, self.copy.median, self.seconds[OURS].median)
+
+
+def jax_peers(libraries: Iterable[str]) -> list[str]:
+  return [name for name in libraries if name not in (OURS, *TORCH)]
+
+
+def geometric_mean(values: Iterable[float | None]) -> float | None:
+  """Returns the geometric mean of those that are there, None if none is.
+
+  >>> geometric_mean([1.0, None, 4.0])
+  2.0
+  """
+  known = [value for value in values if value is not None]
+  return math.exp(np.mean(np.log(known))) if known else None
+
+
+def _libraries(rows: Iterable[Row]) -> list[str]:
+  """Returns all libraries that have a time, ours first."""
+  return list(dict.fromkeys(name for row in rows for name in row.seconds))
+
+
+def _times(value: float | None) -> str | None:
+  return None if value is None else f"{value:.2f}x"
+
+
+def _cell(row: Row, library: str) -> str | None:
+  if library not in row.seconds:
+    return None
+  low, median, high = row.seconds[library]
+  spread = (high - low) / 2 / median
+  text = f"{median * 1e3:.3g} ±{spread:.0%}"
+  return text if library == OURS else f"{text}, {_times(row.ratio(library))}"
+
+
+def table(rows: Sequence[Row]) -> str:
+  """Returns a table of rows that differ in the case alone.
+
+  A cell is the median in milliseconds, half the distance between the quartiles,
+  and the ratio to our time. The last rows are geometric means of ratios.
+  """
+  libraries = _libraries(rows)
+  cells = [
+    [
+      row.case.size,
+      f"{row.share:.0%}",
+      _times(row.peer_ratio),
+      *(_cell(row, name) for name in libraries),
+    ]
+    for row in rows
+  ]
+  for dtype in dict.fromkeys(row.case.dtype for row in rows):
+    some = [row for row in rows if row.case.dtype == dtype]
+    cells.append(
+      [
+        f"geometric mean, {dtype}",
+        f"{geometric_mean(row.share for row in some):.0%}",
+        _times(geometric_mean(row.peer_ratio for row in some)),
+        *(
+          _times(geometric_mean(row.ratio(name) for row in some))
+          for name in libraries
+        ),
+      ]
+    )
+  return reporting.table(
+    cells, ["array", "share of copy", "fastest JAX peer", *libraries]
+  )
+
+
+def means(rows: Sequence[Row]) -> list[dict[str, object]]:
+  """Returns geometric means of ratios by norm, mode, timing and dtype."""
+  keys = dict.fromkeys(
+    (row.case.norm, row.mode, row.timing, row.case.dtype) for row in rows
+  )
+  result = []
+  for norm, mode, timing, dtype in keys:
+    some = [
+      row
+      for row in rows
+      if (row.case.norm, row.mode, row.timing, row.case.dtype)
+      == (norm, mode, timing, dtype)
+    ]
+    result.append(
+      {
+        "norm": norm,
+        "mode": mode,
+        "timing": timing,
+        "dtype": dtype,
+        "rows": len(some),
+        "share_of_copy": geometric_mean(row.share for row in some),
+        "fastest_jax_peer": geometric_mean(row.peer_ratio for row in some),
+        "ratios": {
+          name: geometric_mean(row.ratio(name) for row in some)
+          for name in _libraries(some)
+          if name != OURS
+        },
+      }
+    )
+  return result
+
+
+def summary(rows: Sequence[Row]) -> str:
+  """Returns a table of the geometric means, and the rows that are too slow."""
+  libraries = [name for name in _libraries(rows) if name != OURS]
+  keys = ("norm", "mode", "timing", "dtype")
+  cells = [
+    [
+      *(mean[key] for key in keys),
+      f"{mean['share_of_copy']:.0%}",
+      _times(mean["fastest_jax_peer"]),
+      *(_times(mean["ratios"].get(name)) for name in libraries),
+    ]
+    for mean in means(rows)
+  ]
+  text = reporting.table(
+    cells, [*keys, "share of copy", "fastest JAX peer", *libraries]
+  )
+  slow = [
+    f"- {row.case.title}, {row.mode}, {row.timing}: {_times(row.peer_ratio)}"
+    for row in rows
+    if row.peer_ratio is not None and row.peer_ratio < SLOW
+  ]
+  if not slow:
+    return f"{text}\n\nNo row is below {SLOW:g}x of the fastest JAX peer."
+  lines = "\n".join(slow)
+  return f"{text}\n\nBelow {SLOW:g}x of the fastest JAX peer:\n\n{lines}"
+
+
+def memory_table(
+  results: Mapping[Case, Mapping[str, Memory]], depth: int
+) -> str:
+  """Returns a table of what chains of norms need, in arrays of x's size."""
+  cells = []
+  for case, libraries in results.items():
+    for name, needed in libraries.items():
+      arrays = [value / case.nbytes for value in needed]
+      cells.append(
+        [
+          case.title,
+          name,
+          f"{needed.temporary / 2**20:.1f}",
+          *(f"{value:.2f}" for value in arrays),
+        ]
+      )
+  return reporting.table(
+    cells,
+    [
+      f"{depth} x (norm, ReLU)",
+      "library",
+      "peak (MiB)",
+      "peak (arrays)",
+      "under jax.checkpoint",
+      "kept for the backward pass",
+    ],
+  )

@@ -1,0 +1,80 @@
+"""Timing several programs in turns, so that a disturbance meets all of them."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+# Does so many steps, and returns once all of their work is done.
+Run = Callable[[int], None]
+
+
+class Spread(NamedTuple):
+  """A median between its quartiles.
+
+  >>> print(Spread.of([4.0, 1.0, 2.0, 3.0, 5.0]))
+  Spread(low=2.0, median=3.0, high=4.0)
+  """
+
+  low: float
+  median: float
+  high: float
+
+  @classmethod
+  def of(cls, values: Sequence[float]) -> "Spread":
+    return cls(*map(float, np.quantile(values, (0.25, 0.5, 0.75))))
+
+
+def steps_within(
+  run: Run, seconds: float, clock: Callable[[], float] = time.perf_counter
+) -> int:
+  """Returns how many steps take about `seconds`, at least one.
+
+  Args:
+    run: Is run once untimed, so that it is compiled, and then some times more.
+    seconds: That the steps together should take.
+    clock: For tests.
+  """
+  run(1)
+  steps = 1
+  while True:
+    began = clock()
+    run(steps)
+    taken = clock() - began
+    if taken >= seconds / 4:
+      return max(1, round(steps * seconds / taken))
+    steps *= 4
+
+
+def interleaved(
+  runs: Mapping[str, Run],
+  *,
+  seconds: float,
+  rounds: int,
+  clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+  """Times programs in turns.
+
+  Args:
+    runs: By name.
+    seconds: About how long a single sample takes.
+    rounds: Samples of each. Every round starts with another program, so that
+      none always finds the caches as the same neighbour leaves them.
+    clock: For tests.
+
+  Returns:
+    Seconds per step, `{name: [rounds]}`.
+  """
+  steps = {
+    name: steps_within(run, seconds, clock) for name, run in runs.items()
+  }
+  samples: dict[str, list[float]] = {name: [] for name in runs}
+  names = list(runs)
+  for _ in range(rounds):
+    for name in names:
+      began = clock()
+      runs[name](steps[name])
+      samples[name].append((clock() - began) / steps[name])
+    names = names[1:] + names[:1]
+  return samples
