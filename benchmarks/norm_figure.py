@@ -66,7 +66,6 @@ def plot_ratios(
     panels[0].set_yticks(range(len(titles)), titles)
     panels[0].set_ylim(len(titles) - 0.5, -0.5)
     figure.suptitle(f"{title}, {rows[0].timing}")
-    figure.supxlabel(f"Time over {OURS}'s (right of 1: {OURS} is faster)")
     figure.legend(
       handles=[
         Line2D([], [], ls="", color=STYLES[name][0], marker=STYLES[name][1])
@@ -76,6 +75,7 @@ def plot_ratios(
       loc="outside lower center",
       ncols=4,
       frameon=False,
+      title=f"Time over {OURS}'s: right of 1, {OURS} is faster",
     )
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
@@ -96,9 +96,9 @@ def _draw_panel(
   for row in rows:
     y = titles.index(row.case.title)
     ratios = {name: row.ratio(name) for name in STYLES if name in row.seconds}
-    known = [ratio for ratio in ratios.values() if ratio is not None]
-    if known:
-      panel.hlines(y, min(1, *known), max(1, *known), color="0.85", lw=1.5)
+    if ratios:
+      ends = min(1, *ratios.values()), max(1, *ratios.values())
+      panel.hlines(y, *ends, color="0.85", lw=1.5)
     for name, ratio in ratios.items():
       color, marker = STYLES[name]
       panel.plot(ratio, y, marker, color=color, ms=6, alpha=0.85, zorder=3)

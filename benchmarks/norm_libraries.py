@@ -5,50 +5,29 @@ and returns what it offers. Every library gets the same epsilon, momentum,
 parameters and running statistics, and otherwise takes its own defaults.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 import normjax
-from benchmarks.norm_cases import EPSILON, MOMENTUM, Case, make_inputs
-
-Params = Sequence[jax.Array]
-Statistics = Any  # Running statistics in the library's own structure.
-
-
-class Layer(NamedTuple):
-  """A norm as a pure function.
-
-  Attributes:
-    apply: Takes x, parameters (scale and, but for RMS norm, bias, float32
-      `[channels]`) and running statistics; returns y and new statistics.
-    statistics: Running statistics to start from; empty but for batch norm.
-  """
-
-  apply: Callable[[jax.Array, Params, Statistics], tuple[jax.Array, Statistics]]
-  statistics: Statistics = ()
-
-
-# By norm. Returns None for a layout that the library does not offer.
-Layers = Mapping[str, Callable[[Case], Layer | None]]
-
-
-def _stateless(function: Callable[..., jax.Array]) -> Layer:
-  """Returns the layer of `function(x, *params)`."""
-  return Layer(lambda x, params, stats: (function(x, *params), stats))
-
-
-def _running(case: Case) -> tuple[jax.Array, jax.Array]:
-  inputs = make_inputs(case)
-  return jnp.asarray(inputs.mean), jnp.asarray(inputs.var)
+from benchmarks import norm_flax
+from benchmarks.norm_cases import EPSILON, MOMENTUM, Case
+from benchmarks.norm_layer import (
+  Layer,
+  Layers,
+  Params,
+  Statistics,
+  running_statistics,
+  stateless,
+)
 
 
 def load_normjax() -> Layers:
   def layer_norm(case: Case) -> Layer:
     axis = case.channel_axis
-    return _stateless(
+    return stateless(
       lambda x, scale, bias: normjax.layer_norm(
         x,
         scale,
@@ -61,7 +40,7 @@ def load_normjax() -> Layers:
 
   def rms_norm(case: Case) -> Layer:
     axis = case.channel_axis
-    return _stateless(
+    return stateless(
       lambda x, scale: normjax.rms_norm(
         x, scale, reduction_axes=axis, feature_axes=axis, epsilon=EPSILON
       )
@@ -71,9 +50,11 @@ def load_normjax() -> Layers:
     def apply(
       x: jax.Array, params: Params, stats: normjax.BatchStats
     ) -> tuple[jax.Array, normjax.BatchStats]:
+      scale, bias = params
       return normjax.batch_norm(
         x,
-        *params,
+        scale,
+        bias,
         stats,
         use_running_average=case.norm == "batch-eval",
         axis=case.channel_axis,
@@ -81,10 +62,10 @@ def load_normjax() -> Layers:
         epsilon=EPSILON,
       )
 
-    return Layer(apply, normjax.BatchStats(*_running(case)))
+    return Layer(apply, normjax.BatchStats(*running_statistics(case)))
 
   def group_norm(case: Case) -> Layer:
-    return _stateless(
+    return stateless(
       lambda x, scale, bias: normjax.group_norm(
         x,
         scale,
@@ -96,157 +77,9 @@ def load_normjax() -> Layers:
     )
 
   def instance_norm(case: Case) -> Layer:
-    return _stateless(
+    return stateless(
       lambda x, scale, bias: normjax.instance_norm(
         x, scale, bias, channel_axis=case.channel_axis, epsilon=EPSILON
-      )
-    )
-
-  return {
-    "layer": layer_norm,
-    "rms": rms_norm,
-    "batch": batch_norm,
-    "batch-eval": batch_norm,
-    "group": group_norm,
-    "instance": instance_norm,
-  }
-
-
-def load_linen() -> Layers:
-  from flax import linen as nn
-
-  def options(case: Case) -> dict[str, Any]:
-    # Without `dtype`, the result of bfloat16 would be float32.
-    return {"epsilon": EPSILON, "dtype": case.dtype}
-
-  def stateless(module: nn.Module) -> Layer:
-    def function(x: jax.Array, *params: jax.Array) -> jax.Array:
-      named = dict(zip(("scale", "bias"), params, strict=False))
-      return module.apply({"params": named}, x)
-
-    return _stateless(function)
-
-  def layer_norm(case: Case) -> Layer:
-    axis = case.channel_axis
-    return stateless(nn.LayerNorm(**options(case), **_axes(axis)))
-
-  def rms_norm(case: Case) -> Layer:
-    axis = case.channel_axis
-    return stateless(nn.RMSNorm(**options(case), **_axes(axis)))
-
-  def batch_norm(case: Case) -> Layer:
-    module = nn.BatchNorm(
-      axis=case.channel_axis, momentum=MOMENTUM, **options(case)
-    )
-
-    def apply(
-      x: jax.Array, params: Params, stats: Statistics
-    ) -> tuple[jax.Array, Statistics]:
-      scale, bias = params
-      variables = {
-        "params": {"scale": scale, "bias": bias},
-        "batch_stats": stats,
-      }
-      if case.norm == "batch-eval":
-        return module.apply(variables, x, use_running_average=True), stats
-      y, updates = module.apply(
-        variables, x, use_running_average=False, mutable=["batch_stats"]
-      )
-      return y, updates["batch_stats"]
-
-    return Layer(apply, dict(zip(("mean", "var"), _running(case), strict=True)))
-
-  def group_norm(case: Case) -> Layer | None:
-    if case.layout == "first":
-      return None
-    return stateless(nn.GroupNorm(num_groups=case.groups, **options(case)))
-
-  def instance_norm(case: Case) -> Layer:
-    return stateless(
-      nn.InstanceNorm(feature_axes=case.channel_axis, **options(case))
-    )
-
-  return {
-    "layer": layer_norm,
-    "rms": rms_norm,
-    "batch": batch_norm,
-    "batch-eval": batch_norm,
-    "group": group_norm,
-    "instance": instance_norm,
-  }
-
-
-def _axes(axis: int) -> dict[str, int]:
-  return {"reduction_axes": axis, "feature_axes": axis}
-
-
-def load_nnx() -> Layers:
-  from flax import nnx
-
-  def options(case: Case) -> dict[str, Any]:
-    return {
-      "epsilon": EPSILON,
-      "dtype": case.dtype,
-      "rngs": nnx.Rngs(0),
-    }
-
-  def with_parameters(module: Any, params: Params) -> Any:
-    module.scale = nnx.Param(params[0])
-    if len(params) > 1:
-      module.bias = nnx.Param(params[1])
-    return module
-
-  # Modules are made while tracing, which costs nothing once compiled: they are
-  # shells around the arrays that a trace may not share with another.
-
-  def stateless(make: Callable[[], Any]) -> Layer:
-    return _stateless(lambda x, *params: with_parameters(make(), params)(x))
-
-  def layer_norm(case: Case) -> Layer:
-    return stateless(
-      lambda: nnx.LayerNorm(
-        case.channels, **_axes(case.channel_axis), **options(case)
-      )
-    )
-
-  def rms_norm(case: Case) -> Layer:
-    return stateless(
-      lambda: nnx.RMSNorm(
-        case.channels, **_axes(case.channel_axis), **options(case)
-      )
-    )
-
-  def batch_norm(case: Case) -> Layer:
-    def apply(
-      x: jax.Array, params: Params, stats: Statistics
-    ) -> tuple[jax.Array, Statistics]:
-      module = with_parameters(
-        nnx.BatchNorm(
-          case.channels,
-          use_running_average=case.norm == "batch-eval",
-          axis=case.channel_axis,
-          momentum=MOMENTUM,
-          **options(case),
-        ),
-        params,
-      )
-      module.mean, module.var = map(nnx.BatchStat, stats)
-      y = module(x)
-      return y, (module.mean[...], module.var[...])
-
-    return Layer(apply, _running(case))
-
-  def group_norm(case: Case) -> Layer | None:
-    if case.layout == "first":
-      return None
-    return stateless(
-      lambda: nnx.GroupNorm(case.channels, case.groups, **options(case))
-    )
-
-  def instance_norm(case: Case) -> Layer:
-    return stateless(
-      lambda: nnx.InstanceNorm(
-        case.channels, feature_axes=case.channel_axis, **options(case)
       )
     )
 
@@ -263,18 +96,30 @@ def load_nnx() -> Layers:
 def load_haiku() -> Layers:
   import haiku as hk
 
-  def layer(case: Case, make: Callable[[], hk.Module], **call: Any) -> Layer:
-    pure = hk.transform_with_state(lambda x: make()(x, **call))
-    # The shapes of parameters depend on the channels alone.
-    one = Case(case.norm, (1,) * (len(case.shape) - 1) + case.shape[-1:])
-    one = one._replace(dtype=case.dtype, layout=case.layout)
-    shapes, stats = pure.init(None, jnp.zeros(one.array_shape, case.dtype))
-    ((module, shapes),) = shapes.items()
+  def transformed(case: Case, make: Callable[[], Any]) -> Any:
+    call = {}
     if case.norm.startswith("batch"):
-      for name, value in zip(("mean", "var"), _running(case), strict=True):
+      call["is_training"] = case.norm == "batch"
+    return hk.transform_with_state(lambda x: make()(x, **call))
+
+  def layer(case: Case, make: Callable[[], Any]) -> Layer:
+    # Parameters depend on the channels alone, and running statistics are made
+    # in training alone.
+    first = case._replace(
+      norm=case.norm.removesuffix("-eval"),
+      shape=(1,) * (len(case.shape) - 1) + (case.channels,),
+    )
+    shapes, stats = transformed(first, make).init(
+      None, jnp.zeros(first.array_shape, case.dtype)
+    )
+    ((module, shapes),) = shapes.items()
+    if stats:
+      values = zip(("mean", "var"), running_statistics(case), strict=True)
+      for name, value in values:
         average = stats[f"{module}/~/{name}_ema"]
-        value = value.reshape(average["average"].shape)
-        average["hidden"] = average["average"] = value.astype(case.dtype)
+        value = value.reshape(average["average"].shape).astype(case.dtype)
+        average["hidden"] = average["average"] = value
+    pure = transformed(case, make)
 
     def apply(
       x: jax.Array, params: Params, stats: Statistics
@@ -307,7 +152,6 @@ def load_haiku() -> Layers:
       lambda: hk.BatchNorm(
         True, True, MOMENTUM, EPSILON, data_format=data_format(case)
       ),
-      is_training=case.norm == "batch",
     )
 
   def group_norm(case: Case) -> Layer:
@@ -353,7 +197,7 @@ def load_equinox() -> Layers:
         call = jax.vmap(call)
       return call(x)
 
-    return _stateless(function)
+    return stateless(function)
 
   def layer_norm(case: Case) -> Layer | None:
     if case.layout == "first":
@@ -378,7 +222,7 @@ def load_equinox() -> Layers:
       inference=case.norm == "batch-eval",
       mode="batch",  # The other one standardizes by running statistics.
     )
-    state = state.set(initial.batch_state_index, _running(case))
+    state = state.set(initial.batch_state_index, running_statistics(case))
 
     def apply(
       x: jax.Array, params: Params, stats: Statistics
@@ -426,7 +270,7 @@ def load_standardize() -> Layers:
       return y * scale.astype(y.dtype) + bias.astype(y.dtype), stats
 
     evaluated = case.norm == "batch-eval"
-    return Layer(apply, _running(case) if evaluated else ())
+    return Layer(apply, running_statistics(case) if evaluated else ())
 
   def layer_norm(case: Case) -> Layer:
     return layer(case, (case.channel_axis,))
@@ -445,8 +289,8 @@ def load_standardize() -> Layers:
 # The package on the index, and what loads it, by the name in the tables.
 LIBRARIES: dict[str, tuple[str, Callable[[], Layers]]] = {
   "normjax": ("normjax", load_normjax),
-  "flax.linen": ("flax", load_linen),
-  "flax.nnx": ("flax", load_nnx),
+  "flax.linen": ("flax", norm_flax.load_linen),
+  "flax.nnx": ("flax", norm_flax.load_nnx),
   "haiku": ("dm-haiku", load_haiku),
   "equinox": ("equinox", load_equinox),
   "jax.nn": ("jax", load_standardize),

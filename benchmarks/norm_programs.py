@@ -1,7 +1,6 @@
 """The compiled programs that `benchmarks.norms` times, for any JAX library."""
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from benchmarks.norm_cases import Case, make_inputs
-from benchmarks.norm_libraries import Layer, Statistics
+from benchmarks.norm_layer import Layer, Statistics
 from benchmarks.timing import Run
 
 # What a step produces: the output; the output and all gradients; the output
@@ -31,34 +30,23 @@ class _Arguments(NamedTuple):
   statistics: Statistics
 
 
-class _Step(NamedTuple):
-  """What a step produces.
-
-  Attributes:
-    last: The array of x's size that is produced last.
-    others: Everything else.
-    statistics: Running statistics for the next step.
-  """
-
-  last: jax.Array
-  others: Any
-  statistics: Statistics
+# Arrays that a step returns, and running statistics for the next one.
+Results = tuple[Any, Statistics]
 
 
 def _arguments(case: Case, layer: Layer) -> _Arguments:
   inputs = make_inputs(case)
-  x, cotangent = (
-    jnp.asarray(value, case.dtype) for value in (inputs.x, inputs.cotangent)
-  )
-  # Copies, since the loop gives its statistics away.
-  statistics = jax.tree.map(jnp.copy, layer.statistics)
   return _Arguments(
-    x, cotangent, jax.tree.map(jnp.asarray, inputs.params), statistics
+    jnp.asarray(inputs.x, case.dtype),
+    jnp.asarray(inputs.cotangent, case.dtype),
+    tuple(map(jnp.asarray, inputs.params)),
+    # Copies, since the loop gives its statistics away.
+    jax.tree.map(jnp.copy, layer.statistics),
   )
 
 
-def _step(mode: str, layer: Layer, of: _Arguments) -> _Step:
-  x, cotangent, params, statistics = of
+def _step(mode: str, layer: Layer, arguments: _Arguments) -> Results:
+  x, cotangent, params, statistics = arguments
 
   def apply(
     x: jax.Array, params: tuple[jax.Array, ...]
@@ -67,79 +55,64 @@ def _step(mode: str, layer: Layer, of: _Arguments) -> _Step:
     return y.astype(x.dtype), new_statistics
 
   if mode == "forward":
-    y, statistics = apply(x, params)
-    return _Step(y, y, statistics)
+    return apply(x, params)
   if mode == "grad":
     y, vjp, statistics = jax.vjp(apply, x, params, has_aux=True)
-    dx, dparams = vjp(cotangent)
-    return _Step(dx, (y, dparams), statistics)
+    return (y, vjp(cotangent)), statistics
   y, tangent, statistics = jax.jvp(
     apply, (x, params), (cotangent, params), has_aux=True
   )
-  return _Step(tangent, y, statistics)
+  return (y, tangent), statistics
 
 
-def call(mode: str, case: Case, layer: Layer) -> Callable[[], _Step]:
-  """Returns a compiled call without arguments, of a step on its inputs."""
+def make_call(mode: str, case: Case, layer: Layer) -> Callable[[], Results]:
+  """Returns a compiled step on the case's inputs, a call without arguments.
+
+  Args:
+    mode: One of `MODES`.
+    case: Whose inputs it runs on.
+    layer: What it runs.
+
+  Returns:
+    A function that returns y, or `(y, (dx, gradients of the parameters))`, or
+    `(y, tangent)`; and beside that the new running statistics.
+  """
   arguments = _arguments(case, layer)
   compiled = jax.jit(functools.partial(_step, mode, layer))
   return lambda: compiled(arguments)
 
 
-def _call_run(mode: str, case: Case, layer: Layer) -> Run:
-  step = call(mode, case, layer)
+def make_loop(
+  mode: str, case: Case, layer: Layer
+) -> tuple[Callable[..., Results], Results, _Arguments]:
+  """Returns a compiled loop over steps, which allocates nothing.
 
-  def run(steps: int) -> None:
-    for _ in range(steps):
-      jax.block_until_ready(step())
+  The results are carried, each overwriting that of the step before. Nothing
+  else is added to a step.
 
-  return run
-
-
-def _loop_run(mode: str, case: Case, layer: Layer) -> Run:
-  """Returns steps within one compiled loop, which allocates nothing.
-
-  All of a step's outputs are carried, each overwriting that of the step before.
-  To make the steps depend on one another, one multiply-add moves x along the
-  last output by too little to matter.
+  Returns:
+    A function of `(results, arguments, steps)`, which gives its results away,
+    and the first two of its arguments.
   """
-  arguments = _arguments(case, layer)
+  first = _arguments(case, layer)
 
-  def body(
-    _: jax.Array, carry: tuple[_Step, jax.Array, tuple[jax.Array, ...]]
-  ) -> Any:
-    before, cotangent, params = carry
-    # Ties the cotangent to x: what depends on it alone, such as the gradient
-    # of the bias, would otherwise be computed once, before the loop.
-    x, cotangent_now = lax.optimization_barrier((before.last, cotangent))
-    now = _Arguments(x, cotangent_now, params, before.statistics)
-    step = _step(mode, layer, now)
-    moved = x + jnp.asarray(1e-6, x.dtype) * step.last
-    return step._replace(last=moved), cotangent, params
+  def body(arguments: _Arguments, i: jax.Array, before: Results) -> Results:
+    now = arguments._replace(statistics=before[1])
+    # A step must not be known to do the same as the one before: the compiler
+    # would do what depends on the cotangent alone, such as the gradient of the
+    # bias, once, before the loop.
+    now, _ = lax.optimization_barrier((now, i))
+    return _step(mode, layer, now)
 
   @functools.partial(jax.jit, donate_argnums=0)
   def loop(
-    carry: _Step,
-    cotangent: jax.Array,
-    params: tuple[jax.Array, ...],
-    steps: jax.Array,
-  ) -> _Step:
-    return lax.fori_loop(0, steps, body, (carry, cotangent, params))[0]
+    results: Results, arguments: _Arguments, steps: jax.Array
+  ) -> Results:
+    return lax.fori_loop(0, steps, functools.partial(body, arguments), results)
 
-  shapes = jax.eval_shape(functools.partial(_step, mode, layer), arguments)
-  carry = _Step(
-    arguments.x,
-    jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes.others),
-    arguments.statistics,
-  )
-
-  def run(steps: int) -> None:
-    nonlocal carry
-    carry = jax.block_until_ready(
-      loop(carry, arguments.cotangent, arguments.params, jnp.int32(steps))
-    )
-
-  return run
+  outputs, _ = jax.eval_shape(functools.partial(_step, mode, layer), first)
+  zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), outputs)
+  return loop, (zeros, first.statistics), first._replace(statistics=())
 
 
 def make_run(mode: str, timing: str, case: Case, layer: Layer) -> Run:
@@ -151,7 +124,23 @@ def make_run(mode: str, timing: str, case: Case, layer: Layer) -> Run:
     case: Whose inputs it runs on.
     layer: What it runs.
   """
-  return (_loop_run if timing == "loop" else _call_run)(mode, case, layer)
+  if timing == "call":
+    call = make_call(mode, case, layer)
+
+    def run(steps: int) -> None:
+      for _ in range(steps):
+        jax.block_until_ready(call())
+
+  else:
+    loop, results, arguments = make_loop(mode, case, layer)
+
+    def run(steps: int) -> None:
+      nonlocal results
+      results = jax.block_until_ready(
+        loop(results, arguments, jnp.int32(steps))
+      )
+
+  return run
 
 
 def make_copy(case: Case) -> Run:
@@ -188,91 +177,3 @@ def copy_share(mode: str, copy_seconds: float, seconds: float) -> float:
   0.5
   """
   return FLOOR_ARRAYS[mode] / 2 * copy_seconds / seconds
-
-
-class Memory(NamedTuple):
-  """Bytes that a gradient needs beside its arguments and results.
-
-  Attributes:
-    temporary: Of forward and backward pass in one program, at the peak.
-    checkpointed: The same with every layer under `jax.checkpoint`.
-    kept: What the forward pass, a program of its own, leaves for the backward
-      one: its results but for the output.
-  """
-
-  temporary: int
-  checkpointed: int
-  kept: int
-
-
-def memory(case: Case, layer: Layer, depth: int = 8) -> Memory | None:
-  """Returns what a chain of (norm -> ReLU) needs, from the compiled program.
-
-  Args:
-    case: Of every norm in the chain.
-    layer: Of every norm in the chain, each with parameters of its own.
-    depth: Number of norms.
-
-  Returns:
-    None where the backend does not tell.
-  """
-  inputs = make_inputs(case)
-  x, cotangent = (
-    jax.ShapeDtypeStruct(inputs.x.shape, case.dtype) for _ in range(2)
-  )
-  like = lambda tree: jax.tree.map(
-    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree
-  )
-  params = (like(inputs.params),) * depth
-  statistics = (like(layer.statistics),) * depth
-
-  def block(
-    x: jax.Array, params: Any, statistics: Any
-  ) -> tuple[jax.Array, Statistics]:
-    y, new = layer.apply(x, params, statistics)
-    return jax.nn.relu(y.astype(x.dtype)), new
-
-  def chain(
-    block: Callable[..., Any], statistics: Any, x: jax.Array, params: Any
-  ) -> tuple[jax.Array, Any]:
-    new = []
-    for of, running in zip(params, statistics, strict=True):
-      x, updated = block(x, of, running)
-      new.append(updated)
-    return x, new
-
-  def forward(
-    block: Callable[..., Any], x: Any, params: Any, stats: Any
-  ) -> Any:
-    return jax.vjp(
-      functools.partial(chain, block, stats), x, params, has_aux=True
-    )
-
-  def gradient(
-    block: Callable[..., Any], x: Any, params: Any, stats: Any, cotangent: Any
-  ) -> Any:
-    y, vjp, new = forward(block, x, params, stats)
-    return y, vjp(cotangent), new
-
-  def analysis(function: Callable[..., Any], *args: Any) -> Any:
-    return jax.jit(function).lower(*args).compile().memory_analysis()
-
-  together = analysis(
-    functools.partial(gradient, block), x, params, statistics, cotangent
-  )
-  rematerialized = analysis(
-    functools.partial(gradient, jax.checkpoint(block)),
-    x,
-    params,
-    statistics,
-    cotangent,
-  )
-  alone = analysis(functools.partial(forward, block), x, params, statistics)
-  if None in (together, rematerialized, alone):
-    return None
-  y_bytes = math.prod(x.shape) * x.dtype.itemsize
-  return Memory(
-    together.temp_size_in_bytes,
-    rematerialized.temp_size_in_bytes,
-    alone.output_size_in_bytes - y_bytes,
-  )

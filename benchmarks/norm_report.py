@@ -2,12 +2,11 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from benchmarks.norm_cases import Case
-from benchmarks.norm_programs import Memory, copy_share
+from benchmarks.norm_memory import DEPTH, Memory
+from benchmarks.norm_programs import copy_share
 from benchmarks.timing import Spread
 from experiments.lab import reporting
 
@@ -35,19 +34,20 @@ class Row(NamedTuple):
   copy: Spread
   seconds: Mapping[str, Spread]
 
-  def ratio(self, library: str) -> float | None:
-    """Returns the library's time over ours, None where it has none."""
-    if library not in self.seconds:
-      return None
-    return self.seconds[library].median / self.seconds[OURS].median
+  def ratio(self, library: str) -> float:
+    """Returns the library's time over ours, NaN where it has none."""
+    theirs = self.seconds.get(library)
+    return math.nan if theirs is None else theirs.median / self.ours
 
   @property
-  def peer_ratio(self) -> float | None:
+  def ours(self) -> float:
+    return self.seconds[OURS].median
+
+  @property
+  def peer_ratio(self) -> float:
     """That of the fastest JAX peer."""
-    return min(
-      (self.ratio(name) for name in jax_peers(self.seconds)),  # type: ignore
-      default=None,
-    )
+    ratios = [self.ratio(name) for name in jax_peers(self.seconds)]
+    return min(ratios, default=math.nan)
 
   @property
   def share(self) -> float:
@@ -59,14 +59,14 @@ def jax_peers(libraries: Iterable[str]) -> list[str]:
   return [name for name in libraries if name not in (OURS, *TORCH)]
 
 
-def geometric_mean(values: Iterable[float | None]) -> float | None:
-  """Returns the geometric mean of those that are there, None if none is.
+def geometric_mean(values: Iterable[float]) -> float:
+  """Returns the geometric mean of all values that are not NaN.
 
-  >>> geometric_mean([1.0, None, 4.0])
+  >>> geometric_mean([1.0, math.nan, 4.0])
   2.0
   """
-  known = [value for value in values if value is not None]
-  return math.exp(np.mean(np.log(known))) if known else None
+  known = [math.log(value) for value in values if not math.isnan(value)]
+  return math.exp(sum(known) / len(known)) if known else math.nan
 
 
 def _libraries(rows: Iterable[Row]) -> list[str]:
@@ -74,8 +74,8 @@ def _libraries(rows: Iterable[Row]) -> list[str]:
   return list(dict.fromkeys(name for row in rows for name in row.seconds))
 
 
-def _times(value: float | None) -> str | None:
-  return None if value is None else f"{value:.2f}x"
+def _times(value: float) -> str | None:
+  return None if math.isnan(value) else f"{value:.2f}x"
 
 
 def _cell(row: Row, library: str) -> str | None:
@@ -121,7 +121,7 @@ def table(rows: Sequence[Row]) -> str:
   )
 
 
-def means(rows: Sequence[Row]) -> list[dict[str, object]]:
+def means(rows: Sequence[Row]) -> list[dict[str, Any]]:
   """Returns geometric means of ratios by norm, mode, timing and dtype."""
   keys = dict.fromkeys(
     (row.case.norm, row.mode, row.timing, row.case.dtype) for row in rows
@@ -162,7 +162,7 @@ def summary(rows: Sequence[Row]) -> str:
       *(mean[key] for key in keys),
       f"{mean['share_of_copy']:.0%}",
       _times(mean["fastest_jax_peer"]),
-      *(_times(mean["ratios"].get(name)) for name in libraries),
+      *(_times(mean["ratios"].get(name, math.nan)) for name in libraries),
     ]
     for mean in means(rows)
   ]
@@ -172,7 +172,7 @@ def summary(rows: Sequence[Row]) -> str:
   slow = [
     f"- {row.case.title}, {row.mode}, {row.timing}: {_times(row.peer_ratio)}"
     for row in rows
-    if row.peer_ratio is not None and row.peer_ratio < SLOW
+    if row.peer_ratio < SLOW
   ]
   if not slow:
     return f"{text}\n\nNo row is below {SLOW:g}x of the fastest JAX peer."
@@ -180,30 +180,27 @@ def summary(rows: Sequence[Row]) -> str:
   return f"{text}\n\nBelow {SLOW:g}x of the fastest JAX peer:\n\n{lines}"
 
 
-def memory_table(
-  results: Mapping[Case, Mapping[str, Memory]], depth: int
-) -> str:
+def memory_table(results: Mapping[Case, Mapping[str, Memory]]) -> str:
   """Returns a table of what chains of norms need, in arrays of x's size."""
-  cells = []
-  for case, libraries in results.items():
-    for name, needed in libraries.items():
-      arrays = [value / case.nbytes for value in needed]
-      cells.append(
-        [
-          case.title,
-          name,
-          f"{needed.temporary / 2**20:.1f}",
-          *(f"{value:.2f}" for value in arrays),
-        ]
-      )
+  cells = [
+    [
+      case.title,
+      name,
+      f"{needed.chain / 2**20:.1f}",
+      *(f"{value / case.nbytes:.2f}" for value in needed),
+    ]
+    for case, libraries in results.items()
+    for name, needed in libraries.items()
+  ]
   return reporting.table(
     cells,
     [
-      f"{depth} x (norm, ReLU)",
+      f"{DEPTH} x (norm, ReLU)",
       "library",
       "peak (MiB)",
       "peak (arrays)",
-      "under jax.checkpoint",
-      "kept for the backward pass",
+      "with checkpoint",
+      "as a scan",
+      "as a scan, with checkpoint",
     ],
   )

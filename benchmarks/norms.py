@@ -28,7 +28,9 @@ from absl import app, flags
 from benchmarks import (
   norm_cases,
   norm_figure,
+  norm_layer,
   norm_libraries,
+  norm_memory,
   norm_programs,
   norm_report,
   norm_torch,
@@ -42,7 +44,6 @@ PACKAGES = {
   **{name: package for name, (package, _) in norm_libraries.LIBRARIES.items()},
   **dict.fromkeys(norm_report.TORCH, "torch"),
 }
-DEPTH = 8  # Norms in a chain whose memory is measured.
 MEMORY_CASES = (
   Case("layer", (8192, 768)),
   Case("rms", (8192, 768)),
@@ -105,7 +106,7 @@ class Machine(NamedTuple):
     return text
 
 
-def _jax_maker(layers: norm_libraries.Layers) -> Maker:
+def _jax_maker(layers: norm_layer.Layers) -> Maker:
   def make(mode: str, timed: str, case: Case) -> timing.Run | None:
     layer = layers[case.norm](case) if case.norm in layers else None
     if layer is None:
@@ -133,7 +134,7 @@ class Options(NamedTuple):
   dtypes: Sequence[str]
   layouts: Sequence[str]
   libraries: Sequence[str]
-  shapes: Sequence[tuple[int, ...]] | None
+  shapes: Sequence[tuple[int, ...]] | None  # None: the grid's.
   seconds: float
   rounds: int
   memory: bool
@@ -156,7 +157,7 @@ class Peers:
     Args:
       names: Keys of `PACKAGES`; ours is always among them.
     """
-    self.layers: dict[str, norm_libraries.Layers] = {}
+    self.layers: dict[str, norm_layer.Layers] = {}
     self.makers: dict[str, Maker] = {}
     self.failures: list[str] = []
     for name in PACKAGES:
@@ -231,7 +232,7 @@ def run(options: Options, out: str | None, figure: str | None) -> None:
 
   rows: list[Row] = []
   records: list[dict[str, Any]] = []
-  memory: dict[Case, dict[str, norm_programs.Memory]] = {}
+  memory: dict[Case, dict[str, norm_memory.Memory]] = {}
 
   def save() -> None:
     if out is not None:
@@ -243,7 +244,7 @@ def run(options: Options, out: str | None, figure: str | None) -> None:
           "rows": records,
           "geometric_means": norm_report.means(rows),
           "memory": [
-            {**case._asdict(), "depth": DEPTH, "bytes": libraries}
+            {**case._asdict(), "depth": norm_memory.DEPTH, "bytes": libraries}
             for case, libraries in memory.items()
           ],
           "failures": peers.failures,
@@ -281,7 +282,7 @@ def run(options: Options, out: str | None, figure: str | None) -> None:
         memory[case] = measure_memory(peers, case)
     save()
     if memory:
-      print(f"\nMemory\n\n{norm_report.memory_table(memory, DEPTH)}")
+      print(f"\nMemory\n\n{norm_report.memory_table(memory)}")
   if peers.failures:
     print(
       "\nCould not be measured:\n" + "\n".join(f"- {x}" for x in peers.failures)
@@ -290,12 +291,12 @@ def run(options: Options, out: str | None, figure: str | None) -> None:
     norm_figure.plot_ratios(rows, figure, title=f"{machine.device}")
 
 
-def measure_memory(peers: Peers, case: Case) -> dict[str, norm_programs.Memory]:
+def measure_memory(peers: Peers, case: Case) -> dict[str, norm_memory.Memory]:
   """Returns what a chain needs by JAX library, of those that offer it."""
   result = {}
   for name, layers in peers.layers.items():
     layer = layers[case.norm](case) if case.norm in layers else None
-    needed = layer and norm_programs.memory(case, layer, DEPTH)
+    needed = layer and norm_memory.measure(case, layer)
     if needed is not None:
       result[name] = needed
   return result
@@ -357,7 +358,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_bool(
     "memory",
     True,
-    f"Whether to tell what chains of {DEPTH} norms need.",
+    f"Whether to tell what chains of {norm_memory.DEPTH} norms need.",
     flag_values=values,
   )
   flags.DEFINE_bool(
@@ -382,10 +383,9 @@ def parse_options(values: flags.FlagValues) -> Options:
     for name in Options._fields
     if values[name].present or not values.quick or name not in QUICK
   }
-  options = Options(**{**QUICK, **given})
-  if options.shapes is None:
-    return options
-  return options._replace(shapes=[*map(norm_cases.parse_shape, options.shapes)])
+  if given["shapes"] is not None:
+    given["shapes"] = [*map(norm_cases.parse_shape, given["shapes"])]
+  return Options(**{**QUICK, **given})
 
 
 def main(argv: Sequence[str]) -> None:
