@@ -5,10 +5,11 @@
 
 The model of many tutorials: 784 -> Dense(128) -> norm -> ReLU -> Dense(10),
 Adam 1e-3, batches of 64, a fifth of the training set for validation, at most
-20 epochs, patience 3, best parameters restored. A norm and a seed take about
-10 seconds on two CPU cores. Expected: test accuracy 97.6 %, with or without a
-norm; layer norm learns faster in the first epoch. With several seeds, numbers
-are the mean and its Student t 95% interval.
+20 epochs, patience 3, best parameters restored. On two CPU cores the first
+command takes about 10 seconds, the second about 3 minutes. Expected with five
+seeds: test accuracy 97.62 ± 0.07 % without a norm, 97.63 ± 0.11 % with layer
+norm, whose train loss in epoch 1 is 0.81 ± 0.01 times that without (numbers
+over seeds are the mean and its Student t 95% interval).
 
 Source: Ba et al., 2016, https://arxiv.org/abs/1607.06450, section 6.7, where
 layer norm speeds up a larger MLP.
