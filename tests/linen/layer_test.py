@@ -6,7 +6,13 @@ import numpy as np
 from absl.testing import parameterized
 from flax import linen as nn
 
-from normjax.linen import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
+from normjax.linen import (
+  BatchNorm,
+  GroupNorm,
+  InstanceNorm,
+  LayerNorm,
+  RMSNorm,
+)
 
 KEY = jax.random.key(0)
 X = jnp.asarray(
@@ -15,9 +21,14 @@ X = jnp.asarray(
 
 
 class ScaleOffsetTest(parameterized.TestCase):
-  @parameterized.parameters(LayerNorm, RMSNorm, GroupNorm, InstanceNorm)
-  def test_default_gain_starts_at_one(self, module):
-    options = {"num_groups": 2} if module is GroupNorm else {}
+  @parameterized.parameters(
+    (LayerNorm, {}),
+    (RMSNorm, {}),
+    (BatchNorm, {"use_running_average": False}),
+    (GroupNorm, {"num_groups": 2}),
+    (InstanceNorm, {}),
+  )
+  def test_default_gain_starts_at_one(self, module, options):
     expected, _ = module(**options).init_with_output(KEY, X)
     for offset in (1.0, 0.25):
       y, variables = module(scale_offset=offset, **options).init_with_output(
