@@ -1,0 +1,83 @@
+"""Where the numbers of a benchmark come from."""
+
+import importlib.metadata
+import os
+import pathlib
+import platform
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import jax
+
+# Busy cores before the start above which a machine is not idle.
+IDLE_LOAD = 0.3
+
+
+class Machine(NamedTuple):
+  """A device, what drives it, and how busy that was before the benchmark.
+
+  Attributes:
+    device: Of JAX, or the processor's name.
+    devices: How many JAX sees. Benchmarks use the first.
+    cores: That this process may use.
+    load: Average number of busy cores over the last minute, None if unknown.
+    versions: By package.
+  """
+
+  device: str
+  devices: int
+  cores: int
+  load: float | None
+  versions: dict[str, str]
+
+  @classmethod
+  def here(cls, packages: Iterable[str]) -> "Machine":
+    """Returns this machine.
+
+    Args:
+      packages: Whose versions to tell, beside those of Python and JAX.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)
+    return cls(
+      _processor() if jax.default_backend() == "cpu" else _accelerator(),
+      jax.device_count(),
+      len(affinity(0)) if affinity else os.cpu_count() or 1,
+      os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+      {"python": platform.python_version()}
+      | {
+        name: importlib.metadata.version(name)
+        for name in sorted({"jax", "jaxlib", *packages})
+      },
+    )
+
+  def __str__(self) -> str:
+    load = "unknown" if self.load is None else f"{self.load:.2f}"
+    versions = ", ".join(
+      f"{name} {number}" for name, number in self.versions.items()
+    )
+    text = (
+      f"{self.devices} x {self.device}, {self.cores} cores, load average"
+      f" {load}; {versions}"
+    )
+    if self.load is not None and self.load > IDLE_LOAD:
+      text += (
+        f"\nWARNING: the machine is not idle (load average {load}): other"
+        " programs disturb the timings. Wait until they are done."
+      )
+    return text
+
+
+def _accelerator() -> str:
+  return jax.devices()[0].device_kind
+
+
+def _processor() -> str:
+  """Returns the name that Linux tells, or else the architecture."""
+  info = pathlib.Path("/proc/cpuinfo")
+  names = re.findall(
+    r"^model name\s*:\s*(.+)$",
+    info.read_text() if info.exists() else "",
+    re.MULTILINE,
+  )
+  return names[0] if names else platform.machine()
