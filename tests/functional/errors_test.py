@@ -1,0 +1,196 @@
+"""Wrong calls raise while tracing, and the message says what to do."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import parameterized
+
+import normjax
+
+ROWS = jax.ShapeDtypeStruct((4, 6), jnp.float32)
+IMAGES = jax.ShapeDtypeStruct((2, 3, 4, 6), jnp.float32)
+INTEGERS = jax.ShapeDtypeStruct((4, 6), jnp.int32)
+FIVE = jax.ShapeDtypeStruct((5,), jnp.float32)
+WIDE = jax.ShapeDtypeStruct((1, 6), jnp.float32)
+
+
+def train(x, *args, **options):
+  return normjax.batch_norm(x, *args, use_running_average=False, **options)
+
+
+def norms(**options):
+  """Yields every norm of an image, by name."""
+  yield "layer", normjax.layer_norm, options
+  yield "rms", normjax.rms_norm, options
+  yield "batch", train, options
+  yield "group", normjax.group_norm, {"num_groups": 3} | options
+  yield "instance", normjax.instance_norm, options
+
+
+def each(name, x, error, message, **options):
+  """Returns one row of arguments for every norm."""
+  return [
+    (f"{name}_{norm}", function, (x,), given, error, message)
+    for norm, function, given in norms(**options)
+  ]
+
+
+STATS = normjax.BatchStats(
+  jax.ShapeDtypeStruct((6,), jnp.float32),
+  jax.ShapeDtypeStruct((6,), jnp.float32),
+)
+MASK = np.ones((2, 3, 4, 6), bool)
+
+# Name, function, arguments, options, exception, and what the message holds:
+# what came, what was expected, what to do.
+CALLS = (
+  *each("integers", INTEGERS, TypeError, r"int32\[4, 6\].*float32"),
+  *each("epsilon_zero", IMAGES, ValueError, "positive, got 0.*1e-12",
+        epsilon=0),
+  *each("epsilon_minus", IMAGES, ValueError, "got -1e-06", epsilon=-1e-6),
+  *each("epsilon_nan", IMAGES, ValueError, "got nan", epsilon=float("nan")),
+  *each("unbound_name", IMAGES, NameError, r"axis_name='who'.*not bound.*vmap",
+        axis_name="who"),
+  *each("mask_of_integers", IMAGES, TypeError, "boolean.*int32.*mask != 0",
+        mask=MASK.astype(np.int32)),
+  *each("mask_of_floats", IMAGES, TypeError, "boolean.*float32",
+        mask=MASK.astype(np.float32)),
+  *each("mask_shape", IMAGES, ValueError, r"\(2, 3, 4\).*\(2, 3, 4, 6\).*None",
+        mask=MASK[..., 0]),
+  *each("mask_rank", IMAGES, ValueError, r"\(1, 2, 3, 4, 6\)",
+        mask=MASK[None]),
+  *[
+    (f"{parameter}_shape_{name}", function, (IMAGES,),
+     options | {parameter: FIVE}, ValueError,
+     rf"{parameter} must have shape \(6,\).*axis|axes.*got \(5,\)")
+    for name, function, options in norms() for parameter in ("scale", "bias")
+    if (name, parameter) != ("rms", "bias")
+  ],
+  *[
+    (f"scale_of_integers_{name}", function, (IMAGES,),
+     options | {"scale": jax.ShapeDtypeStruct((6,), jnp.int32)}, TypeError,
+     "scale must be floating, got int32")
+    for name, function, options in norms()
+  ],
+  ("scale_does_not_broadcast", normjax.layer_norm, (ROWS, WIDE), {},
+   ValueError, r"scale must have shape \(6,\).*got \(1, 6\)"),
+  ("scale_order", normjax.layer_norm,
+   (IMAGES, jax.ShapeDtypeStruct((6, 3), jnp.float32)),
+   {"feature_axes": (-1, 1)}, ValueError, r"\(3, 6\).*\(6, 3\)"),
+  *[
+    (f"{option}_{name}", function, (ROWS,), {option: axes}, ValueError, message)
+    for option, function in (
+      ("reduction_axes", normjax.layer_norm),
+      ("feature_axes", normjax.layer_norm),
+      ("reduction_axes", normjax.rms_norm), ("axis", train),
+      ("axes", normjax.moments), ("axes", normjax.standardize),
+      ("channel_axis", normjax.instance_norm),
+    )
+    for name, axes, message in (
+      (f"{function.__name__}_high", 2, rf"{option}=2.*2 axes.*-2 to 1"),
+      (f"{function.__name__}_low", -3, rf"{option}=-3.*-2 to 1"),
+      (f"{function.__name__}_twice", (1, -1), rf"{option}=\(1, -1\).*twice"),
+      (f"{function.__name__}_none", (), rf"{option}.*empty.*at least one"),
+    )
+  ],
+  ("channel_axis_group", normjax.group_norm, (IMAGES,),
+   {"channel_axis": 4, "num_groups": 3}, ValueError, "channel_axis=4.*-4 to 3"),
+  ("reduction_axes_group", normjax.group_norm, (IMAGES,),
+   {"reduction_axes": (1, 7), "num_groups": 3}, ValueError, "-4 to 3"),
+  ("reduction_axes_without_channels", normjax.group_norm, (IMAGES,),
+   {"reduction_axes": (1, 2), "num_groups": 3}, ValueError,
+   r"channel_axis=-1.*reduction_axes=\(1, 2\).*\(2, 3, 4, 6\)"),
+  ("channels_are_the_batch", normjax.group_norm, (IMAGES,),
+   {"channel_axis": 0, "num_groups": 1}, ValueError, "channel_axis=0"),
+  ("groups", normjax.group_norm, (IMAGES,), {"num_groups": 4}, ValueError,
+   r"num_groups=4.*6 channels.*\[1, 2, 3, 6\]"),
+  ("groups_default", normjax.group_norm, (IMAGES,), {}, ValueError,
+   "num_groups=32.*6 channels"),
+  ("groups_zero", normjax.group_norm, (IMAGES,), {"num_groups": 0}, ValueError,
+   "num_groups=0"),
+  ("groups_negative", normjax.group_norm, (IMAGES,), {"num_groups": -2},
+   ValueError, "num_groups=-2"),
+  ("group_size", normjax.group_norm, (IMAGES,),
+   {"num_groups": None, "group_size": 5}, ValueError, "group_size=5"),
+  ("groups_and_size", normjax.group_norm, (IMAGES,),
+   {"num_groups": 3, "group_size": 2}, ValueError, "exactly one.*None"),
+  ("neither_groups_nor_size", normjax.group_norm, (IMAGES,),
+   {"num_groups": None}, ValueError, "exactly one"),
+  ("instance_without_space", normjax.instance_norm, (ROWS,), {}, ValueError,
+   r"spatial axis.*\(4, 6\).*layer_norm or group_norm"),
+  ("instance_of_the_batch", normjax.instance_norm, (IMAGES,),
+   {"channel_axis": 0}, ValueError, r"channel_axis=0.*batch.*x\[None\]"),
+  # https://github.com/pytorch/pytorch/issues/1381: flax.linen is silent.
+  ("one_value", train, (WIDE,), {}, ValueError,
+   r"\(1, 6\).*one value per channel.*larger batch.*use_running_average"),
+  ("one_value_per_pixel", train, (IMAGES,), {"axis": (0, 1, 2, 3)}, ValueError,
+   "one value per channel"),
+  ("evaluation_without_stats", normjax.batch_norm, (ROWS,),
+   {"use_running_average": True}, ValueError, "stats=None.*BatchStats"),
+  ("stats_shape", train, (ROWS, None, None, normjax.BatchStats(FIVE, FIVE)),
+   {}, ValueError, r"stats.mean must have shape \(6,\).*\(5,\)"),
+  ("stats_of_half", train,
+   (ROWS, None, None, normjax.BatchStats(
+     STATS.mean, jax.ShapeDtypeStruct((6,), jnp.bfloat16))),
+   {}, TypeError, "stats.var must be float32 or wider, got bfloat16"),
+  ("stats_of_integers", train,
+   (ROWS, None, None, normjax.BatchStats(
+     jax.ShapeDtypeStruct((6,), jnp.int32), STATS.var)),
+   {}, TypeError, "stats.mean must be floating, got int32"),
+  ("ddof", normjax.layer_norm, (jax.ShapeDtypeStruct((4, 1), jnp.float32),),
+   {"ddof": 1}, ValueError, r"ddof=1.*\(4, 1\)"),
+  ("moments_of_integers", normjax.moments, (INTEGERS,), {"axes": 1}, TypeError,
+   r"moments.*int32\[4, 6\]"),
+  ("standardize_integers", normjax.standardize, (INTEGERS,), {"axes": 1},
+   TypeError, r"standardize.*int32\[4, 6\]"),
+  ("standardize_epsilon", normjax.standardize, (ROWS,),
+   {"axes": 1, "epsilon": 0.0}, ValueError, "positive, got 0.0"),
+  ("standardize_ddof", normjax.standardize, (ROWS,), {"axes": 1, "ddof": 6},
+   ValueError, "ddof=6"),
+  ("moments_name", normjax.moments, (ROWS,), {"axes": 1, "axis_name": "who"},
+   NameError, "'who'.*not bound"),
+)  # fmt: skip
+
+
+def concrete(value):
+  if isinstance(value, jax.ShapeDtypeStruct):
+    return np.ones(value.shape, value.dtype)
+  return value
+
+
+class ErrorsTest(parameterized.TestCase):
+  @parameterized.named_parameters(*CALLS)
+  def test_message(self, function, args, options, error, message):
+    is_array = lambda v: isinstance(v, jax.ShapeDtypeStruct)
+    arrays = {k: v for k, v in options.items() if is_array(v)}
+    static = {k: v for k, v in options.items() if not is_array(v)}
+    with self.assertRaisesRegex(error, f"(?s){message}"):
+      jax.eval_shape(lambda a, o: function(*a, **o, **static), args, arrays)
+    args, arrays = jax.tree.map(concrete, (args, arrays))
+    with self.assertRaisesRegex(error, f"(?s){message}"):
+      function(*args, **arrays, **static)
+
+  def test_one_value_over_all_devices(self):
+    f = jax.vmap(lambda x: train(x, axis_name="i"), axis_name="i")
+    with self.assertRaisesRegex(ValueError, "one value per channel"):
+      f(np.ones((1, 1, 6), np.float32))
+    f(np.ones((2, 1, 6), np.float32))
+
+  def test_evaluation_needs_no_name_and_no_batch(self):
+    stats = jax.tree.map(concrete, STATS)
+    y, new = normjax.batch_norm(
+      np.full((1, 6), 3, np.float32), stats=stats, use_running_average=True,
+      axis_name="who",
+    )  # fmt: skip
+    np.testing.assert_allclose(y, 2 / np.sqrt(1 + 1e-5), rtol=1e-6)
+    np.testing.assert_array_equal(new.mean, stats.mean)
+    np.testing.assert_array_equal(new.var, stats.var)
+
+  def test_options_are_keywords(self):
+    x = np.ones((4, 6), np.float32)
+    with self.assertRaises(TypeError):
+      normjax.layer_norm(x, None, None, -1)
+    with self.assertRaises(TypeError):
+      normjax.batch_norm(x)
+    with self.assertRaises(TypeError):
+      normjax.layer_norm(x, eps=1e-5)

@@ -1,0 +1,257 @@
+"""Every norm again, in float64 NumPy, with derivatives by closed formulas.
+
+What the library is measured against, so it shares no code with it and does
+not optimize anything. A norm returns a `Result`: the output, and its
+derivatives in both directions as functions.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Result(NamedTuple):
+  """The output of a norm, and its derivatives at that input.
+
+  Attributes:
+    y: Output, float64 or complex128.
+    pullback: From the gradient with respect to `y` to those with respect to
+      `x`, `scale` and `bias`, for a real `x`.
+    pushforward: From a tangent of `x` to that of `y`.
+  """
+
+  y: np.ndarray
+  pullback: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
+  pushforward: Callable[[np.ndarray], np.ndarray]
+
+
+def wide(x):
+  """Returns `x` as float64 or complex128."""
+  x = np.asarray(x)
+  return x.astype(np.complex128 if np.iscomplexobj(x) else np.float64)
+
+
+def counted(x, mask):
+  """Returns `x` with zeros where the mask is False, NaN or not."""
+  if mask is None:
+    return x
+  mask = np.asarray(mask)
+  mask = mask.reshape((1,) * (x.ndim - mask.ndim) + mask.shape)
+  return np.where(mask, x, 0)
+
+
+def count_of(x, axes, mask=None):
+  """Returns the number of elements in each group, axes kept, at least one."""
+  ones = counted(np.ones(x.shape), mask)
+  return np.maximum(ones.sum(axes, keepdims=True), 1)
+
+
+def mean_and_var(x, axes, mask=None, ddof=0):
+  """Returns mean and variance, axes kept; zeros for an empty group."""
+  x = wide(x)
+  count = count_of(x, axes, mask)
+  mean = counted(x, mask).sum(axes, keepdims=True) / count
+  squares = np.abs(counted(x - mean, mask)) ** 2
+  return mean, squares.sum(axes, keepdims=True) / np.maximum(count - ddof, 1)
+
+
+def standardize(
+  x,
+  axes,
+  *,
+  epsilon=1e-6,
+  mask=None,
+  ddof=0,
+  epsilon_outside_sqrt=False,
+  centered=True,
+):
+  """Returns y, pullback to x, and pushforward; `centered=False` is RMS."""
+  x = wide(x)
+  count = count_of(x, axes, mask)
+  if centered:
+    mean, var = mean_and_var(x, axes, mask, ddof)
+    c = counted(x - mean, mask)
+  else:
+    c = counted(x, mask)
+    var = (np.abs(c) ** 2).sum(axes, keepdims=True) / count
+  # r(var) and its derivative.
+  if epsilon_outside_sqrt:
+    root = np.sqrt(var)
+    r = 1 / (root + epsilon)
+    slope = -(r**2) / (2 * np.where(root > 0, root, np.inf))
+  else:
+    r = 1 / np.sqrt(var + epsilon)
+    slope = -(r**3) / 2
+
+  def differentiate(d):
+    # The Jacobian is real symmetric, so this serves both directions.
+    d = counted(wide(d), mask)
+    d_var = 2 * np.real(np.conj(c) * d).sum(axes, keepdims=True)
+    d_var = d_var / np.maximum(count - ddof, 1)
+    if centered:
+      d = counted(d - d.sum(axes, keepdims=True) / count, mask)
+    return r * d + c * slope * d_var
+
+  return c * r, differentiate
+
+
+def affine(standard, derivative, scale, bias, feature_axes, scale_offset=0.0):
+  """Returns the `Result` of scaling and shifting a standardized array."""
+  ndim = standard.ndim
+  features = sorted(axis % ndim for axis in np.atleast_1d(feature_axes))
+  others = tuple(axis for axis in range(ndim) if axis not in features)
+
+  def spread(parameter):
+    return np.expand_dims(wide(parameter), others)
+
+  gain = np.ones((1,) * ndim)
+  if scale is not None:
+    gain = scale_offset + spread(scale)
+  y = standard * gain
+  if bias is not None:
+    y = y + spread(bias)
+
+  def pullback(dy):
+    dy = wide(dy)
+    d_scale = (dy * standard).sum(others)
+    return derivative(dy * gain), d_scale, dy.sum(others)
+
+  return Result(y, pullback, lambda dx: gain * derivative(dx))
+
+
+def layer_norm(
+  x,
+  scale=None,
+  bias=None,
+  *,
+  reduction_axes=-1,
+  feature_axes=-1,
+  scale_offset=0.0,
+  **options,
+):
+  axes = tuple(np.atleast_1d(reduction_axes).tolist())
+  y, derivative = standardize(x, axes, **options)
+  return affine(y, derivative, scale, bias, feature_axes, scale_offset)
+
+
+def rms_norm(x, scale=None, bias=None, **options):
+  return layer_norm(x, scale, bias, centered=False, **options)
+
+
+def batch_norm(
+  x,
+  scale=None,
+  bias=None,
+  *,
+  axis=-1,
+  epsilon=1e-5,
+  mask=None,
+  scale_offset=0.0,
+  stats=None,
+):
+  """Training; evaluation where `stats`, a pair of mean and var, is given."""
+  x = wide(x)
+  features = tuple(i % x.ndim for i in np.atleast_1d(axis))
+  axes = tuple(i for i in range(x.ndim) if i not in features)
+  if stats is None:
+    y, derivative = standardize(x, axes, epsilon=epsilon, mask=mask)
+  else:
+    mean, var = (np.expand_dims(wide(field), axes) for field in stats)
+    r = 1 / np.sqrt(var + epsilon)
+    y = counted(x - mean, mask) * r
+    derivative = lambda d: counted(wide(d), mask) * r
+  return affine(y, derivative, scale, bias, features, scale_offset)
+
+
+def running_statistics(
+  x, old, *, axis=-1, momentum=0.99, mask=None, running_var_ddof=0
+):
+  """Returns the updated (mean, var) of a pair; None gives the batch's own."""
+  x = wide(x)
+  features = tuple(i % x.ndim for i in np.atleast_1d(axis))
+  axes = tuple(i for i in range(x.ndim) if i not in features)
+  mean, var = mean_and_var(x, axes, mask, running_var_ddof)
+  count = counted(np.ones(x.shape), mask).sum(axes)
+  if old is None:
+    return mean.squeeze(axes), var.squeeze(axes)
+  updated = [
+    momentum * wide(before) + (1 - momentum) * now.squeeze(axes)
+    for before, now in zip(old, (mean, var), strict=True)
+  ]
+  return (
+    np.where(count > 0, updated[0], old[0]),
+    np.where(count > running_var_ddof, updated[1], old[1]),
+  )
+
+
+def group_norm(
+  x,
+  scale=None,
+  bias=None,
+  *,
+  num_groups=32,
+  group_size=None,
+  channel_axis=-1,
+  reduction_axes=None,
+  epsilon=1e-6,
+  mask=None,
+  scale_offset=0.0,
+):
+  """Takes every group out of the array and standardizes it alone."""
+  x = wide(x)
+  channel = channel_axis % x.ndim
+  channels = x.shape[channel]
+  size = group_size or channels // num_groups
+  axes = tuple(range(1, x.ndim)) if reduction_axes is None else reduction_axes
+  if mask is not None:
+    mask = np.asarray(mask)
+    mask = np.broadcast_to(
+      mask.reshape((1,) * (x.ndim - mask.ndim) + mask.shape), x.shape
+    )
+  slices = [
+    (slice(None),) * channel + (slice(start, start + size),)
+    for start in range(0, channels, size)
+  ]
+  parts = [
+    standardize(
+      x[group],
+      tuple(axes),
+      epsilon=epsilon,
+      mask=None if mask is None else mask[group],
+    )
+    for group in slices
+  ]
+
+  def derivative(d):
+    d = np.broadcast_to(d, x.shape)
+    return np.concatenate(
+      [part[1](d[group]) for part, group in zip(parts, slices, strict=True)],
+      channel,
+    )
+
+  y = np.concatenate([part[0] for part in parts], channel)
+  return affine(y, derivative, scale, bias, channel, scale_offset)
+
+
+def instance_norm(
+  x, scale=None, bias=None, *, channel_axis=-1, scale_offset=0.0, **options
+):
+  x = wide(x)
+  channels = tuple(i % x.ndim for i in np.atleast_1d(channel_axis))
+  axes = tuple(i for i in range(1, x.ndim) if i not in channels)
+  y, derivative = standardize(x, axes, **options)
+  return affine(y, derivative, scale, bias, channels, scale_offset)
+
+
+def scaled_error(y, expected):
+  """Returns max |y - expected| / max(1, |expected|); NaN counts as infinite."""
+  error = np.abs(wide(y) - expected) / np.maximum(1, np.abs(expected))
+  return np.nan_to_num(error, nan=np.inf).max(initial=0.0)
+
+
+def relative_error(gradient, expected):
+  """Returns max |gradient - expected| / max |expected|, NaN as infinite."""
+  error = np.abs(wide(gradient) - expected).max(initial=0.0)
+  size = np.abs(expected).max(initial=0.0)
+  return np.inf if np.isnan(error) else error / max(size, 1e-30)
