@@ -10,7 +10,11 @@ its steps alone, one after another.
 
 `share of copy` is the least that any algorithm must read and write, over what
 was read and written in our time had it been a copy of an array of that size.
+It may exceed 100% where arrays fit in a cache.
 
+The whole grid with all libraries takes hours on two cores, most of them to
+compile: name what is wanted, such as `--dtypes=float32 --modes=grad`. `--out`
+is written row by row, so that a run that is ended early leaves what it has.
 `pip install -e ".[benchmarks]"` installs the peers. On an otherwise idle
 machine, or the numbers mean little.
 """
