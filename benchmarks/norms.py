@@ -15,6 +15,7 @@ It may exceed 100% where arrays fit in a cache.
 The whole grid with all libraries takes hours on two cores, most of them to
 compile: name what is wanted, such as `--dtypes=float32 --modes=grad`. `--out`
 is written row by row, so that a run that is ended early leaves what it has.
+
 `pip install -e ".[benchmarks]"` installs the peers. On an otherwise idle
 machine, or the numbers mean little.
 """
@@ -159,4 +160,5 @@ def main(argv: Sequence[str]) -> None:
 if __name__ == "__main__":
   # Here, since other commands define flags of these names too.
   norm_options.define_flags(flags.FLAGS)
+  flags.adopt_module_key_flags(norm_options)  # For --help.
   app.run(main)
