@@ -22,12 +22,9 @@ from normjax.functional.arguments import (
   jit,
   statistics_dtype,
 )
-from normjax.functional.moments import Moments, masked
-from normjax.functional.standardize import (
-  reciprocal_deviation,
-  scale_and_shift,
-  standardized,
-)
+from normjax.functional.groups import Groups
+from normjax.functional.moments import Moments
+from normjax.functional.standardize import Norm, normalize, normalize_by
 
 
 class BatchStats(NamedTuple):
@@ -123,8 +120,13 @@ def batch_norm(
   check_parameter("bias", bias, shape, f"axis={axis}")
   _check_stats(stats, shape, f"axis={axis}")
   mask = canonical_mask(mask, x.shape)
-  y = x.astype(statistics_dtype(x.dtype))
-
+  axes = complement(features, x.ndim)
+  norm = Norm(
+    Groups(axes, axis_name=axis_name, axis_index_groups=axis_index_groups),
+    features,
+    epsilon,
+    scale_offset=scale_offset,
+  )
   if use_running_average:
     if stats is None:
       raise ValueError(
@@ -132,37 +134,24 @@ def batch_norm(
         " statistics, got stats=None. Pass the BatchStats that training"
         " returned, or use_running_average=False."
       )
-    y, new_stats = _standardize_by(stats, y, mask, features, epsilon), stats
-  else:
-    check_axis_name(axis_name)
-    axes = complement(features, x.ndim)
-    _check_batch(x, axes, axis_name, axis_index_groups)
-    y, of = standardized(
-      y,
-      mask,
-      axes,
-      epsilon=epsilon,
-      axis_name=axis_name,
-      axis_index_groups=axis_index_groups,
-    )
-    of = Moments(*(lax.squeeze(field, axes) for field in of))
-    new_stats = _update(stats, of, momentum, running_var_ddof)
-  y = scale_and_shift(y, scale, bias, features, scale_offset)
-  return y.astype(x.dtype), new_stats
+    wide = x.astype(statistics_dtype(x.dtype))
+    of = _as_moments(stats, wide, axes)
+    y = normalize_by(of, wide, scale, bias, mask, norm)
+    return y.astype(x.dtype), stats
+  check_axis_name(axis_name)
+  _check_batch(x, axes, axis_name, axis_index_groups)
+  y, of = normalize(x, scale, bias, mask, norm)
+  batch = Moments(*(lax.squeeze(field, axes) for field in of))
+  return y, _update(stats, batch, momentum, running_var_ddof)
 
 
-def _standardize_by(
-  stats: BatchStats,
-  x: jax.Array,
-  mask: jax.Array | None,
-  features: tuple[int, ...],
-  epsilon: float,
-) -> jax.Array:
-  axes = complement(features, x.ndim)
+def _as_moments(
+  stats: BatchStats, x: jax.Array, axes: tuple[int, ...]
+) -> Moments:
+  """Returns running statistics as moments of one element that broadcast."""
   mean = jnp.expand_dims(stats.mean.astype(x.dtype), axes)
   var = jnp.expand_dims(stats.var.astype(jnp.finfo(x.dtype).dtype), axes)
-  centered = masked(masked(x, mask) - mean, mask)
-  return centered * reciprocal_deviation(var, epsilon)
+  return Moments(jnp.ones_like(var), mean, jnp.zeros_like(mean), var)
 
 
 def _update(

@@ -15,9 +15,9 @@ from normjax.functional.arguments import (
   check_parameter,
   complement,
   jit,
-  statistics_dtype,
 )
-from normjax.functional.standardize import scale_and_shift, standardized
+from normjax.functional.groups import Groups
+from normjax.functional.standardize import Norm, normalize
 
 
 @jit(
@@ -100,24 +100,20 @@ def group_norm(
   check_parameter("bias", bias, (channels,), f"channel_axis={channel_axis}")
   groups = _count_groups(channels, num_groups, group_size)
 
-  def split(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Splits the channels into (groups, channels of a group)."""
-    inner = (1, 1) if shape[channel] == 1 else (groups, channels // groups)
-    return shape[:channel] + inner + shape[channel + 1 :]
-
-  mask = canonical_mask(mask, x.shape)
-  y, _ = standardized(
-    x.astype(statistics_dtype(x.dtype)).reshape(split(x.shape)),
-    None if mask is None else mask.reshape(split(mask.shape)),
-    tuple(axis + (axis >= channel) for axis in axes),
-    epsilon=epsilon,
-    axis_name=axis_name,
-    axis_index_groups=axis_index_groups,
+  norm = Norm(
+    Groups(
+      tuple(axis for axis in axes if axis != channel),
+      channel,
+      groups,
+      axis_name,
+      axis_index_groups,
+    ),
+    (channel,),
+    epsilon,
+    scale_offset=scale_offset,
   )
-  y = y.reshape(x.shape)
-  return scale_and_shift(y, scale, bias, (channel,), scale_offset).astype(
-    x.dtype
-  )
+  y, _ = normalize(x, scale, bias, canonical_mask(mask, x.shape), norm)
+  return y
 
 
 def _count_groups(
@@ -216,12 +212,11 @@ def instance_norm(
   shape = tuple(x.shape[axis] for axis in channels)
   check_parameter("scale", scale, shape, f"channel_axis={channel_axis}")
   check_parameter("bias", bias, shape, f"channel_axis={channel_axis}")
-  y, _ = standardized(
-    x.astype(statistics_dtype(x.dtype)),
-    canonical_mask(mask, x.shape),
-    spatial,
-    epsilon=epsilon,
-    axis_name=axis_name,
-    axis_index_groups=axis_index_groups,
+  norm = Norm(
+    Groups(spatial, axis_name=axis_name, axis_index_groups=axis_index_groups),
+    channels,
+    epsilon,
+    scale_offset=scale_offset,
   )
-  return scale_and_shift(y, scale, bias, channels, scale_offset).astype(x.dtype)
+  y, _ = normalize(x, scale, bias, canonical_mask(mask, x.shape), norm)
+  return y

@@ -1,7 +1,6 @@
 """Layer normalization and root-mean-square normalization."""
 
 import jax
-import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from normjax.functional.arguments import (
@@ -15,19 +14,9 @@ from normjax.functional.arguments import (
   check_floating,
   check_parameter,
   jit,
-  statistics_dtype,
 )
-from normjax.functional.moments import (
-  count_elements,
-  masked,
-  squared_magnitude,
-  total,
-)
-from normjax.functional.standardize import (
-  reciprocal_deviation,
-  scale_and_shift,
-  standardized,
-)
+from normjax.functional.groups import Groups
+from normjax.functional.standardize import Norm, check_enough, normalize
 
 
 @jit(
@@ -102,17 +91,17 @@ def layer_norm(
   shape = tuple(x.shape[axis] for axis in features)
   check_parameter("scale", scale, shape, f"feature_axes={feature_axes}")
   check_parameter("bias", bias, shape, f"feature_axes={feature_axes}")
-  y, _ = standardized(
-    x.astype(statistics_dtype(x.dtype)),
-    canonical_mask(mask, x.shape),
-    axes,
-    epsilon=epsilon,
-    axis_name=axis_name,
-    axis_index_groups=axis_index_groups,
+  check_enough(x, axes, ddof, axis_name)
+  norm = Norm(
+    Groups(axes, axis_name=axis_name, axis_index_groups=axis_index_groups),
+    features,
+    epsilon,
     ddof=ddof,
     epsilon_outside_sqrt=epsilon_outside_sqrt,
+    scale_offset=scale_offset,
   )
-  return scale_and_shift(y, scale, bias, features, scale_offset).astype(x.dtype)
+  y, _ = normalize(x, scale, bias, canonical_mask(mask, x.shape), norm)
+  return y
 
 
 @jit(
@@ -171,10 +160,12 @@ def rms_norm(
   features = canonical_axes(feature_axes, x.ndim, "feature_axes")
   shape = tuple(x.shape[axis] for axis in features)
   check_parameter("scale", scale, shape, f"feature_axes={feature_axes}")
-  mask = canonical_mask(mask, x.shape)
-  y = masked(x.astype(statistics_dtype(x.dtype)), mask)
-  over = (axes, axis_name, axis_index_groups)
-  count = count_elements(y, mask, *over)
-  mean_square = total(squared_magnitude(y), *over) / jnp.maximum(count, 1)
-  y = y * reciprocal_deviation(mean_square, epsilon)
-  return scale_and_shift(y, scale, None, features, scale_offset).astype(x.dtype)
+  norm = Norm(
+    Groups(axes, axis_name=axis_name, axis_index_groups=axis_index_groups),
+    features,
+    epsilon,
+    centered=False,
+    scale_offset=scale_offset,
+  )
+  y, _ = normalize(x, scale, None, canonical_mask(mask, x.shape), norm)
+  return y

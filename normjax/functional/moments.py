@@ -9,7 +9,7 @@ of one number, because `x - mean` needs them.
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ from normjax.functional.arguments import (
   jit,
   statistics_dtype,
 )
+from normjax.functional.groups import Groups
 
 
 class Moments(NamedTuple):
@@ -102,10 +103,10 @@ def moments(
   check_axis_name(axis_name)
   axes = canonical_axes(axes, x.ndim, "axes")
   mask = canonical_mask(mask, x.shape)
-  result = centered_moments(
-    x.astype(statistics_dtype(x.dtype)), mask, axes, axis_name,
-    axis_index_groups,
-  )  # fmt: skip
+  groups = Groups(
+    axes, axis_name=axis_name, axis_index_groups=axis_index_groups
+  )
+  result = group_moments(x.astype(statistics_dtype(x.dtype)), mask, groups)
   if keepdims:
     return result
   return Moments(*(lax.squeeze(field, axes) for field in result))
@@ -153,60 +154,37 @@ def masked(x: jax.Array, mask: jax.Array | None) -> jax.Array:
   return x if mask is None else jnp.where(mask, x, jnp.zeros_like(x))
 
 
-def total(
-  x: jax.Array,
-  axes: tuple[int, ...],
-  axis_name: AxisName | None,
-  axis_index_groups: AxisIndexGroups | None,
-) -> jax.Array:
-  """Returns the sum over axes, kept with size one, and over devices."""
-  result = jnp.sum(x, axes, keepdims=True)
-  if axis_name is None:
-    return result
-  return lax.psum(result, axis_name, axis_index_groups=axis_index_groups)
+def settled(x: Any) -> Any:
+  """Returns `x`, which is computed before anything that uses it.
 
-
-def count_elements(
-  x: jax.Array,
-  mask: jax.Array | None,
-  axes: tuple[int, ...],
-  axis_name: AxisName | None,
-  axis_index_groups: AxisIndexGroups | None,
-) -> jax.Array:
-  """Returns how many elements count, real, shaped like a total of `x`."""
-  shape = tuple(1 if i in axes else size for i, size in enumerate(x.shape))
-  if mask is None:
-    local = jnp.full(shape, math.prod(x.shape[i] for i in axes), jnp.int32)
-  else:
-    # Integers: a float32 counter stands still at 2^24.
-    local = jnp.sum(
-      jnp.broadcast_to(mask, x.shape), axes, dtype=jnp.int32, keepdims=True
-    )
-  if axis_name is not None:
-    local = lax.psum(local, axis_name, axis_index_groups=axis_index_groups)
-  return local.astype(jnp.finfo(x.dtype).dtype)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
-def centered_moments(
-  x: jax.Array,
-  mask: jax.Array | None,
-  axes: tuple[int, ...],
-  axis_name: AxisName | None,
-  axis_index_groups: AxisIndexGroups | None,
-) -> Moments:
-  """Returns moments of checked arguments, reduced axes kept with size one.
-
-  `x` has the dtype of the statistics, `mask` is boolean with the rank of `x`.
+  XLA would otherwise fuse a sum into the pass over the array that uses its
+  result, and on CPUs compute it there in slow scalar code, or many times.
   """
-  local = _local_moments(x, mask, axes)
-  if axis_name is None:
-    return local
-  return _merge_devices(local, axis_name, axis_index_groups)
+  return lax.optimization_barrier(x)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def group_moments(
+  x: jax.Array, mask: jax.Array | None, groups: Groups, centered: bool = True
+) -> Moments:
+  """Returns the moments of checked arguments, for every group.
+
+  Args:
+    x: In the dtype of the statistics.
+    mask: Boolean, with the rank of `x`.
+    groups: Which elements are averaged together.
+    centered: Whether deviations are from the mean, or from zero: then `mean`
+      is zero, and `var` the mean square.
+
+  Returns:
+    `Moments` in a shape that broadcasts to that of `x`.
+  """
+  local = _local_moments(x, mask, groups.axes, centered)
+  return _merged(local, groups) if groups.pooled else local
 
 
 def _local_moments(
-  x: jax.Array, mask: jax.Array | None, axes: tuple[int, ...]
+  x: jax.Array, mask: jax.Array | None, axes: tuple[int, ...], centered: bool
 ) -> Moments:
   """Centres twice, so that no sum is over numbers much larger than the spread.
 
@@ -215,49 +193,60 @@ def _local_moments(
   found around the anchor is off by no more than the rounding of that sum,
   hence around it the squares sum to `m2` but for a term that is tiny.
   """
-  count = count_elements(x, mask, axes, None, None)
+  count = _count(x, mask, axes)
+
+  def total(values: jax.Array) -> jax.Array:
+    return jnp.sum(masked(values, mask), axes, keepdims=True)
+
+  if not centered:
+    zero = jnp.zeros(count.shape, x.dtype)
+    return Moments(count, zero, zero, total(squared_magnitude(x)))
   divisor = jnp.maximum(count, 1)
-
-  def mean_of(values: jax.Array) -> jax.Array:
-    return jnp.sum(masked(values, mask), axes, keepdims=True) / divisor
-
   has_first = mask is None and all(x.shape[axis] for axis in axes)
-  anchor = _first(x, axes) if has_first else mean_of(x)
-  center = anchor + mean_of(x - anchor)
-  centered = masked(x - center, mask)
-  correction = mean_of(centered)
+  anchor = _first(x, axes) if has_first else total(x) / divisor
+  center = settled(anchor + total(x - anchor) / divisor)
+  correction = total(x - center) / divisor
   mean, mean_tail = _split_sum(center, correction)
-  squares = jnp.sum(squared_magnitude(centered), axes, keepdims=True)
+  squares = total(squared_magnitude(x - center))
   excess = count * squared_magnitude(correction)
   return Moments(count, mean, mean_tail, jnp.maximum(squares - excess, 0))
 
 
+def _count(
+  x: jax.Array, mask: jax.Array | None, axes: tuple[int, ...]
+) -> jax.Array:
+  """Returns how many elements count, as a real number per partial sum."""
+  shape = tuple(1 if i in axes else size for i, size in enumerate(x.shape))
+  real = jnp.finfo(x.dtype).dtype
+  if mask is None:
+    return jnp.full(shape, math.prod(x.shape[i] for i in axes), real)
+  # Integers: a float32 counter stands still at 2^24.
+  counted = jnp.broadcast_to(mask, x.shape)
+  return jnp.sum(counted, axes, dtype=jnp.int32, keepdims=True).astype(real)
+
+
 def _first(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-  """Returns the first element of every group."""
+  """Returns the first element along `axes`."""
   limits = tuple(1 if i in axes else size for i, size in enumerate(x.shape))
   return lax.slice(x, (0,) * x.ndim, limits)
 
 
-def _merge_devices(
-  local: Moments,
-  axis_name: AxisName,
-  axis_index_groups: AxisIndexGroups | None,
-) -> Moments:
-  """`merge_moments` over all devices at once, in two rounds of messages.
+def _merged(partial: Moments, groups: Groups) -> Moments:
+  """`merge_moments` over all parts of a group at once, in two rounds.
 
   The first finds a center close to the mean of all, which the second measures
-  the devices' means from, since E[mean^2] - E[mean]^2 would cancel.
+  the parts' means from, since E[mean^2] - E[mean]^2 would cancel. Devices
+  exchange a message in each.
   """
-  psum = functools.partial(
-    lax.psum, axis_name=axis_name, axis_index_groups=axis_index_groups
-  )
-  count, scaled_sum = psum((local.count, local.count * local.mean))
+  count, scaled_sum = groups.pool((partial.count, partial.count * partial.mean))
   divisor = jnp.maximum(count, 1)
   center = scaled_sum / divisor
-  gap = (local.mean - center) + local.mean_tail
-  squared_gap = squared_magnitude(gap)
-  correction, m2 = psum(
-    (local.count * gap, local.m2 + local.count * squared_gap)
+  gap = (partial.mean - center) + partial.mean_tail
+  correction, m2 = groups.pool(
+    (
+      partial.count * gap,
+      partial.m2 + partial.count * squared_magnitude(gap),
+    )
   )
   correction = correction / divisor
   mean, mean_tail = _split_sum(center, correction)
@@ -265,30 +254,39 @@ def _merge_devices(
   return Moments(count, mean, mean_tail, jnp.maximum(m2 - excess, 0))
 
 
-@centered_moments.defjvp
-def _centered_moments_jvp(
-  axes: tuple[int, ...],
-  axis_name: AxisName | None,
-  axis_index_groups: AxisIndexGroups | None,
+@group_moments.defjvp
+def _group_moments_jvp(
+  groups: Groups,
+  centered: bool,
   primals: tuple[jax.Array, jax.Array | None],
   tangents: tuple[jax.Array, jax.Array | None],
 ) -> tuple[Moments, Moments]:
+  (x, mask), (dx, _) = primals, tangents
+  of = group_moments(x, mask, groups, centered)
+  return of, moments_tangent(x, mask, of, dx, groups, centered)
+
+
+def moments_tangent(
+  x: jax.Array,
+  mask: jax.Array | None,
+  of: Moments,
+  dx: jax.Array,
+  groups: Groups,
+  centered: bool = True,
+) -> Moments:
   """d mean = mean(dx) and d m2 = 2 sum(Re conj(x - mean) dx).
 
-  Differentiating the code above would go through both centrings, and through
-  cancelling terms; this is the derivative of what the code computes. It is
-  linear in dx, so reverse mode is its transpose, and it is written in terms
-  of `centered_moments`, so derivatives of any order exist.
+  Differentiating `group_moments` itself would go through both centrings and
+  through cancelling terms; this is the derivative of what it computes. It is
+  linear in `dx`, so reverse mode is its transpose.
   """
-  over = (axes, axis_name, axis_index_groups)
-  (x, mask), (dx, _) = primals, tangents
-  result = centered_moments(x, mask, *over)
   dx = masked(dx, mask)
-  centered = deviations(x, mask, result)
-  d_mean = total(dx, *over) / jnp.maximum(result.count, 1)
-  d_m2 = 2 * total(jnp.real(jnp.conj(centered) * dx), *over)
-  zero = jnp.zeros_like
-  return result, Moments(zero(result.count), d_mean, zero(d_mean), d_m2)
+  zero = jnp.zeros_like(of.mean)
+  divisor = jnp.maximum(of.count, 1)
+  d_mean = groups.total(dx) / divisor if centered else zero
+  product = jnp.real(jnp.conj(deviations(x, mask, of)) * dx)
+  d_m2 = 2 * groups.total(product)
+  return Moments(jnp.zeros_like(of.count), d_mean, zero, d_m2)
 
 
 def deviations(x: jax.Array, mask: jax.Array | None, of: Moments) -> jax.Array:

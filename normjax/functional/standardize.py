@@ -1,4 +1,12 @@
-"""`(x - mean) / sqrt(var + epsilon)`, used by every norm."""
+"""`(x - mean) / sqrt(var + epsilon) * scale + bias`: what every norm is.
+
+Norms differ in which elements share a mean (`Groups`) and along which axes
+`scale` and `bias` vary. The derivative and its schedule are here, once.
+"""
+
+import functools
+import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +24,14 @@ from normjax.functional.arguments import (
   jit,
   statistics_dtype,
 )
+from normjax.functional.groups import Groups
 from normjax.functional.moments import (
   Moments,
-  centered_moments,
   deviations,
+  group_moments,
+  masked,
+  moments_tangent,
+  settled,
 )
 
 
@@ -74,48 +86,23 @@ def standardize(
   check_floating(x, "standardize")
   check_epsilon(epsilon)
   check_axis_name(axis_name)
-  y, _ = standardized(
-    x.astype(statistics_dtype(x.dtype)),
-    canonical_mask(mask, x.shape),
-    canonical_axes(axes, x.ndim, "axes"),
+  axes = canonical_axes(axes, x.ndim, "axes")
+  check_enough(x, axes, ddof, axis_name)
+  norm = Norm(
+    Groups(axes, axis_name=axis_name, axis_index_groups=axis_index_groups),
     epsilon=epsilon,
-    axis_name=axis_name,
-    axis_index_groups=axis_index_groups,
     ddof=ddof,
     epsilon_outside_sqrt=epsilon_outside_sqrt,
   )
-  return y.astype(x.dtype)
+  y, _ = normalize(x, None, None, canonical_mask(mask, x.shape), norm)
+  return y
 
 
-def standardized(
-  x: jax.Array,
-  mask: jax.Array | None,
-  axes: tuple[int, ...],
-  *,
-  epsilon: float,
-  axis_name: AxisName | None = None,
-  axis_index_groups: AxisIndexGroups | None = None,
-  ddof: int = 0,
-  epsilon_outside_sqrt: bool = False,
-) -> tuple[jax.Array, Moments]:
-  """Returns standardized `x` and its moments, for checked arguments.
-
-  The derivative is that of `centered_moments` and of the lines below.
-  """
-  of = centered_moments(x, mask, axes, axis_name, axis_index_groups)
-  _check_enough(x, axes, ddof, axis_name)
-  y = deviations(x, mask, of) * reciprocal_deviation(
-    of.variance(ddof), epsilon, epsilon_outside_sqrt
-  )
-  return y, of
-
-
-def _check_enough(
+def check_enough(
   x: jax.Array, axes: tuple[int, ...], ddof: int, axis_name: AxisName | None
 ) -> None:
-  size = 1
-  for axis in axes:
-    size *= x.shape[axis]
+  """Raises ValueError where `count - ddof` is known not to be positive."""
+  size = math.prod(x.shape[axis] for axis in axes)
   if ddof and axis_name is None and size <= ddof:
     raise ValueError(
       f"ddof={ddof} needs more than {ddof} elements in a group; axes {axes} of"
@@ -124,42 +111,153 @@ def _check_enough(
     )
 
 
-def reciprocal_deviation(
-  var: jax.Array, epsilon: float, epsilon_outside_sqrt: bool = False
+class Norm(NamedTuple):
+  """What kind of norm: everything that is known while tracing.
+
+  Attributes:
+    groups: Which elements share a mean and a variance.
+    features: Axes that scale and bias vary along, sorted.
+    epsilon: Added to the variance, inside the square root.
+    centered: Whether the mean is subtracted; root-mean-square norm does not.
+    ddof: The variance divides by `count - ddof`.
+    epsilon_outside_sqrt: Divides by `sqrt(var) + epsilon` instead.
+    scale_offset: The gain is `scale_offset + scale`.
+  """
+
+  groups: Groups
+  features: tuple[int, ...] = ()
+  epsilon: float = 1e-6
+  centered: bool = True
+  ddof: int = 0
+  epsilon_outside_sqrt: bool = False
+  scale_offset: float = 0.0
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
+def normalize(
+  x: jax.Array,
+  scale: jax.Array | None,
+  bias: jax.Array | None,
+  mask: jax.Array | None,
+  norm: Norm,
+) -> tuple[jax.Array, Moments]:
+  """Returns normalized `x`, in its dtype, and the moments of its groups.
+
+  Takes checked arguments: `mask` has the rank of `x`, `scale` and `bias` the
+  sizes of `norm.features`.
+  """
+  wide = x.astype(statistics_dtype(x.dtype))
+  of = settled(group_moments(wide, mask, norm.groups, norm.centered))
+  return normalize_by(of, wide, scale, bias, mask, norm).astype(x.dtype), of
+
+
+def normalize_by(
+  of: Moments,
+  x: jax.Array,
+  scale: jax.Array | None,
+  bias: jax.Array | None,
+  mask: jax.Array | None,
+  norm: Norm,
 ) -> jax.Array:
+  """Returns `x` normalized by given moments, in the dtype of the statistics.
+
+  Scale and deviation are multiplied first: where they vary along the same axes
+  this leaves one product per element.
+  """
+  factor = _reciprocal_deviation(of, norm)
+  gain = _gain(scale, x, norm)
+  y = deviations(x, mask, of) * (factor if gain is None else gain * factor)
+  return y if bias is None else y + _per_feature(bias, x, norm)
+
+
+@normalize.defjvp
+def _normalize_jvp(
+  norm: Norm,
+  primals: tuple[jax.Array | None, ...],
+  tangents: tuple[jax.Array | None, ...],
+) -> tuple[tuple[jax.Array, Moments], tuple[jax.Array, Moments]]:
+  """The derivative of every norm, for both modes.
+
+  With c = x - mean and f = 1 / sqrt(var + epsilon), y = gain f c + bias, so
+
+    dy = (gain f) dx + (d bias - gain f d mean) + c (gain df + f d gain)
+
+  where d mean and df come from two sums over `dx` (`moments_tangent`). The
+  sums are all that reverse mode needs too: transposing the line gives the sums
+  of dy and of c dy over whatever the two brackets do not vary along.
+
+  `jax.checkpoint` keeps c, which is as large as x, out of what is stored for
+  the backward pass: x is alive anyway, and the moments are small.
+  """
+  x, scale, bias, mask = primals
+  dx, d_scale, d_bias, _ = tangents
+  y, of = normalize(x, scale, bias, mask, norm)
+
+  @jax.checkpoint
+  def tangent(
+    x: jax.Array,
+    scale: jax.Array | None,
+    mask: jax.Array | None,
+    of: Moments,
+    dx: jax.Array,
+    d_scale: jax.Array | None,
+    d_bias: jax.Array | None,
+  ) -> tuple[jax.Array, Moments]:
+    dtype = statistics_dtype(x.dtype)
+    wide, dx = x.astype(dtype), masked(dx.astype(dtype), mask)
+    d_of = settled(
+      moments_tangent(wide, mask, of, dx, norm.groups, norm.centered)
+    )
+    factor, d_factor = jax.jvp(
+      lambda of: _reciprocal_deviation(of, norm), (of,), (d_of,)
+    )
+    gain = _gain(scale, wide, norm)
+    gain_factor = factor if gain is None else gain * factor
+    slope = d_factor if gain is None else gain * d_factor
+    if d_scale is not None:
+      slope = slope + factor * _per_feature(d_scale, wide, norm)
+    c = deviations(wide, mask, of)
+    dy = gain_factor * dx + c * slope
+    if norm.centered:
+      dy = dy - masked(gain_factor * d_of.mean, mask)
+    if d_bias is not None:
+      dy = dy + _per_feature(d_bias, wide, norm)
+    return dy.astype(x.dtype), d_of
+
+  return (y, of), tangent(x, scale, mask, of, dx, d_scale, d_bias)
+
+
+def _reciprocal_deviation(of: Moments, norm: Norm) -> jax.Array:
   """Returns `1 / sqrt(var + epsilon)`, or `1 / (sqrt(var) + epsilon)`.
 
   A quotient rather than `rsqrt`, whose derivative holds (var + epsilon)^-1.5
   and overflows float32 for an epsilon below 1e-25.
   """
-  if not epsilon_outside_sqrt:
-    return 1 / jnp.sqrt(var + epsilon)
+  var = of.variance(norm.ddof)
+  if not norm.epsilon_outside_sqrt:
+    return 1 / jnp.sqrt(var + norm.epsilon)
   # The derivative of sqrt at zero is infinite: keep zeros away from it.
   positive = var > 0
   root = jnp.sqrt(jnp.where(positive, var, jnp.ones_like(var)))
-  return 1 / (jnp.where(positive, root, jnp.zeros_like(var)) + epsilon)
+  return 1 / (jnp.where(positive, root, jnp.zeros_like(var)) + norm.epsilon)
 
 
-def scale_and_shift(
-  y: jax.Array,
-  scale: jax.Array | None,
-  bias: jax.Array | None,
-  feature_axes: tuple[int, ...],
-  scale_offset: float = 0.0,
-) -> jax.Array:
-  """Returns `y * (scale_offset + scale) + bias`, in the dtype of `y`.
+def _gain(
+  scale: jax.Array | None, x: jax.Array, norm: Norm
+) -> jax.Array | None:
+  """Returns `scale_offset + scale`, ready to multiply with `x`.
 
-  The offset is added in that dtype, float32 or wider: in bfloat16, 1 + 0.0035
-  is 1.
+  Added in the dtype of the statistics: in bfloat16, 1 + 0.0035 is 1.
   """
+  if scale is None:
+    return None
+  gain = _per_feature(scale, x, norm)
+  return gain + norm.scale_offset if norm.scale_offset else gain
+
+
+def _per_feature(value: jax.Array, x: jax.Array, norm: Norm) -> jax.Array:
+  """Returns a parameter in the dtype of `x`, in a shape that broadcasts."""
   shape = tuple(
-    size if axis in feature_axes else 1 for axis, size in enumerate(y.shape)
+    size if axis in norm.features else 1 for axis, size in enumerate(x.shape)
   )
-  if scale is not None:
-    gain = scale.astype(y.dtype)
-    if scale_offset:
-      gain = gain + scale_offset
-    y = y * gain.reshape(shape)
-  if bias is not None:
-    y = y + bias.astype(y.dtype).reshape(shape)
-  return y
+  return value.astype(x.dtype).reshape(shape)
