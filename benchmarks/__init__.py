@@ -1,1 +1,1 @@
-"""Speed and accuracy beside the peers, each run with `python -m benchmarks.NAME`."""
+"""Comparisons with the peers, each run with `python -m benchmarks.NAME`."""

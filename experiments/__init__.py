@@ -1,1 +1,1 @@
-"""Studies of normalization layers, each run with `python -m experiments.NAME`."""
+"""Studies of normalization, each run with `python -m experiments.NAME`."""
