@@ -19,7 +19,7 @@ import optax
 from flax import linen as nn
 from flax import struct
 
-from experiments.lab import batch_statistics
+from experiments.lab import batch_statistics, seeds
 from experiments.lab import stopping as early_stopping
 from experiments.lab.batch_statistics import Pooled
 from experiments.lab.stopping import Stopping
@@ -109,7 +109,7 @@ class Trainer:
       ),
       donate_argnums=0,
     )
-    self.over_seeds = over_seeds = jax.vmap if scan else unrolled
+    self.over_seeds = over_seeds = seeds.vmapped if scan else seeds.unrolled
     self._init = jax.jit(
       jax.vmap(self._init_seed, in_axes=(0, None)),
       # Runs once: optimizing it takes a second, and gains nothing.
@@ -117,7 +117,7 @@ class Trainer:
     )
     self._order = jax.jit(jax.vmap(self._order_seed, in_axes=(0, None, None)))
     self._train_epoch = jax.jit(
-      jax.vmap(self._train_epoch_seed, in_axes=(0, None, None)),
+      seeds.vmapped(self._train_epoch_seed, in_axes=(0, None, None)),
       donate_argnums=0,
     )
     self._train_batch = jax.jit(
@@ -125,23 +125,23 @@ class Trainer:
       donate_argnums=0,
     )
     self._evaluate = jax.jit(
-      jax.vmap(self._evaluate_seed, in_axes=(0, 0, None))
+      seeds.vmapped(self._evaluate_seed, in_axes=(0, 0, None))
     )
     self._evaluate_batch = jax.jit(
       over_seeds(self._evaluate_batch_seed, in_axes=(0, None, 0, 0, None)),
       donate_argnums=0,
     )
 
-  def init(self, seeds: Sequence[int], inputs: jax.Array) -> Progress:
+  def init(self, numbers: Sequence[int], inputs: jax.Array) -> Progress:
     """Returns the start of a run.
 
     Args:
-      seeds: One number per seed. Equal numbers give equal kernels, order and
+      numbers: One per seed. Equal numbers give equal kernels, order and
         dropout, whatever norm the model uses.
       inputs: Any inputs `[n, ...]`; only their shape and dtype matter.
     """
     sample = jnp.zeros((1, *inputs.shape[1:]), inputs.dtype)
-    state, stopping = self._init(np.asarray(seeds, np.uint32), sample)
+    state, stopping = self._init(np.asarray(numbers, np.uint32), sample)
     return Progress(0, state, stopping)
 
   def check(
@@ -380,33 +380,6 @@ class Trainer:
     )
     sums = self.eval_step(params, batch_stats, batch, indices < count)
     return _add(total, sums)
-
-
-def unrolled(
-  function: Callable[..., PyTree], in_axes: Sequence[int | None]
-) -> Callable[..., PyTree]:
-  """Does what `jax.vmap` does over leading axes, by one copy per entry.
-
-  Args:
-    function: Of arrays or trees of arrays.
-    in_axes: 0 for every argument to map over, None for the others.
-  """
-
-  def mapped(*args: PyTree) -> PyTree:
-    def entry(index: int) -> PyTree:
-      return function(
-        *(
-          arg if axis is None else jax.tree.map(lambda x: x[index], arg)
-          for arg, axis in zip(args, in_axes, strict=True)
-        )
-      )
-
-    count = len(jax.tree.leaves(args[in_axes.index(0)])[0])
-    return jax.tree.map(
-      lambda *entries: jnp.stack(entries), *map(entry, range(count))
-    )
-
-  return mapped
 
 
 def _zeros(*shape: int) -> Sums:

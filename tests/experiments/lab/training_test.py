@@ -18,7 +18,7 @@ from experiments.lab.train_step import (
   make_eval_step,
   make_train_step,
 )
-from experiments.lab.training import Trainer, unrolled
+from experiments.lab.training import Trainer
 from normjax.linen import make_norm
 
 
@@ -422,19 +422,3 @@ class TrainerTest(parameterized.TestCase):
     trainer("bn").check((4, 4, 1), np.uint8)
     with self.assertRaisesRegex(ValueError, "spatial"):
       trainer("in").check((4, 4, 1), np.uint8)
-
-
-class UnrolledTest(parameterized.TestCase):
-  def test_equals_vmap(self):
-    def function(tree, x, factor):
-      return {"sum": tree["a"] + x * factor, "key": jax.random.bits(tree["k"])}
-
-    tree = {
-      "a": jnp.arange(6.0).reshape(3, 2),
-      "k": jax.random.split(jax.random.key(0), 3),
-    }
-    args = tree, jnp.arange(3.0), jnp.asarray(2.0)
-    chex.assert_trees_all_equal(
-      unrolled(function, in_axes=(0, 0, None))(*args),
-      jax.vmap(function, in_axes=(0, 0, None))(*args),
-    )
