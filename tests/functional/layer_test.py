@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import parameterized
@@ -78,6 +79,10 @@ class LayerNormTest(parameterized.TestCase):
     expected = reference.rms_norm(half).y * gain
     error = np.abs(np.float64(y) - expected)
     self.assertLessEqual((error / np.abs(expected)).max(), 2.0**-8)
+    with jax.disable_jit():  # The compiler may keep more digits than asked.
+      y = normjax.layer_norm(jnp.asarray(x), jnp.asarray(scale),
+                             scale_offset=1.0)  # fmt: skip
+    self.assert_exact(y, reference.layer_norm(x).y * gain)
 
   def test_scale_offset_without_scale_is_no_gain(self):
     x = normal((2, 5))
