@@ -6,6 +6,7 @@ what to do.
 
 import functools
 import inspect
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -16,6 +17,8 @@ from jax.typing import ArrayLike
 Axes = int | Sequence[int]
 AxisName = str | tuple[str, ...]
 AxisIndexGroups = Sequence[Sequence[int]]
+
+_TINY = float(jnp.finfo(jnp.float32).tiny)
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -65,27 +68,45 @@ def check_floating(x: jax.Array, function: str) -> None:
 
 
 def check_epsilon(epsilon: float) -> None:
-  """Raises ValueError unless `epsilon` is positive."""
-  if not epsilon > 0:
+  """Raises ValueError unless `epsilon` is positive, and not denormal."""
+  if not epsilon >= _TINY:
     raise ValueError(
       f"epsilon must be positive, got {epsilon}. It keeps a constant group"
       " from a division by zero; use a tiny value such as 1e-12 to make it"
-      " negligible."
+      f" negligible. Below {_TINY:.2g}, float32 takes it for zero."
     )
 
 
-def check_parameter(
-  name: str, value: jax.Array | None, shape: tuple[int, ...], axes: str
+def check_parameters(
+  x: jax.Array,
+  axes: tuple[int, ...],
+  origin: str,
+  **parameters: jax.Array | None,
 ) -> None:
-  """Raises unless a scale or bias is absent or a floating array `shape`."""
-  if value is None:
-    return
-  if value.shape != shape:
-    raise ValueError(
-      f"{name} must have shape {shape}, the sizes of {axes}, got {value.shape}."
-    )
-  if not jnp.issubdtype(value.dtype, jnp.inexact):
-    raise TypeError(f"{name} must be floating, got {value.dtype}.")
+  """Raises unless parameters are absent or floating, with the sizes of `axes`.
+
+  Args:
+    x: The array that they belong to.
+    axes: Axes of `x` that they vary along, sorted.
+    origin: The option that named the axes, for the message.
+    **parameters: By name.
+  """
+  shape = tuple(x.shape[axis] for axis in axes)
+  for name, value in parameters.items():
+    if value is None:
+      continue
+    if value.shape != shape:
+      raise ValueError(
+        f"{name} must have shape {shape}, the sizes of {origin}, got"
+        f" {value.shape}."
+      )
+    if not jnp.issubdtype(value.dtype, jnp.inexact):
+      raise TypeError(f"{name} must be floating, got {value.dtype}.")
+    if jnp.iscomplexobj(value) and not jnp.iscomplexobj(x):
+      raise TypeError(
+        f"{name} is {value.dtype} but x is {x.dtype}, so its imaginary part"
+        " would be lost. Use its real part, or a complex x."
+      )
 
 
 def canonical_axes(axes: Axes, ndim: int, name: str) -> tuple[int, ...]:
@@ -94,7 +115,8 @@ def canonical_axes(axes: Axes, ndim: int, name: str) -> tuple[int, ...]:
   Raises:
     ValueError: an axis is out of range or repeated, or there is none.
   """
-  given = (axes,) if isinstance(axes, int) else tuple(axes)
+  given = tuple(axes) if isinstance(axes, Iterable) else (axes,)
+  given = tuple(operator.index(axis) for axis in given)
   for axis in given:
     if not -ndim <= axis < ndim:
       raise ValueError(

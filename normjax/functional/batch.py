@@ -17,7 +17,7 @@ from normjax.functional.arguments import (
   check_axis_name,
   check_epsilon,
   check_floating,
-  check_parameter,
+  check_parameters,
   complement,
   jit,
   statistics_dtype,
@@ -115,10 +115,8 @@ def batch_norm(
   check_floating(x, "batch_norm")
   check_epsilon(epsilon)
   features = canonical_axes(axis, x.ndim, "axis")
-  shape = tuple(x.shape[i] for i in features)
-  check_parameter("scale", scale, shape, f"axis={axis}")
-  check_parameter("bias", bias, shape, f"axis={axis}")
-  _check_stats(stats, shape, f"axis={axis}")
+  check_parameters(x, features, f"axis={axis}", scale=scale, bias=bias)
+  _check_stats(stats, x, features, f"axis={axis}")
   mask = canonical_mask(mask, x.shape)
   axes = complement(features, x.ndim)
   norm = Norm(
@@ -172,17 +170,25 @@ def _update(
 
 
 def _check_stats(
-  stats: BatchStats | None, shape: tuple[int, ...], axes: str
+  stats: BatchStats | None,
+  x: jax.Array,
+  features: tuple[int, ...],
+  origin: str,
 ) -> None:
   if stats is None:
     return
   for name, value in zip(("stats.mean", "stats.var"), stats, strict=True):
-    check_parameter(name, value, shape, axes)
+    check_parameters(x, features, origin, **{name: value})
     if statistics_dtype(value.dtype) != value.dtype:
       raise TypeError(
         f"{name} must be float32 or wider, got {value.dtype}: in half"
         " precision momentum * old swallows the update."
       )
+  if jnp.iscomplexobj(x) and not jnp.iscomplexobj(stats.mean):
+    raise TypeError(
+      f"stats.mean is {stats.mean.dtype} but x is {x.dtype}, whose mean is"
+      " complex. Start with a complex mean and a real var."
+    )
 
 
 def _check_batch(

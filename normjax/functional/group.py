@@ -12,7 +12,7 @@ from normjax.functional.arguments import (
   check_axis_name,
   check_epsilon,
   check_floating,
-  check_parameter,
+  check_parameters,
   complement,
   jit,
 )
@@ -96,8 +96,8 @@ def group_norm(
       " axis is the batch unless reduction_axes says otherwise."
     )
   channels = x.shape[channel]
-  check_parameter("scale", scale, (channels,), f"channel_axis={channel_axis}")
-  check_parameter("bias", bias, (channels,), f"channel_axis={channel_axis}")
+  origin = f"channel_axis={channel_axis}"
+  check_parameters(x, (channel,), origin, scale=scale, bias=bias)
   groups = _count_groups(channels, num_groups, group_size)
 
   norm = Norm(
@@ -209,9 +209,8 @@ def instance_norm(
       f" channels, got x with shape {x.shape}: each group would hold one"
       " element. Use layer_norm or group_norm for vectors."
     )
-  shape = tuple(x.shape[axis] for axis in channels)
-  check_parameter("scale", scale, shape, f"channel_axis={channel_axis}")
-  check_parameter("bias", bias, shape, f"channel_axis={channel_axis}")
+  origin = f"channel_axis={channel_axis}"
+  check_parameters(x, channels, origin, scale=scale, bias=bias)
   norm = Norm(
     Groups(spatial, axis_name=axis_name, axis_index_groups=axis_index_groups),
     channels,

@@ -12,7 +12,7 @@ from normjax.functional.arguments import (
   check_axis_name,
   check_epsilon,
   check_floating,
-  check_parameter,
+  check_parameters,
   jit,
 )
 from normjax.functional.groups import Groups
@@ -88,9 +88,8 @@ def layer_norm(
   check_axis_name(axis_name)
   axes = canonical_axes(reduction_axes, x.ndim, "reduction_axes")
   features = canonical_axes(feature_axes, x.ndim, "feature_axes")
-  shape = tuple(x.shape[axis] for axis in features)
-  check_parameter("scale", scale, shape, f"feature_axes={feature_axes}")
-  check_parameter("bias", bias, shape, f"feature_axes={feature_axes}")
+  origin = f"feature_axes={feature_axes}"
+  check_parameters(x, features, origin, scale=scale, bias=bias)
   check_enough(x, axes, ddof, axis_name)
   norm = Norm(
     Groups(axes, axis_name=axis_name, axis_index_groups=axis_index_groups),
@@ -158,8 +157,7 @@ def rms_norm(
   check_axis_name(axis_name)
   axes = canonical_axes(reduction_axes, x.ndim, "reduction_axes")
   features = canonical_axes(feature_axes, x.ndim, "feature_axes")
-  shape = tuple(x.shape[axis] for axis in features)
-  check_parameter("scale", scale, shape, f"feature_axes={feature_axes}")
+  check_parameters(x, features, f"feature_axes={feature_axes}", scale=scale)
   norm = Norm(
     Groups(axes, axis_name=axis_name, axis_index_groups=axis_index_groups),
     features,

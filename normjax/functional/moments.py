@@ -133,7 +133,9 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
   count = a.count + b.count
   share = b.count / jnp.maximum(count, 1)
   gap = (b.mean - a.mean) + (b.mean_tail - a.mean_tail)
-  mean, mean_tail = _split_sum(a.mean, gap * share + a.mean_tail)
+  mean, mean_tail = _split_sum(
+    a.mean, _rounded(gap * share.astype(gap.dtype)) + a.mean_tail
+  )
   m2 = a.m2 + b.m2 + squared_magnitude(gap) * (a.count * share)
   return Moments(count, mean, mean_tail, m2)
 
@@ -141,6 +143,25 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
 def squared_magnitude(x: jax.Array) -> jax.Array:
   """Returns |x|^2, real also where `x` is complex."""
   return jnp.real(jnp.conj(x) * x)
+
+
+def _mean(total: jax.Array, count: jax.Array) -> jax.Array:
+  """Returns `total / count`; zero where there is nothing."""
+  return _rounded(total / jnp.maximum(count, 1).astype(total.dtype))
+
+
+def _rounded(product: jax.Array) -> jax.Array:
+  """Returns a product less one bit, the same wherever it is computed.
+
+  XLA divides by a constant through its reciprocal, and rounds that product and
+  a sum that follows together (FMA) in one fusion, separately in another. What
+  the one takes for the mean is then not what the other computes the tail from.
+  An explicit rounding ends the product.
+  """
+  if jnp.iscomplexobj(product):
+    return lax.complex(_rounded(product.real), _rounded(product.imag))
+  info = jnp.finfo(product.dtype)
+  return lax.reduce_precision(product, info.nexp, info.nmant - 1)
 
 
 def _split_sum(large: jax.Array, small: jax.Array) -> tuple[jax.Array, ...]:
@@ -201,11 +222,14 @@ def _local_moments(
   if not centered:
     zero = jnp.zeros(count.shape, x.dtype)
     return Moments(count, zero, zero, total(squared_magnitude(x)))
-  divisor = jnp.maximum(count, 1)
-  has_first = mask is None and all(x.shape[axis] for axis in axes)
-  anchor = _first(x, axes) if has_first else total(x) / divisor
-  center = settled(anchor + total(x - anchor) / divisor)
-  correction = total(x - center) / divisor
+  # JAX does not slice the first element off an explicitly sharded axis.
+  sharding = jax.typeof(x).sharding.spec
+  has_first = mask is None and all(
+    x.shape[axis] and sharding[axis] is None for axis in axes
+  )
+  anchor = _first(x, axes) if has_first else _mean(total(x), count)
+  center = settled(anchor + _mean(total(x - anchor), count))
+  correction = _mean(total(x - center), count)
   mean, mean_tail = _split_sum(center, correction)
   squares = total(squared_magnitude(x - center))
   excess = count * squared_magnitude(correction)
@@ -238,17 +262,19 @@ def _merged(partial: Moments, groups: Groups) -> Moments:
   the parts' means from, since E[mean^2] - E[mean]^2 would cancel. Devices
   exchange a message in each.
   """
-  count, scaled_sum = groups.pool((partial.count, partial.count * partial.mean))
-  divisor = jnp.maximum(count, 1)
-  center = scaled_sum / divisor
+  weight = partial.count.astype(partial.mean.dtype)
+  count, scaled_sum = groups.pool(
+    (partial.count, _rounded(weight * partial.mean))
+  )
+  center = _mean(scaled_sum, count)
   gap = (partial.mean - center) + partial.mean_tail
   correction, m2 = groups.pool(
     (
-      partial.count * gap,
+      _rounded(weight * gap),
       partial.m2 + partial.count * squared_magnitude(gap),
     )
   )
-  correction = correction / divisor
+  correction = _mean(correction, count)
   mean, mean_tail = _split_sum(center, correction)
   excess = count * squared_magnitude(correction)
   return Moments(count, mean, mean_tail, jnp.maximum(m2 - excess, 0))
@@ -282,7 +308,7 @@ def moments_tangent(
   """
   dx = masked(dx, mask)
   zero = jnp.zeros_like(of.mean)
-  divisor = jnp.maximum(of.count, 1)
+  divisor = jnp.maximum(of.count, 1).astype(dx.dtype)
   d_mean = groups.total(dx) / divisor if centered else zero
   product = jnp.real(jnp.conj(deviations(x, mask, of)) * dx)
   d_m2 = 2 * groups.total(product)

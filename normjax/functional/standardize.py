@@ -164,7 +164,7 @@ def normalize_by(
   Scale and deviation are multiplied first: where they vary along the same axes
   this leaves one product per element.
   """
-  factor = _reciprocal_deviation(of, norm)
+  factor = _reciprocal_deviation(of, norm).astype(x.dtype)
   gain = _gain(scale, x, norm)
   y = deviations(x, mask, of) * (factor if gain is None else gain * factor)
   return y if bias is None else y + _per_feature(bias, x, norm)
@@ -211,6 +211,7 @@ def _normalize_jvp(
     factor, d_factor = jax.jvp(
       lambda of: _reciprocal_deviation(of, norm), (of,), (d_of,)
     )
+    factor, d_factor = factor.astype(dtype), d_factor.astype(dtype)
     gain = _gain(scale, wide, norm)
     gain_factor = factor if gain is None else gain * factor
     slope = d_factor if gain is None else gain * d_factor

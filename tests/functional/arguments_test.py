@@ -50,7 +50,7 @@ class ArgumentsTest(parameterized.TestCase):
       y = normjax.layer_norm(x, reduction_axes=axes)
       np.testing.assert_array_equal(y, expected)
     expected = normjax.standardize(x, 1)
-    for axis in ([1], (-2,), np.array([1])):
+    for axis in ([1], (-2,), np.int64(1), np.array([1])):
       np.testing.assert_array_equal(normjax.standardize(x, axis), expected)
 
   def test_x_by_name(self):

@@ -187,6 +187,27 @@ class DerivativesTest(parameterized.TestCase):
         self.assert_close(dx, wanted[0])
         self.assert_close(d_scale, wanted[1])
 
+  @parameterized.named_parameters(cases.named((cases.LAYER, cases.RMS)))
+  def test_complex(self, case):
+    scale, bias = case.parameters()
+    _, function = cases.differentiable(case, scale, bias)
+    given = [p for p in (scale, bias) if p is not None]
+    x = (case.input(1e2) + 1j * case.input(1e2, seed=1)).astype(np.complex64)
+    dx = (like(x.real, 2) + 1j * like(x.real, 3)).astype(np.complex64)
+    dy = (like(x.real, 4) + 1j * like(x.real, 5)).astype(np.complex64)
+    push = jax.jit(
+      lambda x: jax.jvp(lambda x: function(x, *given), (x,), (dx,))[1]
+    )
+    expected = case.expect(x, scale, bias).pushforward(dx)
+    self.assert_close(push(x), expected)
+    pull = jax.jit(lambda x: jax.vjp(lambda x: function(x, *given), x)[1](dy))
+    (gradient,) = pull(x)
+    # JAX's cotangents pair without conjugation.
+    forward = np.sum(expected * dy).real
+    reverse = np.sum(np.complex128(gradient) * dx).real
+    size = np.abs(expected * dy).sum()
+    self.assertAlmostEqual(forward / size, reverse / size, delta=1e-6)
+
 
 class StatisticsDerivativesTest(parameterized.TestCase):
   @parameterized.parameters(*MEANS)

@@ -48,6 +48,8 @@ CALLS = (
   *each("epsilon_zero", IMAGES, ValueError, "positive, got 0.*1e-12",
         epsilon=0),
   *each("epsilon_minus", IMAGES, ValueError, "got -1e-06", epsilon=-1e-6),
+  *each("epsilon_denormal", IMAGES, ValueError, "got 1e-39.*takes it for zero",
+        epsilon=1e-39),
   *each("epsilon_nan", IMAGES, ValueError, "got nan", epsilon=float("nan")),
   *each("unbound_name", IMAGES, NameError, r"axis_name='who'.*not bound.*vmap",
         axis_name="who"),
@@ -72,6 +74,15 @@ CALLS = (
      "scale must be floating, got int32")
     for name, function, options in norms()
   ],
+  *[
+    (f"complex_scale_{name}", function, (IMAGES,),
+     options | {"scale": jax.ShapeDtypeStruct((6,), jnp.complex64)}, TypeError,
+     "scale is complex64 but x is float32.*real part")
+    for name, function, options in norms()
+  ],
+  ("real_stats_of_complex", train,
+   (jax.ShapeDtypeStruct((4, 6), jnp.complex64),), {"stats": STATS}, TypeError,
+   "stats.mean is float32 but x is complex64.*complex mean"),
   ("scale_does_not_broadcast", normjax.layer_norm, (ROWS, WIDE), {},
    ValueError, r"scale must have shape \(6,\).*got \(1, 6\)"),
   ("scale_order", normjax.layer_norm,

@@ -165,6 +165,15 @@ class ExactnessTest(parameterized.TestCase):
     # The reference loses six of sixteen digits to a mean of 1e6.
     self.assert_exact(y, expected, 1e-9)
 
+  @parameterized.named_parameters(cases.named(CORE))
+  def test_complex(self, case):
+    x = case.input(1e4) + 1j * case.input(1e4, seed=1)
+    scale, bias = case.parameters()
+    y = case.apply(x.astype(np.complex64), scale, bias)
+    expected = case.expect(x.astype(np.complex64), scale, bias).y
+    self.assertEqual(y.dtype, np.complex64)
+    self.assert_exact(y, expected, 3 * TOLERANCE)
+
 
 class HalfPrecisionTest(parameterized.TestCase):
   def assert_one_rounding(self, y, expected):

@@ -214,9 +214,9 @@ class MasksTest(parameterized.TestCase):
     np.testing.assert_allclose(y, case.apply(x), rtol=2e-6, atol=2e-6)
 
   @parameterized.named_parameters(cases.named(CORE))
-  def test_half_precision(self, case):
+  def test_half_precision_and_complex(self, case):
     mask = random_mask(case.shape)
-    for dtype in (jnp.bfloat16, jnp.float16):
+    for dtype in (jnp.bfloat16, jnp.float16, jnp.complex64):
       x = case.input(3.0, dtype=dtype)
       x = np.where(mask, x, np.full((), np.nan, dtype))
       y = np.asarray(case.apply(x, mask=mask))

@@ -33,6 +33,9 @@ class MomentsTest(parameterized.TestCase):
       m = normjax.moments(x, axes, mask=mask, keepdims=keepdims)
       mean, var = reference.mean_and_var(x, over, mask)
       assert_close(m.mean, mean, rtol=1.2e-7, atol=1e-7)
+      # Half a unit in the last place, give or take a tie, goes to the tail.
+      both = np.float64(m.mean) + np.float64(m.mean_tail)
+      assert_close(both, mean, rtol=0, atol=1e-6)
       assert_close(m.var, var, rtol=1e-6)
       count = reference.counted(np.ones(x.shape), mask)
       count = count.sum(over, keepdims=True)
@@ -61,6 +64,13 @@ class MomentsTest(parameterized.TestCase):
     for field in m:
       self.assertEqual(field.dtype, expected)
     self.assertEqual(m.var, 984.0**2)
+
+  def test_complex_variance_is_real(self):
+    x = np.array([1 + 1j, 1 - 1j, -1 + 1j, -1 - 1j], np.complex64) + (3 - 2j)
+    m = normjax.moments(x.astype(np.complex64), 0)
+    self.assertEqual(m.mean, 3 - 2j)
+    self.assertEqual(m.var.dtype, np.float32)
+    self.assertEqual(m.var, 2.0)
 
   def test_nothing_counts(self):
     x = np.full((3, 4), np.nan, np.float32)
@@ -145,3 +155,14 @@ class MergeMomentsTest(parameterized.TestCase):
     both = normjax.merge_moments(empty, empty)
     for field in both:
       self.assertEqual(field, 0)
+
+  def test_many_groups_and_complex(self):
+    x = (normal((4, 10), 1e2) + 1j * normal((4, 10), seed=1)).astype(
+      np.complex64
+    )
+    m = normjax.merge_moments(
+      normjax.moments(x[:, :3], 1), normjax.moments(x[:, 3:], 1)
+    )
+    mean, var = reference.mean_and_var(x, (1,))
+    np.testing.assert_allclose(m.mean, mean[:, 0], rtol=1e-6)
+    np.testing.assert_allclose(m.var, var[:, 0], rtol=1e-6)

@@ -17,7 +17,7 @@ class TransformationsTest(parameterized.TestCase):
   @parameterized.named_parameters(cases.named(cases.CASES))
   def test_eval_shape(self, case):
     scale, bias = case.parameters()
-    for dtype in (jnp.float32, jnp.bfloat16):
+    for dtype in (jnp.float32, jnp.bfloat16, jnp.complex64):
       x = jax.ShapeDtypeStruct(case.shape, dtype)
       y = jax.eval_shape(case.apply, x, scale, bias)
       self.assertEqual((y.shape, y.dtype), (case.shape, dtype))
