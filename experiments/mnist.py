@@ -222,7 +222,9 @@ def _check(
   """Refuses what the model or the norm refuses, before anything is computed."""
   trainer = _trainer(norm, config, num_classes=10, max_value=255)
   try:
-    trainer.check(image_shape, np.uint8)
+    state = trainer.check(image_shape, np.uint8)
+    if state.batch_stats:
+      _without_memory(trainer.model).norm(train=True)
   except (TypeError, ValueError) as error:
     advice = ""
     if config.model == "mlp" and "spatial" in str(error):
@@ -232,6 +234,12 @@ def _check(
       f" --batch_size={config.batch_size} on images {image_shape}:"
       f" {error}{advice}"
     ) from error
+
+
+def _without_memory(model: Any) -> Any:
+  """Returns the model whose running statistics become those of the batch."""
+  norm = functools.partial(model.norm, momentum=0.0)
+  return model.clone(norm=norm, dropout=0.0)
 
 
 def _train(
@@ -305,11 +313,8 @@ def _train(
     "seconds_per_epoch": float(np.median(seconds[1:] or seconds)),
   }
   if batch_stats:
-    model = trainer.model
     reestimated = trainer.reestimate_batch_stats(
-      model.clone(
-        norm=functools.partial(model.norm, momentum=0.0), dropout=0.0
-      ),
+      _without_memory(trainer.model),
       params,
       batch_stats,
       arrays.train,

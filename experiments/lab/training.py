@@ -146,12 +146,15 @@ class Trainer:
 
   def check(
     self, input_shape: Sequence[int], dtype: jax.typing.DTypeLike
-  ) -> None:
+  ) -> TrainState:
     """Traces a training step, so that the model can refuse; computes nothing.
 
     Args:
       input_shape: Of one example.
       dtype: Of the inputs.
+
+    Returns:
+      Shapes and dtypes of the state of one seed.
 
     Raises:
       TypeError, ValueError: Whatever the model has to object.
@@ -165,11 +168,12 @@ class Trainer:
       return self.train_step(state, Examples(inputs, labels))
 
     size = self.batch_size
-    jax.eval_shape(
+    state, _ = jax.eval_shape(
       first_step,
       jax.ShapeDtypeStruct((size, *input_shape), dtype),
       jax.ShapeDtypeStruct((size,), jnp.int32),
     )
+    return state
 
   def train_epoch(
     self, state: TrainState, epoch: int, train: Examples

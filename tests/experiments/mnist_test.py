@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from unittest import mock
 
 import jax
 import numpy as np
@@ -20,6 +21,7 @@ from absl.testing import absltest, parameterized
 from experiments import mnist
 from experiments.lab import checkpoints
 from experiments.lab.flags import Config, Files
+from normjax.linen import BatchNorm, registry
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -174,6 +176,16 @@ class RunTest(Folders, parameterized.TestCase):
     with self.assertRaisesRegex(mnist.RefusedError, f"(?s){message}"):
       run(Config(**{"dataset": "digits", **settings}))
     self.assertEmpty(list(self.folder.iterdir()))
+
+  def test_refuses_running_statistics_that_cannot_be_reestimated(self):
+    def factory(*, train, dtype=None, epsilon=1e-5):
+      return BatchNorm(not train, dtype=dtype, epsilon=epsilon)
+
+    with (
+      mock.patch.dict(registry._FACTORIES, fixed=factory),
+      self.assertRaisesRegex(mnist.RefusedError, "momentum"),
+    ):
+      run(Config(dataset="digits", norm=("fixed",)))
 
   def test_a_convolutional_net_takes_instance_norm(self):
     config = Config(
