@@ -81,7 +81,7 @@ def define(
 
   define_flag(
     "norm",
-    _NamesParser(norm_names()),
+    NamesParser(norm_names()),
     "The norm, or several with commas in between: each is trained in turn and"
     " compared with the first.",
   )
@@ -97,13 +97,13 @@ def define(
   )
   define_flag(
     "hidden",
-    _WidthsParser(),
+    WidthsParser(),
     "Width of each hidden layer (mlp) or channels of each convolution (cnn),"
     " with commas in between. Empty means 128 (mlp) or 16,32,32 (cnn).",
   )
   define_flag(
     "dropout",
-    _NumberParser(lambda value: 0 <= value < 1, "at least 0 and below 1"),
+    NumberParser(lambda value: 0 <= value < 1, "at least 0 and below 1"),
     "Share of the activations that training drops.",
   )
   define_flag(
@@ -120,7 +120,7 @@ def define(
   )
   define_flag(
     "train_fraction",
-    _NumberParser(lambda value: 0 < value < 1, "between 0 and 1"),
+    NumberParser(lambda value: 0 < value < 1, "between 0 and 1"),
     "Share of the training set to train on; the rest is for validation. The"
     " split is the same whatever the seed.",
   )
@@ -134,18 +134,18 @@ def define(
   )
   define_flag(
     "learning_rate",
-    _NumberParser(lambda value: value > 0, "above 0"),
+    NumberParser(lambda value: value > 0, "above 0"),
     "Learning rate of Adam.",
   )
   define_flag(
     "l1",
-    _NumberParser(lambda value: value >= 0, "at least 0"),
+    NumberParser(lambda value: value >= 0, "at least 0"),
     "Weight of the sum of absolute values of all kernels in the objective."
     " Biases and the scale of norms are not penalized.",
   )
   define_flag(
     "l2",
-    _NumberParser(lambda value: value >= 0, "at least 0"),
+    NumberParser(lambda value: value >= 0, "at least 0"),
     "Weight of the sum of squares of all kernels in the objective.",
   )
   define_flag(
@@ -156,7 +156,7 @@ def define(
   )
   define_flag(
     "min_delta",
-    _NumberParser(lambda value: value >= 0, "at least 0"),
+    NumberParser(lambda value: value >= 0, "at least 0"),
     "What counts as improvement: a validation loss below the best by more than"
     " this.",
   )
@@ -195,7 +195,7 @@ def define(
   )
 
 
-class _NumberParser(flags.FloatParser):
+class NumberParser(flags.FloatParser):
   """A finite number that meets a condition."""
 
   def __init__(self, valid: Callable[[float], bool], expected: str):
@@ -210,7 +210,7 @@ class _NumberParser(flags.FloatParser):
     return number
 
 
-class _NamesParser(flags.ArgumentParser):
+class NamesParser(flags.ArgumentParser):
   """Different names out of some, with commas in between."""
 
   def __init__(self, valid: Sequence[str]):
@@ -229,7 +229,7 @@ class _NamesParser(flags.ArgumentParser):
     return names
 
 
-class _WidthsParser(flags.ArgumentParser):
+class WidthsParser(flags.ArgumentParser):
   """Positive integers, with commas in between."""
 
   def parse(self, argument: str) -> tuple[int, ...]:

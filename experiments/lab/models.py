@@ -1,5 +1,6 @@
 """Small models for images; each takes the norm to place as an argument."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -17,6 +18,8 @@ class MLP(nn.Module):
       such as `functools.partial(normjax.linen.make_norm, "ln")`.
     norm_position: "before" or "after" the activation.
     hidden: Features of each hidden layer.
+    activation: Between the layers.
+    kernel_init: Of every kernel.
     dropout: Share of the activations that training drops.
     num_classes: Features of the output.
     dtype: Of the computation; parameters are float32.
@@ -33,6 +36,8 @@ class MLP(nn.Module):
   norm: Callable[..., nn.Module]
   norm_position: str = "before"
   hidden: tuple[int, ...] = (128,)
+  activation: Callable[[jax.Array], jax.Array] = nn.relu
+  kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
   dropout: float = 0.0
   num_classes: int = 10
   dtype: jax.typing.DTypeLike = jnp.float32
@@ -40,12 +45,15 @@ class MLP(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """Returns the logits `[n, num_classes]` of the images `[n, ...]`."""
+    dense = functools.partial(
+      nn.Dense, dtype=self.dtype, kernel_init=self.kernel_init
+    )
     x = x.reshape(x.shape[0], -1).astype(self.dtype)
     for width in self.hidden:
-      x = nn.Dense(width, dtype=self.dtype)(x)
-      x = _normalized_relu(self, x, train)
+      x = dense(width)(x)
+      x = _normalized(self, x, train, self.activation)
       x = nn.Dropout(self.dropout, deterministic=not train)(x)
-    return nn.Dense(self.num_classes, dtype=self.dtype)(x)
+    return dense(self.num_classes)(x)
 
 
 class ConvNet(nn.Module):
@@ -84,7 +92,7 @@ class ConvNet(nn.Module):
       if layer > 0:
         x = _halved(x)
       x = nn.Conv(channels, (3, 3), dtype=self.dtype)(x)
-      x = _normalized_relu(self, x, train)
+      x = _normalized(self, x, train, nn.relu)
     # Not the mean over positions: after instance norm it is a constant.
     x = x.reshape(x.shape[0], -1)
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
@@ -105,14 +113,17 @@ def _halved(x: jax.Array) -> jax.Array:
   return jnp.mean(x, axis=(2, 4))
 
 
-def _normalized_relu(
-  model: MLP | ConvNet, x: jax.Array, train: bool
+def _normalized(
+  model: MLP | ConvNet,
+  x: jax.Array,
+  train: bool,
+  activation: Callable[[jax.Array], jax.Array],
 ) -> jax.Array:
   norm = model.norm(train=train, dtype=model.dtype)
   if model.norm_position == "before":
-    return nn.relu(norm(x))
+    return activation(norm(x))
   if model.norm_position == "after":
-    return norm(nn.relu(x))
+    return norm(activation(x))
   raise ValueError(
     f"norm_position must be one of {NORM_POSITIONS}, got"
     f" {model.norm_position!r}."

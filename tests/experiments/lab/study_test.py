@@ -1,0 +1,116 @@
+"""What studies share: flags, folder, parts, summary."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import pathlib
+import tempfile
+
+import numpy as np
+from absl import flags
+from absl.testing import absltest
+
+from experiments.lab import checkpoints, panels, reporting, study
+from experiments.lab.flags import Files
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(study.ImageConfig):
+  norm: tuple[str, ...] = study.option(("none", "bn"), "Norms.", study.NORMS)
+  steps: int = study.option(100, "Steps.", study.COUNT)
+
+
+def parse(*argv):
+  values = flags.FlagValues()
+  read = study.define(
+    Config(), {"steps": 5, "seeds": 2}, {"steps": 1000}, values
+  )
+  values(["study", *argv])
+  return read()
+
+
+def run(measure, config=Config(), **files):
+  output = io.StringIO()
+  with contextlib.redirect_stdout(output):
+    summary = study.run("name", measure, config, Files(**files), "command")
+  return summary, output.getvalue()
+
+
+class FlagsTest(absltest.TestCase):
+  def test_scales_are_defaults(self):
+    self.assertEqual(parse(), (Config(), Files()))
+    self.assertEqual(parse("--scale=full")[0], Config(steps=1000))
+    self.assertEqual(parse("--quick")[0], Config(steps=5, seeds=2))
+    config, files = parse(
+      "--quick", "--steps=7", "--norm=ln,gn", "--workdir=w", "--resume"
+    )
+    self.assertEqual(config, Config(steps=7, seeds=2, norm=("ln", "gn")))
+    self.assertEqual(files, Files("w", True))
+
+  def test_refuses_what_makes_no_sense(self):
+    for argument in ("--steps=0", "--norm=xy", "--scale=huge", "--seeds=0"):
+      with self.subTest(argument), self.assertRaises(flags.Error):
+        parse(argument)
+
+
+class RunTest(absltest.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.folder = pathlib.Path(
+      self.enter_context(tempfile.TemporaryDirectory())
+    )
+    self.measured = []
+
+  def measure(self, config, run, *, stop=False):
+    def part():
+      self.measured.append(config.steps)
+      return {"loss": np.array([1.0, np.nan, 2.0], np.float32)}
+
+    loss = run.part("arm", part)["loss"]
+    np.testing.assert_array_equal(loss, np.array([1, np.nan, 2], np.float32))
+    if stop:
+      raise KeyboardInterrupt
+    with panels.drawing(run, "curves", title="Title") as axes:
+      panels.curve(axes[0], [1, 2, 3], [[1, 2, 3], [2, 3, 5]], "ln")
+      panels.label(axes[0], "Loss", "Step", "Loss (nats)", log_y=True)
+    run.judge(
+      "it works",
+      reporting.Interval(0.5, 0.125),
+      reporting.Verdict.CONFIRMED,
+      criterion="ratio below 0.9",
+      source="Someone 2015",
+    )
+
+  def test_leaves_a_summary_and_is_not_overwritten(self):
+    workdir = str(self.folder / "w")
+    summary, output = run(self.measure, workdir=workdir)
+    self.assertIn("CONFIRMED: it works (ratio below 0.9: 0.50 ± 0.12)", output)
+    path = self.folder / "w" / "summary.json"
+    stored = json.loads(path.read_text())
+    self.assertEqual(stored["findings"], summary["findings"])
+    self.assertEqual(stored["findings"][0]["number"], "0.50 ± 0.12")
+    self.assertEqual(stored["figures"], ["curves.png"])
+    self.assertTrue((self.folder / "w" / "curves.png").exists())
+    self.assertEqual(stored["config"]["norm"], ["none", "bn"])
+
+    with self.assertRaisesRegex(checkpoints.WorkdirError, "already holds"):
+      run(self.measure, workdir=workdir)
+    again, output = run(self.measure, workdir=workdir, resume=True)
+    self.assertEqual(again, stored)
+    self.assertIn("CONFIRMED: it works", output)
+    self.assertLen(self.measured, 1)
+    with self.assertRaisesRegex(checkpoints.WorkdirError, "--steps: 100 in"):
+      run(self.measure, Config(steps=3), workdir=workdir, resume=True)
+
+  def test_keeps_the_parts_of_an_interrupted_run(self):
+    workdir = str(self.folder / "w")
+    with self.assertRaises(KeyboardInterrupt):
+      run(lambda *args: self.measure(*args, stop=True), workdir=workdir)
+    self.assertFalse((self.folder / "w" / "summary.json").exists())
+    run(self.measure, workdir=workdir, resume=True)
+    self.assertLen(self.measured, 1)
+
+
+if __name__ == "__main__":
+  absltest.main()
