@@ -170,8 +170,10 @@ class Run:
     )
     print(f"{verdict}: {claim} ({criterion}: {text})")
 
-  def finish(self, name: str, command: str, config: Config) -> dict[str, Any]:
-    """Writes and returns the summary."""
+  def finish(
+    self, name: str, command: str, config: Config, **more: Any
+  ) -> dict[str, Any]:
+    """Writes and returns the summary; `more` of what JSON knows goes in too."""
     summary = {
       "study": name,
       "command": command,
@@ -179,6 +181,7 @@ class Run:
       "config": dataclasses.asdict(config),
       "findings": self._findings,
       "figures": self._figures,
+      **more,
     }
     reporting.write_json(self.folder / "summary.json", summary)
     return summary
@@ -247,6 +250,12 @@ def define(
   names = []
   for field in dataclasses.fields(small):
     default = getattr(small, field.name)
+    names.append(field.name)
+    if isinstance(default, bool):  # --name and --noname, without a value.
+      flags.DEFINE_bool(
+        field.name, default, field.metadata["help"], flag_values=values
+      )
+      continue
     serializer: flags.ArgumentSerializer[Any] = flags.ArgumentSerializer()
     if isinstance(default, tuple):
       default = ",".join(map(str, default))
@@ -259,7 +268,6 @@ def define(
       flag_values=values,
       serializer=serializer,
     )
-    names.append(field.name)
   scale = flags.DEFINE_enum(
     "scale",
     "small",

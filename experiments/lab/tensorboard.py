@@ -10,10 +10,10 @@ from typing import Any
 class EventLog:
   """Scalars of one or several runs, one folder per run.
 
-  A record's numbers are scalars at step `epoch`. A list (one entry per seed)
-  is shown by the mean of its entries that are not None. Text and `seed` name
-  the run, so that the norms of one study share a chart. A record without
-  `epoch` is not shown.
+  A record's numbers are scalars at step `epoch`, or `step`. A list (one entry
+  per seed) is shown by the mean of its entries that are not None. Text and
+  `seed` name the run, so that the norms of one study share a chart. A record
+  without either is not shown.
   """
 
   def __init__(self, folder: pathlib.Path):
@@ -35,10 +35,11 @@ class EventLog:
     scalars = {
       name: mean
       for name, value in record.items()
-      if name not in ("epoch", "seed")
+      if name not in ("epoch", "step", "seed")
       and (mean := _mean_if_numeric(value)) is not None
     }
-    if "epoch" not in record or not scalars:
+    step = record.get("epoch", record.get("step"))
+    if step is None or not scalars:
       return
     labels = [value for value in record.values() if isinstance(value, str)]
     if "seed" in record:
@@ -51,7 +52,7 @@ class EventLog:
     writer.write_event(
       event_pb2.Event(
         wall_time=time.time(),
-        step=int(record["epoch"]),
+        step=int(step),
         summary=summary_pb2.Summary(value=values),
       )
     )

@@ -1,4 +1,4 @@
-"""Reads image-classification data sets that TFDS, or idx_builder, prepared."""
+"""Reads data sets that TFDS, or idx_builder, prepared: images and texts."""
 
 import hashlib
 import io
@@ -143,7 +143,39 @@ def decode(folder: pathlib.Path) -> list[np.ndarray]:
   return arrays
 
 
+def texts(folder: pathlib.Path, splits: Sequence[str]) -> list[bytes]:
+  """Returns the texts of a prepared data set.
+
+  Args:
+    folder: What `find` returned.
+    splits: Their names.
+
+  Returns:
+    For each split, all that its examples hold under `text`, one after another.
+
+  Raises:
+    ImportError: A package that this takes is not installed.
+    ValueError: The data set has no such split or no text, or is damaged.
+  """
+  import tensorflow_datasets as tfds
+
+  builder = tfds.builder_from_directory(folder)
+  try:
+    return [
+      b"".join(example["text"] for example in _examples(builder, split, {}))
+      for split in splits
+    ]
+  except ImportError:
+    raise
+  except Exception as error:  # As in `decode`.
+    raise ValueError(
+      f"The prepared dataset in {folder} is damaged, or holds no text:"
+      f" {error!r}. Delete the folder and run again."
+    ) from error
+
+
 def _decode_split(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
+  import tensorflow_datasets as tfds
   from PIL import Image
 
   info = builder.info
@@ -151,8 +183,10 @@ def _decode_split(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
   shape = info.features["image"].shape
   images = np.empty((count, *shape), np.uint8)
   labels = np.empty(count, np.int32)
+  # Decoding them here rather than in TFDS needs neither TensorFlow nor OpenCV.
+  encoded = _examples(builder, split, {"image": tfds.decode.SkipDecoding()})
   examples = tqdm.tqdm(
-    _examples(builder, split),
+    encoded,
     desc=f"Decoding {info.name}, {split}",
     total=count,
     unit="image",
@@ -176,14 +210,12 @@ def _decode_split(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
   return images, labels
 
 
-def _examples(builder: Any, split: str) -> Iterator[dict[str, Any]]:
-  """Yields examples with images still encoded.
-
-  Decoding them here rather than in TFDS needs neither TensorFlow nor OpenCV.
-  """
+def _examples(
+  builder: Any, split: str, decoders: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+  """Yields examples, of which `decoders` decode some features."""
   import tensorflow_datasets as tfds
 
-  decoders = {"image": tfds.decode.SkipDecoding()}
   if builder.info.file_format == tfds.core.FileFormat.TFRECORD:
     # TFDS's default, which it reads through TensorFlow only.
     for path in builder.info.splits[split].filepaths:
