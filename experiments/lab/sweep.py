@@ -99,18 +99,28 @@ class Sweep:
     *,
     prepare: Callable[[jax.Array], jax.Array],
     batch_size: int,
+    hyperparams: Sequence[str] = (),
+    watch: Callable[[TrainState, TrainState], Mapping[str, jax.Array]]
+    | None = None,
   ):
     """Sets up; compiles nothing yet.
 
     Args:
       model: As in `Trainer`.
-      optimizer: Called as `optimizer(learning_rate=...)`.
+      optimizer: Called as `optimizer(learning_rate=..., **hyperparams)`.
       prepare, batch_size: As in `Trainer`.
+      hyperparams: Names of what differs from lane to lane beside the learning
+        rate.
+      watch: Called with the states before and after a step; what it returns
+        is recorded beside the loss.
     """
     self.model = model
+    self.watch = watch or (lambda before, after: {})
     self.trainer = Trainer(
       model,
-      optax.inject_hyperparams(optimizer)(learning_rate=1.0),
+      optax.inject_hyperparams(optimizer)(
+        learning_rate=1.0, **dict.fromkeys(hyperparams, 1.0)
+      ),
       prepare=prepare,
       batch_size=batch_size,
       patience=1,
@@ -128,18 +138,31 @@ class Sweep:
     seed_numbers: Sequence[int],
     learning_rates: Sequence[float],
     inputs: jax.Array,
+    **hyperparams: Sequence[float],
   ) -> TrainState:
-    """Returns the initial state of every lane, those of one rate adjacent."""
+    """Returns the initial state of every lane, those of one rate adjacent.
+
+    Args:
+      seed_numbers: One per seed.
+      learning_rates: One per group of lanes.
+      inputs: Any inputs `[n, ...]`; only their shape and dtype matter.
+      **hyperparams: One value for each learning rate.
+    """
     numbers = [seed for _ in learning_rates for seed in seed_numbers]
-    rates = np.repeat(np.asarray(learning_rates, np.float32), len(seed_numbers))
     state = self.trainer.init(numbers, inputs).state
-    hyperparams = {
-      **state.opt_state.hyperparams,
-      "learning_rate": jnp.asarray(rates),
+    chosen = {"learning_rate": learning_rates, **hyperparams}
+    hyperparams = state.opt_state.hyperparams | {
+      name: self.per_lane(values, len(seed_numbers))
+      for name, values in chosen.items()
     }
     return dataclasses.replace(
       state, opt_state=state.opt_state._replace(hyperparams=hyperparams)
     )
+
+  @staticmethod
+  def per_lane(values: Sequence[float], seed_count: int) -> jax.Array:
+    """Returns one value per lane from one per group of lanes, float32."""
+    return jnp.repeat(jnp.asarray(values, jnp.float32), seed_count)
 
   def orders(self, state: TrainState, train: Examples, steps: int) -> jax.Array:
     """Returns the indices `[lanes, steps, batch_size]` of the minibatches.
@@ -151,15 +174,16 @@ class Sweep:
 
   def advance(
     self, state: TrainState, orders: jax.Array, train: Examples
-  ) -> tuple[TrainState, np.ndarray]:
+  ) -> tuple[TrainState, dict[str, np.ndarray]]:
     """Takes a step per minibatch of `orders`.
 
     Returns:
-      The new state (the old one is donated), and the training loss
-      `[lanes, steps]` before each update.
+      The new state (the old one is donated), and what was recorded, each
+      `[lanes, steps, ...]`: the training "loss" before an update, and what
+      `watch` returns.
     """
-    state, losses = self._advance(state, orders, train)
-    return state, np.asarray(losses)
+    state, records = self._advance(state, orders, train)
+    return state, {name: np.asarray(v) for name, v in records.items()}
 
   def error(
     self, state: TrainState, examples: Examples, batch_stats: PyTree = None
@@ -176,7 +200,7 @@ class Sweep:
     return 100 * (1 - sums.means()["accuracy"])
 
   def reestimated(self, state: TrainState, train: Examples) -> PyTree:
-    """Returns the statistics of the whole training set."""
+    """Returns the batch statistics of all of `train`."""
     if not state.batch_stats:
       return state.batch_stats
     model: Any = self.model
@@ -213,12 +237,13 @@ class Sweep:
 
   def _advance_lane(
     self, state: TrainState, orders: jax.Array, train: Examples
-  ) -> tuple[TrainState, jax.Array]:
+  ) -> tuple[TrainState, dict[str, jax.Array]]:
     def step(
-      state: TrainState, indices: jax.Array
-    ) -> tuple[TrainState, jax.Array]:
+      before: TrainState, indices: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
       batch = Examples(*(array[indices] for array in train))
-      state, sums = self.trainer.train_step(state, batch)
-      return state, jnp.asarray(sums.loss / sums.count)
+      after, sums = self.trainer.train_step(before, batch)
+      loss = jnp.asarray(sums.loss / sums.count)
+      return after, {"loss": loss, **self.watch(before, after)}
 
     return jax.lax.scan(step, state, orders)
