@@ -1,0 +1,32 @@
+"""Builds the kernels for the environment in which it is run."""
+
+import argparse
+import sys
+
+from normjax.native import library
+
+
+def main() -> int:
+  """Builds, loads and reports; returns the exit status."""
+  parser = argparse.ArgumentParser(
+    prog="python -m normjax.native",
+    description="Builds normjax's CPU kernels for this Python environment and"
+    " keeps them in the user's cache. Needs a C++17 compiler: $CXX, or the"
+    " first of c++, g++ and clang++.",
+  )
+  parser.parse_args()
+  try:
+    path = library.build(library.cache_folder())
+  except (library.BuildError, OSError) as error:
+    print(f"Not built: {error}", file=sys.stderr)
+    return 1
+  print(f"Built {path}")
+  if not library.load():
+    print("They do not load here: see the log of `normjax`.", file=sys.stderr)
+    return 1
+  print("The kernels load; normjax uses them from now on.")
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,325 @@
+// Norms whose every lane of adjacent elements has a mean: batch norm, and group
+// and instance norm with their channels last.
+
+#ifndef NORMJAX_NATIVE_LANES_H_
+#define NORMJAX_NATIVE_LANES_H_
+
+#include <vector>
+
+#include "layout.h"
+#include "loops.h"
+#include "parallel.h"
+
+namespace normjax {
+
+template <class T>
+class Lanes {
+ public:
+  Lanes(const Layout& layout, const Loops<T>& loops, const T* x,
+        const float* gain, bool has_gain)
+      : layout_(layout),
+        period_(layout),
+        division_(layout, period_),
+        loops_(loops),
+        lanes_(layout.inner),
+        copies_(period_.width / layout.inner),
+        // Fits the second-level cache, and no sum gets long.
+        chunk_(std::clamp<Index>(16384 / period_.width, 16, 256) * copies_),
+        x_(x),
+        gain_(OverPeriod(gain, has_gain, 1, layout, layout.inner)) {}
+
+  void Normalize(xla::ffi::ThreadPool& pool, const float* bias, bool has_bias,
+                 T* y, float* mean, float* tail, float* m2) {
+    std::vector<float> shift =
+        OverPeriod(bias, has_bias, 0, layout_, layout_.inner);
+    auto apply = [&](Index a, Index begin, Index end) {
+      Spread means(*this), tails(*this), factors(*this), shifts(*this);
+      for (Index c = 0; c < lanes_; ++c) {
+        Index i = a * lanes_ + c;
+        means[c] = mean[i], tails[c] = tail[i], shifts[c] = shift[c];
+        factors[c] = layout_.ReciprocalDeviation(m2[i]) * gain_[c];
+      }
+      means.Copy(), tails.Copy(), factors.Copy(), shifts.Copy();
+      Rounds(a, begin, end, [&](Index start, Index rows, Index width) {
+        loops_.lanes_affine(x_ + start, y + start, rows, period_.width, width,
+                            means.data(), tails.data(), factors.data(),
+                            shifts.data());
+      });
+    };
+    // From the moments of lanes to those of groups.
+    auto write = [&](Index a, const double* averages, const double* squares) {
+      Index size = lanes_ / layout_.groups, rows = layout_.reduced;
+      for (Index first = 0; first < lanes_; first += size) {
+        double average = 0, total = 0;
+        for (Index c = first; c < first + size; ++c) average += averages[c];
+        average /= static_cast<double>(size);
+        for (Index c = first; c < first + size; ++c) {
+          double gap = averages[c] - average;
+          total += squares[c] + gap * gap * static_cast<double>(rows);
+        }
+        for (Index i = a * lanes_ + first, c = 0; c < size; ++i, ++c) {
+          mean[i] = static_cast<float>(average);
+          tail[i] = static_cast<float>(average - mean[i]);
+          m2[i] = static_cast<float>(total);
+        }
+      }
+    };
+    if (!division_.split) {
+      ForEachPart(pool, division_.parts, [&](Index part) {
+        auto range = division_.Of(part);
+        std::vector<double> averages(lanes_), squares(lanes_);
+        for (Index a = range.outer_begin; a < range.outer_end; ++a) {
+          Moments(a, 0, layout_.reduced, averages.data(), squares.data());
+          write(a, averages.data(), squares.data());
+          apply(a, 0, layout_.reduced);
+        }
+      });
+      return;
+    }
+    Index all = layout_.outer * lanes_;
+    std::vector<double> averages(division_.parts * all);
+    std::vector<double> squares(averages.size());
+    ForEachPart(pool, division_.parts, [&](Index part) {
+      auto range = division_.Of(part);
+      for (Index a = 0; a < layout_.outer; ++a) {
+        Index i = part * all + a * lanes_;
+        Moments(a, range.begin, range.end, &averages[i], &squares[i]);
+      }
+    });
+    for (Index part = 1; part < division_.parts; ++part) {
+      auto range = division_.Of(part);
+      Merge(range.begin, range.end - range.begin, all, &averages[part * all],
+            &squares[part * all], &averages[0], &squares[0]);
+    }
+    for (Index a = 0; a < layout_.outer; ++a) {
+      write(a, &averages[a * lanes_], &squares[a * lanes_]);
+    }
+    ForEachPart(pool, division_.parts, [&](Index part) {
+      auto range = division_.Of(part);
+      for (Index a = 0; a < layout_.outer; ++a) {
+        apply(a, range.begin, range.end);
+      }
+    });
+  }
+
+  void Pullback(xla::ffi::ThreadPool& pool, const T* dy, const float* mean,
+                const float* tail, const float* m2, T* dx, float* d_gain,
+                float* d_bias) {
+    Index parts = division_.split ? 1 : division_.parts;
+    std::vector<double> d_gains(parts * lanes_), d_biases(parts * lanes_);
+    // From the sums of lanes to what differentiating subtracts.
+    auto reduce = [&](Index a, const double* sums, const double* products,
+                      Index part, float* offset, float* slope) {
+      Index size = lanes_ / layout_.groups;
+      double n = static_cast<double>(layout_.count());
+      for (Index first = 0; first < lanes_; first += size) {
+        double r = layout_.ReciprocalDeviation(m2[a * lanes_ + first]);
+        double sum = 0, product = 0;
+        for (Index c = first; c < first + size; ++c) {
+          sum += sums[c] * gain_[c];
+          product += products[c] * gain_[c];
+          d_gains[part * lanes_ + c] += products[c] * r;
+          d_biases[part * lanes_ + c] += sums[c];
+        }
+        for (Index c = first; c < first + size; ++c) {
+          offset[c] = layout_.centered ? static_cast<float>(r * sum / n) : 0;
+          slope[c] = static_cast<float>(r * r * r * product / n);
+        }
+      }
+    };
+    auto differentiate = [&](Index a, Index begin, Index end,
+                             const float* offset, const float* slope) {
+      Spread means(*this), tails(*this), factors(*this);
+      Spread offsets(*this), slopes(*this);
+      for (Index c = 0; c < lanes_; ++c) {
+        Index i = a * lanes_ + c;
+        means[c] = mean[i], tails[c] = tail[i];
+        offsets[c] = offset[c], slopes[c] = slope[c];
+        factors[c] = layout_.ReciprocalDeviation(m2[i]) * gain_[c];
+      }
+      means.Copy(), tails.Copy(), factors.Copy();
+      offsets.Copy(), slopes.Copy();
+      Rounds(a, begin, end, [&](Index start, Index rows, Index width) {
+        loops_.lanes_gradient(x_ + start, dy + start, dx + start, rows,
+                              period_.width, width, means.data(), tails.data(),
+                              factors.data(), offsets.data(), slopes.data());
+      });
+    };
+    if (!division_.split) {
+      ForEachPart(pool, division_.parts, [&](Index part) {
+        auto range = division_.Of(part);
+        std::vector<double> sums(lanes_), products(lanes_);
+        std::vector<float> offset(lanes_), slope(lanes_);
+        for (Index a = range.outer_begin; a < range.outer_end; ++a) {
+          Sums(a, 0, layout_.reduced, dy, mean, tail, sums.data(),
+               products.data());
+          reduce(a, sums.data(), products.data(), part, offset.data(),
+                 slope.data());
+          differentiate(a, 0, layout_.reduced, offset.data(), slope.data());
+        }
+      });
+    } else {
+      Index all = layout_.outer * lanes_;
+      std::vector<double> sums(division_.parts * all), products(sums.size());
+      std::vector<float> offset(all), slope(all);
+      ForEachPart(pool, division_.parts, [&](Index part) {
+        auto range = division_.Of(part);
+        for (Index a = 0; a < layout_.outer; ++a) {
+          Index i = part * all + a * lanes_;
+          Sums(a, range.begin, range.end, dy, mean, tail, &sums[i],
+               &products[i]);
+        }
+      });
+      for (Index part = 1; part < division_.parts; ++part) {
+        for (Index i = 0; i < all; ++i) {
+          sums[i] += sums[part * all + i];
+          products[i] += products[part * all + i];
+        }
+      }
+      for (Index a = 0; a < layout_.outer; ++a) {
+        Index i = a * lanes_;
+        reduce(a, &sums[i], &products[i], 0, &offset[i], &slope[i]);
+      }
+      ForEachPart(pool, division_.parts, [&](Index part) {
+        auto range = division_.Of(part);
+        for (Index a = 0; a < layout_.outer; ++a) {
+          differentiate(a, range.begin, range.end, &offset[a * lanes_],
+                        &slope[a * lanes_]);
+        }
+      });
+    }
+    Total(d_gains, parts, d_gain);
+    Total(d_biases, parts, d_bias);
+  }
+
+ private:
+  // A value per lane, spread over a period: the lanes several times in a row.
+  class Spread {
+   public:
+    explicit Spread(const Lanes& of)
+        : lanes_(of.lanes_), values_(static_cast<size_t>(of.period_.width)) {}
+
+    float& operator[](Index lane) { return values_[lane]; }
+    float* data() { return values_.data(); }
+
+    void Clear() { std::fill(values_.begin(), values_.end(), 0.f); }
+
+    void Copy() {
+      for (size_t j = lanes_; j < values_.size(); ++j) {
+        values_[j] = values_[j - lanes_];
+      }
+    }
+
+    // Adds all copies to the first.
+    void Fold() {
+      for (size_t j = lanes_; j < values_.size(); j += lanes_) {
+        for (Index c = 0; c < lanes_; ++c) values_[c] += values_[j + c];
+      }
+    }
+
+   private:
+    Index lanes_;
+    std::vector<float> values_;
+  };
+
+  // Calls work(start, rows, width) for whole periods, then for the rest.
+  template <class Work>
+  void Rounds(Index a, Index begin, Index end, const Work& work) const {
+    Index start = (a * layout_.reduced + begin) * lanes_;
+    Index size = (end - begin) * lanes_;
+    Index rows = size / period_.width, rest = size % period_.width;
+    if (rows) work(start, rows, period_.width);
+    if (rest) work(start + rows * period_.width, Index{1}, rest);
+  }
+
+  // Each chunk is centred by its own mean, which is found around its first
+  // element: a constant lane is exactly that.
+  void Moments(Index a, Index begin, Index end, double* mean,
+               double* m2) const {
+    std::fill(mean, mean + lanes_, 0.0);
+    std::fill(m2, m2 + lanes_, 0.0);
+    Spread center(*this), sums(*this), squares(*this);
+    std::vector<double> chunk_mean(lanes_), chunk_m2(lanes_);
+    for (Index row = begin; row < end; row += chunk_) {
+      Index last = std::min(end, row + chunk_);
+      double n = static_cast<double>(last - row);
+      if (layout_.centered) {
+        loops_.widen(x_ + (a * layout_.reduced + row) * lanes_, lanes_,
+                     center.data());
+        center.Copy();
+        sums.Clear();
+        Rounds(a, row, last, [&](Index start, Index rows, Index width) {
+          loops_.lanes_sum(x_ + start, rows, period_.width, width,
+                           center.data(), sums.data());
+        });
+        sums.Fold();
+        for (Index c = 0; c < lanes_; ++c) {
+          center[c] += sums[c] / static_cast<float>(n);
+        }
+        center.Copy();
+      }
+      sums.Clear(), squares.Clear();
+      Rounds(a, row, last, [&](Index start, Index rows, Index width) {
+        loops_.lanes_deviations(x_ + start, rows, period_.width, width,
+                                center.data(), sums.data(), squares.data());
+      });
+      sums.Fold(), squares.Fold();
+      for (Index c = 0; c < lanes_; ++c) {
+        double step = layout_.centered ? sums[c] / n : 0;
+        double within = squares[c] - step * step * n;
+        chunk_mean[c] = center[c] + step;
+        chunk_m2[c] = within < 0 ? 0 : within;
+      }
+      Merge(row - begin, last - row, lanes_, chunk_mean.data(),
+            chunk_m2.data(), mean, m2);
+    }
+  }
+
+  // Sums of dy and of dy * deviation.
+  void Sums(Index a, Index begin, Index end, const T* dy, const float* mean,
+            const float* tail, double* sums, double* products) const {
+    Spread means(*this), tails(*this), some(*this), some_products(*this);
+    for (Index c = 0; c < lanes_; ++c) {
+      means[c] = mean[a * lanes_ + c], tails[c] = tail[a * lanes_ + c];
+      sums[c] = products[c] = 0;
+    }
+    means.Copy(), tails.Copy();
+    for (Index row = begin; row < end; row += chunk_) {
+      Index last = std::min(end, row + chunk_);
+      some.Clear(), some_products.Clear();
+      Rounds(a, row, last, [&](Index start, Index rows, Index width) {
+        loops_.lanes_sums(x_ + start, dy + start, rows, period_.width, width,
+                          means.data(), tails.data(), some.data(),
+                          some_products.data());
+      });
+      some.Fold(), some_products.Fold();
+      for (Index c = 0; c < lanes_; ++c) {
+        sums[c] += some[c], products[c] += some_products[c];
+      }
+    }
+  }
+
+  void Total(const std::vector<double>& sums, Index parts,
+             float* result) const {
+    if (result == nullptr) return;
+    for (Index c = 0; c < lanes_; ++c) {
+      double total = 0;
+      for (Index part = 0; part < parts; ++part) {
+        total += sums[part * lanes_ + c];
+      }
+      result[c] = static_cast<float>(total);
+    }
+  }
+
+  const Layout layout_;
+  const Period period_;
+  const Division division_;
+  const Loops<T>& loops_;
+  const Index lanes_, copies_, chunk_;
+  const T* x_;
+  const std::vector<float> gain_;
+};
+
+}  // namespace normjax
+
+#endif  // NORMJAX_NATIVE_LANES_H_

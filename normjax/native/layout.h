@@ -1,0 +1,148 @@
+// Which elements share a mean and which a parameter, and how work is divided.
+
+#ifndef NORMJAX_NATIVE_LAYOUT_H_
+#define NORMJAX_NATIVE_LAYOUT_H_
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "loops.h"
+
+namespace normjax {
+
+// x is [outer, reduced, inner], dense; means are over `reduced`. Element e has
+// parameter (e / repeat) % features. With inner == 1 a row shares a mean; else
+// `groups` groups of adjacent lanes do.
+struct Layout {
+  Index outer, reduced, inner, features, repeat, groups;
+  float epsilon;
+  bool centered;
+
+  Index unit() const { return reduced * inner; }
+  Index size() const { return outer * unit(); }
+  bool lanes() const { return inner > 1; }
+  // Elements that share a mean.
+  Index count() const { return lanes() ? reduced * (inner / groups) : reduced; }
+
+  // Parameters stand still over long runs, or there is one for all.
+  bool runs() const { return !lanes() && (repeat >= 64 || features == 1); }
+  Index run() const { return features == 1 ? size() : repeat; }
+  // After this many elements the parameters begin anew.
+  Index cycle() const { return features * repeat; }
+
+  bool valid() const {
+    if (outer < 0 || reduced < 0 || inner < 1 || features < 1 || repeat < 1) {
+      return false;
+    }
+    if (lanes()) {
+      return repeat == 1 && features == inner && groups >= 1 &&
+             inner % groups == 0;
+    }
+    if (features == 1 || reduced == 0) return true;
+    if (repeat > 1 && reduced % repeat != 0 && repeat % reduced != 0) {
+      return false;
+    }
+    return reduced % cycle() == 0 || cycle() % reduced == 0;
+  }
+
+  float ReciprocalDeviation(float m2) const {
+    return 1 / std::sqrt(m2 / static_cast<float>(count()) + epsilon);
+  }
+};
+
+// Places, per lane of a period of the parameters: short cycles are laid out
+// several times in a row, so that inner loops are long.
+struct Period {
+  Index cycle;  // In elements: of the parameters, or of the lanes.
+  Index width;  // A multiple of it.
+
+  explicit Period(const Layout& layout) : cycle(layout.cycle()) {
+    Index copies = 1;
+    if (cycle < 256 && cycle < layout.unit() && !layout.runs()) {
+      copies = std::min((511 + cycle) / cycle, layout.unit() / cycle);
+    }
+    width = cycle * copies;
+  }
+};
+
+// A parameter laid out over a period; `missing` where there is none.
+inline std::vector<float> OverPeriod(const float* values, bool present,
+                                     float missing, const Layout& layout,
+                                     Index width) {
+  std::vector<float> result(static_cast<size_t>(width), missing);
+  if (present) {
+    for (Index j = 0; j < width; ++j) {
+      result[j] = values[j / layout.repeat % layout.features];
+    }
+  }
+  return result;
+}
+
+// How the work is divided into parts, by size alone: the results depend
+// neither on the number of threads nor on which does what.
+//
+// Normally a part has some of the units and goes over each twice while it is
+// in the cache. Where there are few units, or the parameters' sums of the
+// parts would be as large as the data, a part has a range of `reduced` of all
+// units instead: then all parts finish the statistics before any goes on.
+struct Division {
+  Index parts = 1;
+  bool split = false;
+  Index grain = 1;  // Ranges begin at multiples of it.
+  Layout layout;
+
+  Division(const Layout& layout, const Period& period) : layout(layout) {
+    constexpr Index kMaxParts = 32, kPartSize = 16384, kCache = 262144;
+    Index size = layout.size();
+    Index parameters = layout.runs() ? layout.features : period.width;
+    Index units = layout.lanes() ? layout.outer : layout.outer / kRows;
+    parts = std::min({kMaxParts, size / kPartSize, units,
+                      size / (8 * parameters)});
+    if (size < 4 * kPartSize || (parts >= 4 && layout.unit() <= kCache)) {
+      parts = std::max<Index>(parts, 1);
+      grain = layout.lanes() ? 1 : kRows;
+      return;
+    }
+    split = true;
+    if (layout.lanes()) {
+      grain = period.width / layout.inner;
+    } else {
+      bool whole = layout.runs() || period.cycle >= layout.reduced;
+      grain = whole ? 16 : period.width;
+    }
+    Index ranges = (layout.reduced + grain - 1) / grain;
+    parts = std::max<Index>(1, std::min({kMaxParts, size / kPartSize, ranges}));
+  }
+
+  struct Range {
+    Index outer_begin, outer_end, begin, end;
+  };
+
+  Range Of(Index part) const {
+    Index all = split ? layout.reduced : layout.outer;
+    Index ranges = (all + grain - 1) / grain;
+    Index begin = std::min(all, ranges * part / parts * grain);
+    Index end = std::min(all, ranges * (part + 1) / parts * grain);
+    if (split) return {0, layout.outer, begin, end};
+    return {begin, end, 0, layout.reduced};
+  }
+};
+
+// Adds the moments of `count` more elements per lane to those of `so_far`.
+inline void Merge(Index so_far, Index count, Index lanes, const double* mean,
+                  const double* m2, double* total_mean, double* total_m2) {
+  if (count == 0) return;
+  double share = static_cast<double>(count) / (so_far + count);
+  double weight = so_far * share;
+  for (Index c = 0; c < lanes; ++c) {
+    double gap = mean[c] - total_mean[c];
+    total_mean[c] += gap * share;
+    total_m2[c] += m2[c] + gap * gap * weight;
+  }
+}
+
+}  // namespace normjax
+
+#endif  // NORMJAX_NATIVE_LAYOUT_H_

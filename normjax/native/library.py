@@ -1,0 +1,181 @@
+"""Compiles, finds and registers the kernels.
+
+Importable without JAX and without the rest of the package: the build of a wheel
+compiles with it.
+"""
+
+import concurrent.futures
+import ctypes
+import functools
+import hashlib
+import importlib.metadata
+import importlib.util
+import logging
+import os
+import pathlib
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+
+TARGETS = ("normjax_normalize", "normjax_pullback")
+"""What is registered with XLA, for platform "cpu"; see `kernels.cc`."""
+
+_LOG = logging.getLogger("normjax")
+_FOLDER = pathlib.Path(__file__).parent
+_FLAGS = (
+  "-std=c++17",
+  "-O3",
+  "-fPIC",
+  "-fvisibility=hidden",
+  "-fopenmp-simd",  # Loops marked as vectorizable, no OpenMP library.
+  "-ffp-contract=fast",  # Fused multiply-add; no other liberty is taken.
+  "-fno-math-errno",
+  "-fno-trapping-math",
+)
+# The arithmetic is compiled for each of these and chosen where it runs, so
+# that one library is fast on new processors and correct on old ones.
+_LEVELS = {
+  "x86_64": {
+    "kLoopsV4": ("-march=x86-64-v4", "-mprefer-vector-width=512"),
+    "kLoopsV3": ("-march=x86-64-v3",),
+    "kLoopsBase": (),
+  }
+}
+
+
+class BuildError(RuntimeError):
+  """The kernels cannot be built here; the text says why."""
+
+
+def build(into: pathlib.Path) -> pathlib.Path:
+  """Compiles the kernels.
+
+  Needs a C++17 compiler (`$CXX`, else the first of c++, g++ and clang++) and
+  the headers that come with jaxlib. Takes some ten seconds.
+
+  Args:
+    into: Folder for the library. It is made if necessary, and the file appears
+      there complete or not at all.
+
+  Returns:
+    The library's path, which differs for different sources.
+
+  Raises:
+    BuildError: There is no compiler or no jaxlib, or compiling failed.
+  """
+  compiler = _compiler()
+  headers = _headers()
+  into.mkdir(parents=True, exist_ok=True)
+  path = into / file_name()
+  with tempfile.TemporaryDirectory(dir=into) as name:
+    folder = pathlib.Path(name)
+    units = {"kernels": ("kernels.cc", ("-isystem", str(headers)))}
+    for level, flags in _LEVELS.get(_machine(), {"kLoopsBase": ()}).items():
+      units[level] = ("loops.cc", (*flags, f"-DNORMJAX_LEVEL={level}"))
+    objects = [str(folder / f"{unit}.o") for unit in units]
+    commands = [
+      (*compiler, *_FLAGS, *flags, "-c", str(_FOLDER / source), "-o", target)
+      for (source, flags), target in zip(units.values(), objects, strict=True)
+    ]
+    with concurrent.futures.ThreadPoolExecutor(len(commands)) as pool:
+      list(pool.map(_run, commands))
+    linked = folder / path.name
+    _run((*compiler, "-shared", *objects, "-o", str(linked), "-pthread"))
+    os.replace(linked, path)
+  return path
+
+
+@functools.cache
+def load() -> bool:
+  """Registers the kernels with XLA, once, and returns whether they are there.
+
+  Looks beside this file and in the user's cache. Environment variable
+  `NORMJAX_NATIVE=0` keeps them off. A library that does not fit is reported in
+  the log, never raised.
+  """
+  if os.environ.get("NORMJAX_NATIVE") == "0":
+    _LOG.debug("NORMJAX_NATIVE=0: the native kernels stay off.")
+    return False
+  for folder in (_FOLDER, cache_folder()):
+    path = folder / file_name()
+    if not path.is_file():
+      continue
+    try:
+      _register(path)
+    except Exception as error:  # Whatever jaxlib or the linker object to.
+      _LOG.info("The native kernels in %s do not fit: %s", path, error)
+      continue
+    _LOG.debug("Using the native kernels in %s.", path)
+    return True
+  _LOG.debug("No native kernels: `python -m normjax.native` builds them.")
+  return False
+
+
+def file_name() -> str:
+  """Returns the library's name, a fingerprint of the sources in it."""
+  digest = hashlib.sha256(repr((_FLAGS, _LEVELS)).encode())
+  for source in sorted(_FOLDER.iterdir()):
+    if source.suffix in (".cc", ".h"):
+      digest.update(source.read_bytes())
+  return f"kernels-{digest.hexdigest()[:12]}.so"
+
+
+def cache_folder() -> pathlib.Path:
+  """Returns where kernels for this machine and jaxlib are kept.
+
+  A folder in `$NORMJAX_CACHE_DIR`, else in `$XDG_CACHE_HOME/normjax`, else in
+  `~/.cache/normjax`.
+  """
+  if chosen := os.environ.get("NORMJAX_CACHE_DIR"):
+    base = pathlib.Path(chosen)
+  else:
+    base = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    base /= "normjax"
+  system = platform.system().lower()
+  jaxlib = importlib.metadata.version("jaxlib")
+  return base.expanduser() / f"native-{system}-{_machine()}-jaxlib-{jaxlib}"
+
+
+def _machine() -> str:
+  machine = platform.machine().lower()
+  return {"amd64": "x86_64", "aarch64": "arm64"}.get(machine, machine)
+
+
+def _register(path: pathlib.Path) -> None:
+  import jax.ffi
+
+  library = ctypes.CDLL(str(path))
+  for target in TARGETS:
+    handler = jax.ffi.pycapsule(getattr(library, target))
+    jax.ffi.register_ffi_target(target, handler, platform="cpu")
+
+
+def _compiler() -> list[str]:
+  if chosen := os.environ.get("CXX"):
+    return shlex.split(chosen)
+  for name in ("c++", "g++", "clang++"):
+    if found := shutil.which(name):
+      return [found]
+  raise BuildError(
+    "there is no C++ compiler: install g++ or clang++, or set CXX."
+  )
+
+
+def _headers() -> pathlib.Path:
+  spec = importlib.util.find_spec("jaxlib")
+  for folder in (spec and spec.submodule_search_locations) or ():
+    headers = pathlib.Path(folder, "include")
+    if (headers / "xla/ffi/api/ffi.h").is_file():
+      return headers
+  raise BuildError("jaxlib, whose headers are needed, is not installed.")
+
+
+def _run(command: tuple[str, ...]) -> None:
+  try:
+    done = subprocess.run(command, capture_output=True, text=True)
+  except OSError as error:
+    raise BuildError(f"{command[0]} does not start: {error}") from error
+  if done.returncode:
+    raise BuildError(f"{shlex.join(command)} failed:\n{done.stderr.strip()}")

@@ -1,0 +1,421 @@
+// See loops.h. Compiled once per processor level: NORMJAX_LEVEL names the table.
+//
+// Nothing here may come from a header's inline functions: the linker keeps one
+// copy of those for all levels, perhaps one that this processor cannot run.
+// `-ffast-math` is out of the question: it would turn (x - mean) - tail into
+// x - (mean + tail), which is x - mean.
+
+#include "loops.h"
+
+#define INLINE inline __attribute__((always_inline))
+#define RESTRICT __restrict__
+
+namespace normjax {
+namespace {
+
+constexpr Index kBlock = 1024;
+
+template <class To, class From>
+INLINE To Bits(From value) {
+  static_assert(sizeof(To) == sizeof(From));
+  To result;
+  __builtin_memcpy(&result, &value, sizeof(To));
+  return result;
+}
+
+INLINE float Load(const float* x) { return *x; }
+
+INLINE void Store(float* y, float value) { *y = value; }
+
+INLINE float Load(const Bfloat16* x) {
+  return Bits<float>(static_cast<uint32_t>(x->bits) << 16);
+}
+
+INLINE void Store(Bfloat16* y, float value) {
+  uint32_t bits = Bits<uint32_t>(value);
+  // To the nearest, ties to even; a carry out of the mantissa is right too.
+  uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  uint32_t quiet = (bits >> 16) | 0x40;
+  y->bits = static_cast<uint16_t>(value != value ? quiet : rounded);
+}
+
+INLINE float Load(const Float16* x) {
+  uint32_t half = x->bits;
+  uint32_t magnitude = (half & 0x7fff) << 13;
+  uint32_t normal = magnitude + (112u << 23);
+  // Subnormal: 2^-14 * (1 + m) - 2^-14, where no float32 is subnormal.
+  float small = Bits<float>(magnitude + (113u << 23)) - 0x1p-14f;
+  uint32_t bits = magnitude >= (31u << 23)  ? magnitude + (224u << 23)
+                  : magnitude < (1u << 23) ? Bits<uint32_t>(small)
+                                           : normal;
+  return Bits<float>(bits | (half & 0x8000) << 16);
+}
+
+INLINE void Store(Float16* y, float value) {
+  uint32_t bits = Bits<uint32_t>(value);
+  uint32_t sign = (bits >> 16) & 0x8000;
+  uint32_t magnitude = bits & 0x7fffffff;
+  uint32_t normal =
+      (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+  // The unit in the last place of 1/2 is that of half's subnormals.
+  uint32_t small = Bits<uint32_t>(Bits<float>(magnitude) + 0.5f) - (126u << 23);
+  uint32_t large = magnitude > (255u << 23) ? 0x7e00 : 0x7c00;
+  uint32_t half = magnitude >= (143u << 23)  ? large
+                  : magnitude < (113u << 23) ? small
+                                             : normal;
+  y->bits = static_cast<uint16_t>(half | sign);
+}
+
+// Around the block's own mean, which is found around its first element: a
+// constant block is exactly that.
+template <class T>
+INLINE void BlockMoments(const T* RESTRICT x, Index n, float* center,
+                         float* shift, float* squares) {
+  float pivot = Load(x);
+  Index quarter = n / 4;
+  const T *x1 = x + quarter, *x2 = x1 + quarter, *x3 = x2 + quarter;
+  float s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+#pragma omp simd reduction(+ : s0, s1, s2, s3)
+  for (Index j = 0; j < quarter; ++j) {
+    s0 += Load(x + j) - pivot;
+    s1 += Load(x1 + j) - pivot;
+    s2 += Load(x2 + j) - pivot;
+    s3 += Load(x3 + j) - pivot;
+  }
+  for (Index j = 4 * quarter; j < n; ++j) s0 += Load(x + j) - pivot;
+  float a = pivot + ((s0 + s1) + (s2 + s3)) / static_cast<float>(n);
+  float q0 = 0, q1 = 0, q2 = 0, q3 = 0;
+  s0 = s1 = s2 = s3 = 0;
+#pragma omp simd reduction(+ : s0, s1, s2, s3, q0, q1, q2, q3)
+  for (Index j = 0; j < quarter; ++j) {
+    float e0 = Load(x + j) - a, e1 = Load(x1 + j) - a;
+    float e2 = Load(x2 + j) - a, e3 = Load(x3 + j) - a;
+    s0 += e0, s1 += e1, s2 += e2, s3 += e3;
+    q0 += e0 * e0, q1 += e1 * e1, q2 += e2 * e2, q3 += e3 * e3;
+  }
+  for (Index j = 4 * quarter; j < n; ++j) {
+    float e = Load(x + j) - a;
+    s0 += e, q0 += e * e;
+  }
+  *center = a;
+  *shift = (s0 + s1) + (s2 + s3);
+  *squares = (q0 + q1) + (q2 + q3);
+}
+
+template <class T>
+INLINE float BlockSquares(const T* RESTRICT x, Index n) {
+  Index quarter = n / 4;
+  const T *x1 = x + quarter, *x2 = x1 + quarter, *x3 = x2 + quarter;
+  float q0 = 0, q1 = 0, q2 = 0, q3 = 0;
+#pragma omp simd reduction(+ : q0, q1, q2, q3)
+  for (Index j = 0; j < quarter; ++j) {
+    float e0 = Load(x + j), e1 = Load(x1 + j);
+    float e2 = Load(x2 + j), e3 = Load(x3 + j);
+    q0 += e0 * e0, q1 += e1 * e1, q2 += e2 * e2, q3 += e3 * e3;
+  }
+  for (Index j = 4 * quarter; j < n; ++j) {
+    float e = Load(x + j);
+    q0 += e * e;
+  }
+  return (q0 + q1) + (q2 + q3);
+}
+
+template <class T>
+void RunMoments(const T* x, Index n, bool centered, double* mean, double* m2) {
+  Index blocks = (n + kBlock - 1) / kBlock;
+  double count = 0, average = 0, total = 0;
+  for (Index i = 0; i < blocks; ++i) {
+    Index begin = n * i / blocks, end = n * (i + 1) / blocks;
+    if (!centered) {
+      total += BlockSquares(x + begin, end - begin);
+      continue;
+    }
+    float center, shift, squares;
+    BlockMoments(x + begin, end - begin, &center, &shift, &squares);
+    // Merged as in Chan, Golub & LeVeque, 1983.
+    double size = static_cast<double>(end - begin);
+    double step = shift / size, gap = (center - average) + step;
+    double within = squares - shift * step;
+    count += size;
+    average += gap * (size / count);
+    total += (within < 0 ? 0 : within) +
+             gap * gap * ((count - size) * (size / count));
+  }
+  *mean = average;
+  *m2 = total;
+}
+
+template <class T>
+void RowsAffine(const T* RESTRICT x, T* RESTRICT y, Index rows, Index stride,
+                Index width, const float* mean, const float* tail,
+                const float* factor, const float* RESTRICT gain,
+                const float* RESTRICT bias) {
+  if (rows == kRows) {
+    const T *x1 = x + stride, *x2 = x1 + stride, *x3 = x2 + stride;
+    T *y1 = y + stride, *y2 = y1 + stride, *y3 = y2 + stride;
+    float m0 = mean[0], m1 = mean[1], m2 = mean[2], m3 = mean[3];
+    float t0 = tail[0], t1 = tail[1], t2 = tail[2], t3 = tail[3];
+    float f0 = factor[0], f1 = factor[1], f2 = factor[2], f3 = factor[3];
+#pragma omp simd
+    for (Index j = 0; j < width; ++j) {
+      float g = gain[j], b = bias[j];
+      Store(y + j, ((Load(x + j) - m0) - t0) * (g * f0) + b);
+      Store(y1 + j, ((Load(x1 + j) - m1) - t1) * (g * f1) + b);
+      Store(y2 + j, ((Load(x2 + j) - m2) - t2) * (g * f2) + b);
+      Store(y3 + j, ((Load(x3 + j) - m3) - t3) * (g * f3) + b);
+    }
+    return;
+  }
+  for (Index i = 0; i < rows; ++i, x += stride, y += stride) {
+    float m = mean[i], t = tail[i], f = factor[i];
+#pragma omp simd
+    for (Index j = 0; j < width; ++j) {
+      Store(y + j, ((Load(x + j) - m) - t) * (gain[j] * f) + bias[j]);
+    }
+  }
+}
+
+template <class T>
+void RunAffine(const T* RESTRICT x, T* RESTRICT y, Index n, float mean,
+               float tail, float factor, float bias) {
+#pragma omp simd
+  for (Index j = 0; j < n; ++j) {
+    Store(y + j, ((Load(x + j) - mean) - tail) * factor + bias);
+  }
+}
+
+template <class T>
+void RowsSums(const T* RESTRICT x, const T* RESTRICT dy, Index rows,
+              Index stride, Index width, const float* mean, const float* tail,
+              const float* factor, const float* RESTRICT gain,
+              float* RESTRICT d_gain, float* RESTRICT d_bias, double* sums,
+              double* products) {
+  for (Index begin = 0; begin < width; begin += kBlock) {
+    Index end = begin + kBlock < width ? begin + kBlock : width;
+    if (rows == kRows) {
+      const T *x1 = x + stride, *x2 = x1 + stride, *x3 = x2 + stride;
+      const T *d1 = dy + stride, *d2 = d1 + stride, *d3 = d2 + stride;
+      float m0 = mean[0], m1 = mean[1], m2 = mean[2], m3 = mean[3];
+      float t0 = tail[0], t1 = tail[1], t2 = tail[2], t3 = tail[3];
+      float f0 = factor[0], f1 = factor[1], f2 = factor[2], f3 = factor[3];
+      float s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+      float p0 = 0, p1 = 0, p2 = 0, p3 = 0;
+#pragma omp simd reduction(+ : s0, s1, s2, s3, p0, p1, p2, p3)
+      for (Index j = begin; j < end; ++j) {
+        float g = gain[j];
+        float g0 = Load(dy + j), g1 = Load(d1 + j);
+        float g2 = Load(d2 + j), g3 = Load(d3 + j);
+        float h0 = ((Load(x + j) - m0) - t0) * f0 * g0;
+        float h1 = ((Load(x1 + j) - m1) - t1) * f1 * g1;
+        float h2 = ((Load(x2 + j) - m2) - t2) * f2 * g2;
+        float h3 = ((Load(x3 + j) - m3) - t3) * f3 * g3;
+        s0 += g0 * g, s1 += g1 * g, s2 += g2 * g, s3 += g3 * g;
+        p0 += h0 * g, p1 += h1 * g, p2 += h2 * g, p3 += h3 * g;
+        d_gain[j] += (h0 + h1) + (h2 + h3);
+        d_bias[j] += (g0 + g1) + (g2 + g3);
+      }
+      sums[0] += s0, sums[1] += s1, sums[2] += s2, sums[3] += s3;
+      products[0] += p0, products[1] += p1;
+      products[2] += p2, products[3] += p3;
+      continue;
+    }
+    for (Index i = 0; i < rows; ++i) {
+      const T *xi = x + i * stride, *di = dy + i * stride;
+      float m = mean[i], t = tail[i], f = factor[i], s = 0, p = 0;
+#pragma omp simd reduction(+ : s, p)
+      for (Index j = begin; j < end; ++j) {
+        float g = Load(di + j), h = ((Load(xi + j) - m) - t) * f * g;
+        s += g * gain[j], p += h * gain[j];
+        d_gain[j] += h, d_bias[j] += g;
+      }
+      sums[i] += s, products[i] += p;
+    }
+  }
+}
+
+template <class T>
+void RunSums(const T* RESTRICT x, const T* RESTRICT dy, Index n, float mean,
+             float tail, float factor, double* sum, double* product) {
+  for (Index begin = 0; begin < n; begin += kBlock) {
+    Index size = n - begin < kBlock ? n - begin : kBlock, half = size / 2;
+    const T *xa = x + begin, *xb = xa + half;
+    const T *da = dy + begin, *db = da + half;
+    float s0 = 0, s1 = 0, p0 = 0, p1 = 0;
+#pragma omp simd reduction(+ : s0, s1, p0, p1)
+    for (Index j = 0; j < half; ++j) {
+      float g0 = Load(da + j), g1 = Load(db + j);
+      s0 += g0, p0 += ((Load(xa + j) - mean) - tail) * factor * g0;
+      s1 += g1, p1 += ((Load(xb + j) - mean) - tail) * factor * g1;
+    }
+    if (size % 2) {
+      float g = Load(da + size - 1);
+      s0 += g, p0 += ((Load(xa + size - 1) - mean) - tail) * factor * g;
+    }
+    *sum += s0 + s1;
+    *product += p0 + p1;
+  }
+}
+
+template <class T>
+void RowsGradient(const T* RESTRICT x, const T* RESTRICT dy, T* RESTRICT dx,
+                  Index rows, Index stride, Index width, const float* mean,
+                  const float* tail, const float* factor, const float* offset,
+                  const float* slope, const float* RESTRICT gain) {
+  for (Index i = 0; i < rows; ++i, x += stride, dy += stride, dx += stride) {
+    float m = mean[i], t = tail[i], f = factor[i];
+    float o = offset[i], k = slope[i];
+#pragma omp simd
+    for (Index j = 0; j < width; ++j) {
+      float c = (Load(x + j) - m) - t;
+      Store(dx + j, (Load(dy + j) * (gain[j] * f) - o) - c * k);
+    }
+  }
+}
+
+template <class T>
+void RunGradient(const T* RESTRICT x, const T* RESTRICT dy, T* RESTRICT dx,
+                 Index n, float mean, float tail, float factor, float offset,
+                 float slope) {
+#pragma omp simd
+  for (Index j = 0; j < n; ++j) {
+    float c = (Load(x + j) - mean) - tail;
+    Store(dx + j, (Load(dy + j) * factor - offset) - c * slope);
+  }
+}
+
+template <class T>
+void LanesSum(const T* RESTRICT x, Index rows, Index stride, Index width,
+              const float* RESTRICT pivot, float* RESTRICT sums) {
+  Index i = 0;
+  for (; i + 4 <= rows; i += 4, x += 4 * stride) {
+    const T *x1 = x + stride, *x2 = x1 + stride, *x3 = x2 + stride;
+#pragma omp simd
+    for (Index j = 0; j < width; ++j) {
+      float p = pivot[j];
+      sums[j] += ((Load(x + j) - p) + (Load(x1 + j) - p)) +
+                 ((Load(x2 + j) - p) + (Load(x3 + j) - p));
+    }
+  }
+  for (; i < rows; ++i, x += stride) {
+#pragma omp simd
+    for (Index j = 0; j < width; ++j) sums[j] += Load(x + j) - pivot[j];
+  }
+}
+
+template <class T>
+void LanesDeviations(const T* RESTRICT x, Index rows, Index stride, Index width,
+                     const float* RESTRICT center, float* RESTRICT sums,
+                     float* RESTRICT squares) {
+  Index i = 0;
+  for (; i + 4 <= rows; i += 4, x += 4 * stride) {
+    const T *x1 = x + stride, *x2 = x1 + stride, *x3 = x2 + stride;
+#pragma omp simd
+    for (Index j = 0; j < width; ++j) {
+      float a = center[j];
+      float e0 = Load(x + j) - a, e1 = Load(x1 + j) - a;
+      float e2 = Load(x2 + j) - a, e3 = Load(x3 + j) - a;
+      sums[j] += (e0 + e1) + (e2 + e3);
+      squares[j] += (e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3);
+    }
+  }
+  for (; i < rows; ++i, x += stride) {
+#pragma omp simd
+    for (Index j = 0; j < width; ++j) {
+      float e = Load(x + j) - center[j];
+      sums[j] += e, squares[j] += e * e;
+    }
+  }
+}
+
+template <class T>
+void LanesAffine(const T* RESTRICT x, T* RESTRICT y, Index rows, Index stride,
+                 Index width, const float* RESTRICT mean,
+                 const float* RESTRICT tail, const float* RESTRICT factor,
+                 const float* RESTRICT bias) {
+  Index i = 0;
+  for (; i + 4 <= rows; i += 4, x += 4 * stride, y += 4 * stride) {
+    const T *x1 = x + stride, *x2 = x1 + stride, *x3 = x2 + stride;
+    T *y1 = y + stride, *y2 = y1 + stride, *y3 = y2 + stride;
+#pragma omp simd
+    for (Index j = 0; j < width; ++j) {
+      float m = mean[j], t = tail[j], f = factor[j], b = bias[j];
+      Store(y + j, ((Load(x + j) - m) - t) * f + b);
+      Store(y1 + j, ((Load(x1 + j) - m) - t) * f + b);
+      Store(y2 + j, ((Load(x2 + j) - m) - t) * f + b);
+      Store(y3 + j, ((Load(x3 + j) - m) - t) * f + b);
+    }
+  }
+  for (; i < rows; ++i, x += stride, y += stride) {
+#pragma omp simd
+    for (Index j = 0; j < width; ++j) {
+      Store(y + j, ((Load(x + j) - mean[j]) - tail[j]) * factor[j] + bias[j]);
+    }
+  }
+}
+
+template <class T>
+void LanesSums(const T* RESTRICT x, const T* RESTRICT dy, Index rows,
+               Index stride, Index width, const float* RESTRICT mean,
+               const float* RESTRICT tail, float* RESTRICT sums,
+               float* RESTRICT products) {
+  Index i = 0;
+  for (; i + 4 <= rows; i += 4, x += 4 * stride, dy += 4 * stride) {
+    const T *x1 = x + stride, *x2 = x1 + stride, *x3 = x2 + stride;
+    const T *d1 = dy + stride, *d2 = d1 + stride, *d3 = d2 + stride;
+#pragma omp simd
+    for (Index j = 0; j < width; ++j) {
+      float m = mean[j], t = tail[j];
+      float g0 = Load(dy + j), g1 = Load(d1 + j);
+      float g2 = Load(d2 + j), g3 = Load(d3 + j);
+      sums[j] += (g0 + g1) + (g2 + g3);
+      products[j] += (g0 * ((Load(x + j) - m) - t) +
+                      g1 * ((Load(x1 + j) - m) - t)) +
+                     (g2 * ((Load(x2 + j) - m) - t) +
+                      g3 * ((Load(x3 + j) - m) - t));
+    }
+  }
+  for (; i < rows; ++i, x += stride, dy += stride) {
+#pragma omp simd
+    for (Index j = 0; j < width; ++j) {
+      float g = Load(dy + j);
+      sums[j] += g, products[j] += g * ((Load(x + j) - mean[j]) - tail[j]);
+    }
+  }
+}
+
+template <class T>
+void LanesGradient(const T* RESTRICT x, const T* RESTRICT dy, T* RESTRICT dx,
+                   Index rows, Index stride, Index width,
+                   const float* RESTRICT mean, const float* RESTRICT tail,
+                   const float* RESTRICT factor, const float* RESTRICT offset,
+                   const float* RESTRICT slope) {
+  for (Index i = 0; i < rows; ++i, x += stride, dy += stride, dx += stride) {
+#pragma omp simd
+    for (Index j = 0; j < width; ++j) {
+      float c = (Load(x + j) - mean[j]) - tail[j];
+      Store(dx + j, (Load(dy + j) * factor[j] - offset[j]) - c * slope[j]);
+    }
+  }
+}
+
+template <class T>
+void Widen(const T* RESTRICT x, Index n, float* RESTRICT out) {
+  for (Index j = 0; j < n; ++j) out[j] = Load(x + j);
+}
+
+template <class T>
+constexpr Loops<T> LoopsFor() {
+  return {RunMoments<T>,   RowsAffine<T>,      RunAffine<T>,
+          RowsSums<T>,     RunSums<T>,         RowsGradient<T>,
+          RunGradient<T>,  LanesSum<T>,        LanesDeviations<T>,
+          LanesAffine<T>,  LanesSums<T>,       LanesGradient<T>,
+          Widen<T>};
+}
+
+}  // namespace
+
+extern const AllLoops NORMJAX_LEVEL;
+const AllLoops NORMJAX_LEVEL = {LoopsFor<float>(), LoopsFor<Bfloat16>(),
+                                LoopsFor<Float16>()};
+
+}  // namespace normjax
