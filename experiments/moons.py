@@ -10,8 +10,8 @@ is trained at five learning rates, 0.01 (the tutorials') among them. About a
 minute on two cores.
 
 What tutorials claim for batch norm, tested for every norm against none, seeds
-paired, at 0.01 ("equal rate") and at each arm's best rate ("tuned": the lowest mean
-training loss, of epoch 1 for claim 1 and of the last epochs for the others):
+paired, at 0.01 ("equal rate") and at each arm's best rate ("tuned": the lowest
+mean training loss, of epoch 1 for claim 1, of the last epochs for the others):
   1. Faster: training loss of epoch 1 below 0.8 times that of none.
   2. A smoother curve: roughness, the standard deviation of the epoch's loss
      over the last 30 epochs, below that of none (equal rate).
@@ -157,12 +157,12 @@ def measure(config: Config, run: Run) -> None:
       [
         "norm", "epoch 1 loss", "final loss", f"epochs to {TARGET_LOSS}",
         "roughness", "test accuracy (%)", "re-estimated (%)",
-        "best rate (%)", "moved in train mode (%)",
+        "moved in train mode (%)",
       ],
     )
   )  # fmt: skip
   for norm in config.norm[1:]:
-    _judge(norm, arms[norm], arms[config.norm[0]], run)
+    _judge(norm, arms[norm], arms[config.norm[0]], config.dataset, run)
   _draw(arms, config, data, run)
 
 
@@ -171,7 +171,7 @@ def _best(values: np.ndarray) -> int:
   return int(np.nan_to_num(values.mean(axis=1), nan=np.inf).argmin())
 
 
-def _judge(norm: str, arm: Parts, none: Parts, run: Run) -> None:
+def _judge(norm: str, arm: Parts, none: Parts, dataset: str, run: Run) -> None:
   first, first_none = (part["loss"][..., 0] for part in (arm, none))
   last, last_none = (
     part["loss"][..., -LAST_EPOCHS:].mean(axis=-1) for part in (arm, none)
@@ -184,7 +184,7 @@ def _judge(norm: str, arm: Parts, none: Parts, run: Run) -> None:
     )
     ratio = paired_ratio(first[start], first_none[start_none])
     run.judge(
-      f"{norm} is faster on half moons ({how})",
+      f"{norm} is faster on {dataset} ({how})",
       f"{ratio:.2f}",
       reporting.verdict_below(ratio, FASTER_BELOW),
       criterion="ratio of epoch 1 losses to none below 0.8",
@@ -192,7 +192,7 @@ def _judge(norm: str, arm: Parts, none: Parts, run: Run) -> None:
     )
     ratio = paired_ratio(last[end], last_none[end_none])
     run.judge(
-      f"{norm} ends with a lower training loss ({how})",
+      f"{norm} ends with a lower training loss on {dataset} ({how})",
       f"{ratio:.2f}",
       reporting.verdict_below(ratio, 1),
       criterion="ratio of final losses to none below 1",
@@ -202,7 +202,7 @@ def _judge(norm: str, arm: Parts, none: Parts, run: Run) -> None:
       arm["accuracy"][end], none["accuracy"][end_none]
     )
     run.judge(
-      f"{norm} ends with a better test accuracy ({how})",
+      f"{norm} ends with a better test accuracy on {dataset} ({how})",
       f"{difference:+.2f} points",
       reporting.verdict_above(difference, 0),
       criterion="difference to none above 0",
@@ -212,7 +212,7 @@ def _judge(norm: str, arm: Parts, none: Parts, run: Run) -> None:
     roughness(arm["loss"][EQUAL]), roughness(none["loss"][EQUAL])
   )
   run.judge(
-    f"{norm} makes the loss curve smoother (equal rate)",
+    f"{norm} makes the loss curve smoother on {dataset} (equal rate)",
     f"{ratio:.2f}",
     reporting.verdict_below(ratio, 1),
     criterion="ratio of roughness to none below 1",

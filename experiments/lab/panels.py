@@ -63,6 +63,7 @@ def drawing(
     yield axes
     for panel in axes:
       panel.spines[["top", "right"]].set_visible(False)
+      _clip_bands(panel)
     figure.suptitle(title, fontsize=15)
     entries: dict[str, Any] = {}
     for panel in axes:
@@ -81,6 +82,16 @@ def drawing(
     elif caption:
       figure.supxlabel(caption, fontsize=11)
     run.figure(name, figure)
+
+
+def _clip_bands(panel: "Axes") -> None:
+  """Lets a logarithmic axis show the lines; few seeds have endless bands."""
+  lines = [np.ravel(line.get_ydata()) for line in panel.get_lines()]
+  values = np.concatenate([*lines, np.zeros(0)]).astype(np.float64)
+  values = values[np.isfinite(values) & (values > 0)]
+  if panel.get_yscale() == "log" and values.size:
+    low, high = panel.get_ylim()
+    panel.set_ylim(max(low, values.min() / 2), min(high, values.max() * 2))
 
 
 def label(

@@ -37,7 +37,10 @@ POSITIVE = lab_flags.NumberParser(lambda value: value > 0, "above 0")
 NUMBER = flags.FloatParser()
 COUNT = flags.IntegerParser(lower_bound=1)
 COUNTS = lab_flags.WidthsParser()
+BOOLEAN = flags.BooleanParser()
 NORMS = lab_flags.NamesParser(norm_names())
+
+one_of = flags.EnumParser
 
 Parts = dict[str, np.ndarray]
 

@@ -54,9 +54,20 @@ def norm_factory(norm: str, **options: Any) -> Callable[..., nn.Module]:
 
 
 def load_images(
-  run: Run, dataset: str, *, train: int | None = None, test: int | None = None
+  run: Run,
+  dataset: str,
+  *,
+  train: int | None = None,
+  test: int | None = None,
+  halved: bool = False,
 ) -> Images:
-  """Loads images; at most `train` and `test` of them, the same every time.
+  """Loads images.
+
+  Args:
+    run: Tells where the data are.
+    dataset: As in `data.load`.
+    train, test: The most images to take, the same every time.
+    halved: Whether to average 2x2 pixels of images larger than 16x16.
 
   Raises:
     RefusedError: There is no such data set.
@@ -73,7 +84,12 @@ def load_images(
       split, _ = data.train_validation_split(
         split, train_fraction=most / count, seed=_SPLIT_SEED
       )
-    return Examples(jnp.asarray(split.images), jnp.asarray(split.labels))
+    images = jnp.asarray(split.images)
+    if halved and images.shape[1] > 16:
+      n, height, width, channels = images.shape
+      blocks = images.reshape(n, height // 2, 2, width // 2, 2, channels)
+      images = jnp.round(blocks.mean(axis=(2, 4))).astype(jnp.uint8)
+    return Examples(images, jnp.asarray(split.labels))
 
   images = Images(
     name=loaded.name,
