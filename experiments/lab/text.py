@@ -1,0 +1,177 @@
+"""Text as arrays of tokens: a TFDS data set, what Python carries, a file.
+
+`load("auto")` is tiny_shakespeare, 1.1 MB of plays, where it is prepared or
+can be downloaded, else half a megabyte of Python's language reference.
+"""
+
+import dataclasses
+import functools
+import os
+import pathlib
+
+import numpy as np
+from absl import logging
+
+from experiments.lab import download, tfds_folder
+from experiments.lab.data import UnavailableError
+
+UNITS = ("characters", "bytes")
+
+# What TFDS downloads for tiny_shakespeare 1.0.0.
+_SHAKESPEARE = download.Source(
+  url="https://raw.githubusercontent.com/karpathy/char-rnn/master/data/"
+  "tinyshakespeare/input.txt",
+  size=1_115_394,
+  sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+)
+_SPLITS = ("train", "validation", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+  """A text in three parts, as tokens.
+
+  Attributes:
+    name: What was loaded: "tiny_shakespeare" or "pydoc" when asked for "auto".
+    train, validation, test: Tokens `[n]`, int32.
+    vocabulary: Token i stands for `vocabulary[i]`, bytes that may be part of a
+      character.
+    characters: Characters of the three parts.
+  """
+
+  name: str
+  train: np.ndarray
+  validation: np.ndarray
+  test: np.ndarray
+  vocabulary: tuple[bytes, ...]
+  characters: tuple[int, ...]
+
+  def decode(self, tokens: np.ndarray) -> str:
+    """Returns the text of tokens `[n]`; parts of characters become U+FFFD."""
+    text = b"".join(self.vocabulary[token] for token in tokens)
+    return text.decode("utf-8", errors="replace")
+
+
+def load(
+  name: str = "auto",
+  data_dir: str | os.PathLike[str] | None = None,
+  *,
+  unit: str = "characters",
+) -> Text:
+  """Loads a text.
+
+  Args:
+    name: "auto" (tiny_shakespeare, or pydoc where that is not to be had),
+      "tiny_shakespeare", "pydoc" (the language reference in Python's
+      `pydoc_data.topics`), or the path of a UTF-8 file; of bytes, of any file.
+    data_dir: TFDS's folder of data sets; None means `$TFDS_DATA_DIR`, else
+      `~/tensorflow_datasets`.
+    unit: What a token is, "characters" or "bytes".
+
+  Returns:
+    The text. TFDS's own splits; of others the first 90 % are for training, 5 %
+    for validation, and the last 5 % for the test.
+
+  Raises:
+    ValueError: There is no such text, or the file is not UTF-8.
+    UnavailableError: tiny_shakespeare is neither prepared nor to be had.
+  """
+  if name == "auto":
+    try:
+      return _text("tiny_shakespeare", _shakespeare(data_dir), unit)
+    except UnavailableError as error:
+      logging.warning(
+        "Using Python's language reference INSTEAD OF tiny_shakespeare: the"
+        " numbers of this run say nothing about that. %s",
+        error,
+      )
+      name = "pydoc"
+  if name == "tiny_shakespeare":
+    return _text(name, _shakespeare(data_dir), unit)
+  if name == "pydoc":
+    return _text(name, _parts(_pydoc()), unit)
+  path = pathlib.Path(name).expanduser()
+  if not path.is_file():
+    raise ValueError(
+      f"There is no text {name!r}: expected auto, tiny_shakespeare, pydoc, or"
+      " the path of a file."
+    )
+  return _text(name, _parts(path.read_bytes()), unit)
+
+
+def _shakespeare(data_dir: str | os.PathLike[str] | None) -> list[bytes]:
+  """Returns TFDS's three splits."""
+  root = pathlib.Path(
+    data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+  ).expanduser()
+  folder = tfds_folder.find(tfds_folder.Name.parse("tiny_shakespeare"), root)
+  if folder is not None:
+    try:
+      return tfds_folder.texts(folder, _SPLITS)
+    except ImportError as error:
+      raise UnavailableError(
+        f"Reading {folder} needs a package that is not installed ({error})."
+        ' Run `pip install -e ".[experiments]"` in the folder of normjax.'
+      ) from error
+  try:
+    # TFDS itself would need TensorFlow to cut it in three.
+    (path,) = download.fetch(
+      [_SHAKESPEARE], root / "downloads" / "tiny_shakespeare"
+    )
+  except (download.DownloadError, OSError) as error:
+    raise UnavailableError(
+      f"tiny_shakespeare is not prepared in {root}, and cannot be downloaded."
+      f" {error} What can help: --dataset=pydoc, or the path of a text of your"
+      " own."
+    ) from error
+  return _parts(path.read_bytes())
+
+
+def _pydoc() -> bytes:
+  from pydoc_data import topics
+
+  # In the order of names, whatever the order in this version of Python.
+  return "\n".join(
+    topics.topics[name] for name in sorted(topics.topics)
+  ).encode()
+
+
+def _parts(text: bytes) -> list[bytes]:
+  """Cuts a text as TFDS does: 90 %, half of the rest, and the rest."""
+  first = int(len(text) * 0.9)
+  second = first + int((len(text) - first) * 0.5)
+  cuts = []
+  for cut in (first, second):
+    # Not within a character of UTF-8, whose later bytes are 10xxxxxx.
+    while cut < len(text) and text[cut] & 0xC0 == 0x80:
+      cut += 1
+    cuts.append(cut)
+  return [text[: cuts[0]], text[cuts[0] : cuts[1]], text[cuts[1] :]]
+
+
+def _text(name: str, parts: list[bytes], unit: str) -> Text:
+  if unit not in UNITS:
+    raise ValueError(f"unit must be one of {', '.join(UNITS)}, got {unit!r}.")
+  try:
+    decoded = [part.decode("utf-8") for part in parts]
+  except UnicodeDecodeError as error:
+    if unit == "characters":
+      raise ValueError(
+        f"{name} is not UTF-8 ({error}); as bytes, it need not be."
+      ) from error
+    decoded = None
+  tokens: list[np.ndarray]
+  if unit == "bytes" or decoded is None:
+    tokens = [np.frombuffer(part, np.uint8) for part in parts]
+    vocabulary = tuple(bytes([value]) for value in range(256))
+  else:
+    points = [
+      np.frombuffer(part.encode("utf-32-le"), np.uint32) for part in decoded
+    ]
+    # Of all parts, so that there is a token for every character.
+    known = functools.reduce(np.union1d, points)
+    tokens = [np.searchsorted(known, part) for part in points]
+    vocabulary = tuple(chr(point).encode() for point in known)
+  train, validation, test = (part.astype(np.int32) for part in tokens)
+  lengths = tuple(map(len, parts if decoded is None else decoded))
+  return Text(name, train, validation, test, vocabulary, lengths)
