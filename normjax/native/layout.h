@@ -72,9 +72,10 @@ inline std::vector<float> OverPeriod(const float* values, bool present,
                                      float missing, const Layout& layout,
                                      Index width) {
   std::vector<float> result(static_cast<size_t>(width), missing);
-  if (present) {
-    for (Index j = 0; j < width; ++j) {
-      result[j] = values[j / layout.repeat % layout.features];
+  if (!present) return result;
+  for (auto to = result.begin(); to != result.end();) {
+    for (Index f = 0; f < layout.features; ++f) {
+      to = std::fill_n(to, layout.repeat, values[f]);
     }
   }
   return result;
@@ -94,11 +95,12 @@ struct Division {
   Layout layout;
 
   Division(const Layout& layout, const Period& period) : layout(layout) {
-    constexpr Index kMaxParts = 32, kPartSize = 16384, kCache = 262144;
+    constexpr Index kPartSize = 16384, kCache = 262144;
     Index size = layout.size();
+    Index most = std::clamp<Index>(size / (8 * kPartSize), 8, 32);
     Index parameters = layout.runs() ? layout.features : period.width;
     Index units = layout.lanes() ? layout.outer : layout.outer / kRows;
-    parts = std::min({kMaxParts, size / kPartSize, units,
+    parts = std::min({most, size / kPartSize, units,
                       size / (8 * parameters)});
     if (size < 4 * kPartSize || (parts >= 4 && layout.unit() <= kCache)) {
       parts = std::max<Index>(parts, 1);
@@ -113,7 +115,7 @@ struct Division {
       grain = whole ? 16 : period.width;
     }
     Index ranges = (layout.reduced + grain - 1) / grain;
-    parts = std::max<Index>(1, std::min({kMaxParts, size / kPartSize, ranges}));
+    parts = std::max<Index>(1, std::min({most, size / kPartSize, ranges}));
   }
 
   struct Range {

@@ -13,7 +13,7 @@
 namespace normjax {
 namespace {
 
-constexpr Index kBlock = 1024;
+constexpr Index kBlock = 1024;  // Elements that are summed in float32.
 
 template <class To, class From>
 INLINE To Bits(From value) {
@@ -66,58 +66,76 @@ INLINE void Store(Float16* y, float value) {
   y->bits = static_cast<uint16_t>(half | sign);
 }
 
-// Around the block's own mean, which is found around its first element: a
-// constant block is exactly that.
-template <class T>
-INLINE void BlockMoments(const T* RESTRICT x, Index n, float* center,
-                         float* shift, float* squares) {
-  float pivot = Load(x);
-  Index quarter = n / 4;
-  const T *x1 = x + quarter, *x2 = x1 + quarter, *x3 = x2 + quarter;
-  float s0 = 0, s1 = 0, s2 = 0, s3 = 0;
-#pragma omp simd reduction(+ : s0, s1, s2, s3)
-  for (Index j = 0; j < quarter; ++j) {
-    s0 += Load(x + j) - pivot;
-    s1 += Load(x1 + j) - pivot;
-    s2 += Load(x2 + j) - pivot;
-    s3 += Load(x3 + j) - pivot;
-  }
-  for (Index j = 4 * quarter; j < n; ++j) s0 += Load(x + j) - pivot;
-  float a = pivot + ((s0 + s1) + (s2 + s3)) / static_cast<float>(n);
-  float q0 = 0, q1 = 0, q2 = 0, q3 = 0;
-  s0 = s1 = s2 = s3 = 0;
-#pragma omp simd reduction(+ : s0, s1, s2, s3, q0, q1, q2, q3)
-  for (Index j = 0; j < quarter; ++j) {
-    float e0 = Load(x + j) - a, e1 = Load(x1 + j) - a;
-    float e2 = Load(x2 + j) - a, e3 = Load(x3 + j) - a;
-    s0 += e0, s1 += e1, s2 += e2, s3 += e3;
-    q0 += e0 * e0, q1 += e1 * e1, q2 += e2 * e2, q3 += e3 * e3;
-  }
-  for (Index j = 4 * quarter; j < n; ++j) {
-    float e = Load(x + j) - a;
-    s0 += e, q0 += e * e;
-  }
-  *center = a;
-  *shift = (s0 + s1) + (s2 + s3);
-  *squares = (q0 + q1) + (q2 + q3);
-}
+// As many adjacent elements as a register holds.
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+typedef float Vector __attribute__((vector_size(kLanes * sizeof(float))));
 
 template <class T>
-INLINE float BlockSquares(const T* RESTRICT x, Index n) {
-  Index quarter = n / 4;
-  const T *x1 = x + quarter, *x2 = x1 + quarter, *x3 = x2 + quarter;
-  float q0 = 0, q1 = 0, q2 = 0, q3 = 0;
-#pragma omp simd reduction(+ : q0, q1, q2, q3)
-  for (Index j = 0; j < quarter; ++j) {
-    float e0 = Load(x + j), e1 = Load(x1 + j);
-    float e2 = Load(x2 + j), e3 = Load(x3 + j);
-    q0 += e0 * e0, q1 += e1 * e1, q2 += e2 * e2, q3 += e3 * e3;
+INLINE void LoadVector(const T* x, Vector* result) {
+#pragma omp simd
+  for (Index k = 0; k < kLanes; ++k) (*result)[k] = Load(x + k);
+}
+
+template <int kSize>
+struct Half {
+  typedef float Type __attribute__((vector_size(kSize * sizeof(float) / 2)));
+};
+
+template <int kSize, class V>
+INLINE float Sum(const V& v) {
+  if constexpr (kSize == 2) {
+    return v[0] + v[1];
+  } else {
+    typename Half<kSize>::Type low, high;
+    __builtin_memcpy(&low, &v, sizeof(low));
+    __builtin_memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof(low),
+                     sizeof(high));
+    return Sum<kSize / 2>(low + high);
   }
-  for (Index j = 4 * quarter; j < n; ++j) {
-    float e = Load(x + j);
-    q0 += e * e;
+}
+
+struct BlockSums {
+  float deviations, squares;
+};
+
+// Sums of x - center, and of its square if `kSquares`. Into several
+// accumulators, which hides the latency of an addition, and in one stream, which
+// processors prefetch best.
+template <bool kSquares, class T>
+INLINE BlockSums SumBlock(const T* x, Index n, float center) {
+  Vector s0 = {}, s1 = {}, s2 = {}, s3 = {}, q0 = {}, q1 = {}, q2 = {}, q3 = {};
+  Index j = 0;
+  for (; j + 4 * kLanes <= n; j += 4 * kLanes) {
+    Vector e0, e1, e2, e3;
+    LoadVector(x + j, &e0);
+    LoadVector(x + j + kLanes, &e1);
+    LoadVector(x + j + 2 * kLanes, &e2);
+    LoadVector(x + j + 3 * kLanes, &e3);
+    e0 -= center, e1 -= center, e2 -= center, e3 -= center;
+    s0 += e0, s1 += e1, s2 += e2, s3 += e3;
+    if (kSquares) q0 += e0 * e0, q1 += e1 * e1, q2 += e2 * e2, q3 += e3 * e3;
   }
-  return (q0 + q1) + (q2 + q3);
+  for (; j + kLanes <= n; j += kLanes) {
+    Vector e;
+    LoadVector(x + j, &e);
+    e -= center;
+    s0 += e;
+    if (kSquares) q0 += e * e;
+  }
+  float s = 0, q = 0;
+  for (; j < n; ++j) {
+    float e = Load(x + j) - center;
+    s += e;
+    if (kSquares) q += e * e;
+  }
+  return {s + Sum<kLanes>((s0 + s1) + (s2 + s3)),
+          kSquares ? q + Sum<kLanes>((q0 + q1) + (q2 + q3)) : 0};
 }
 
 template <class T>
@@ -126,20 +144,31 @@ void RunMoments(const T* x, Index n, bool centered, double* mean, double* m2) {
   double count = 0, average = 0, total = 0;
   for (Index i = 0; i < blocks; ++i) {
     Index begin = n * i / blocks, end = n * (i + 1) / blocks;
+    const T* block = x + begin;
     if (!centered) {
-      total += BlockSquares(x + begin, end - begin);
+      total += SumBlock<true>(block, end - begin, 0).squares;
       continue;
     }
-    float center, shift, squares;
-    BlockMoments(x + begin, end - begin, &center, &shift, &squares);
+    // Around the block's own mean, which is found around its first element: a
+    // constant block is exactly that.
+    double size = static_cast<double>(end - begin), reciprocal = 1 / size;
+    float center = Load(block);
+    float rough = SumBlock<false>(block, end - begin, center).deviations;
+    center += static_cast<float>(rough * reciprocal);
+    BlockSums sums = SumBlock<true>(block, end - begin, center);
+    double shift = sums.deviations * reciprocal;
+    double within = sums.squares - shift * sums.deviations;
+    if (within < 0) within = 0;
+    if (i == 0) {
+      count = size, average = center + shift, total = within;
+      continue;
+    }
     // Merged as in Chan, Golub & LeVeque, 1983.
-    double size = static_cast<double>(end - begin);
-    double step = shift / size, gap = (center - average) + step;
-    double within = squares - shift * step;
+    double gap = (center - average) + shift;
+    double share = size / (count + size);
+    average += gap * share;
+    total += within + gap * gap * (count * share);
     count += size;
-    average += gap * (size / count);
-    total += (within < 0 ? 0 : within) +
-             gap * gap * ((count - size) * (size / count));
   }
   *mean = average;
   *m2 = total;
@@ -150,22 +179,6 @@ void RowsAffine(const T* RESTRICT x, T* RESTRICT y, Index rows, Index stride,
                 Index width, const float* mean, const float* tail,
                 const float* factor, const float* RESTRICT gain,
                 const float* RESTRICT bias) {
-  if (rows == kRows) {
-    const T *x1 = x + stride, *x2 = x1 + stride, *x3 = x2 + stride;
-    T *y1 = y + stride, *y2 = y1 + stride, *y3 = y2 + stride;
-    float m0 = mean[0], m1 = mean[1], m2 = mean[2], m3 = mean[3];
-    float t0 = tail[0], t1 = tail[1], t2 = tail[2], t3 = tail[3];
-    float f0 = factor[0], f1 = factor[1], f2 = factor[2], f3 = factor[3];
-#pragma omp simd
-    for (Index j = 0; j < width; ++j) {
-      float g = gain[j], b = bias[j];
-      Store(y + j, ((Load(x + j) - m0) - t0) * (g * f0) + b);
-      Store(y1 + j, ((Load(x1 + j) - m1) - t1) * (g * f1) + b);
-      Store(y2 + j, ((Load(x2 + j) - m2) - t2) * (g * f2) + b);
-      Store(y3 + j, ((Load(x3 + j) - m3) - t3) * (g * f3) + b);
-    }
-    return;
-  }
   for (Index i = 0; i < rows; ++i, x += stride, y += stride) {
     float m = mean[i], t = tail[i], f = factor[i];
 #pragma omp simd

@@ -20,8 +20,8 @@ struct Float16 {
   uint16_t bits;
 };
 
-// Rows are worked on in fours: this many independent sums hide the latency of
-// an addition, and what the rows have in common is loaded once.
+// Rows may be worked on in fours: independent sums hide the latency of an
+// addition, and what the rows have in common is loaded once.
 constexpr Index kRows = 4;
 
 // The loops for elements of type T. "Rows" loops take one mean per row,
@@ -36,8 +36,7 @@ struct Loops {
   void (*moments)(const T* x, Index n, bool centered, double* mean,
                   double* m2);
 
-  // y = deviation * (gain * factor) + bias, for 1 or kRows rows that are
-  // `stride` apart.
+  // y = deviation * (gain * factor) + bias, for rows that are `stride` apart.
   void (*rows_affine)(const T* x, T* y, Index rows, Index stride, Index width,
                       const float* mean, const float* tail,
                       const float* factor, const float* gain,

@@ -16,6 +16,7 @@ namespace normjax {
 // or, where the period is longer than a row, per place of the part's range.
 class ParameterSums {
  public:
+  ParameterSums() = default;
   explicit ParameterSums(Index size)
       : gain_(size), bias_(size), d_gain(size), d_bias(size) {}
 
@@ -55,6 +56,12 @@ class Rows {
         division_(layout, period_),
         loops_(loops),
         x_(x),
+        // What comes from memory is best read in few streams, unless rows are
+        // long; in the cache four rows at a time are faster.
+        at_once_(sizeof(T) * layout.reduced >= 6144 ||
+                         sizeof(T) * layout.size() <= (4 << 20)
+                     ? kRows
+                     : 1),
         gain_(Parameter(gain, has_gain, 1)) {}
 
   void Normalize(xla::ffi::ThreadPool& pool, const float* bias, bool has_bias,
@@ -86,7 +93,7 @@ class Rows {
     };
     if (!division_.split) {
       ForEachPart(pool, division_.parts, [&](Index part) {
-        ForEachQuad(division_.Of(part), [&](Index a, Index rows) {
+        ForEachRows(division_.Of(part), [&](Index a, Index rows) {
           for (Index i = a; i < a + rows; ++i) {
             double average, squares;
             loops_.moments(x_ + i * layout_.reduced, layout_.reduced,
@@ -116,7 +123,7 @@ class Rows {
     for (Index a = 0; a < outer; ++a) write(a, means[a], squares[a]);
     ForEachPart(pool, division_.parts, [&](Index part) {
       auto range = division_.Of(part);
-      ForEachQuad(range, [&](Index a, Index rows) {
+      ForEachRows(range, [&](Index a, Index rows) {
         apply(a, rows, range.begin, range.end);
       });
     });
@@ -126,10 +133,7 @@ class Rows {
   void Pullback(xla::ffi::ThreadPool& pool, const T* dy, const float* mean,
                 const float* tail, const float* m2, T* dx, float* d_gain,
                 float* d_bias) {
-    std::vector<ParameterSums> parameters;
-    for (Index part = 0; part < division_.parts; ++part) {
-      parameters.emplace_back(SumsOf(division_.Of(part)));
-    }
+    std::vector<ParameterSums> parameters(division_.parts);
     auto sum = [&](Index a, Index rows, Index begin, Index end,
                    ParameterSums& to, double* sums, double* products) {
       float factor[kRows];
@@ -188,7 +192,8 @@ class Rows {
     };
     if (!division_.split) {
       ForEachPart(pool, division_.parts, [&](Index part) {
-        ForEachQuad(division_.Of(part), [&](Index a, Index rows) {
+        parameters[part] = ParameterSums(SumsOf(division_.Of(part)));
+        ForEachRows(division_.Of(part), [&](Index a, Index rows) {
           double sums[kRows], products[kRows];
           sum(a, rows, 0, layout_.reduced, parameters[part], sums, products);
           differentiate(a, rows, 0, layout_.reduced, sums, products);
@@ -200,7 +205,8 @@ class Rows {
       std::vector<double> sums(division_.parts * outer), products(sums.size());
       ForEachPart(pool, division_.parts, [&](Index part) {
         auto range = division_.Of(part);
-        ForEachQuad(range, [&](Index a, Index rows) {
+        parameters[part] = ParameterSums(SumsOf(range));
+        ForEachRows(range, [&](Index a, Index rows) {
           sum(a, rows, range.begin, range.end, parameters[part],
               &sums[part * outer + a], &products[part * outer + a]);
         });
@@ -212,7 +218,7 @@ class Rows {
       }
       ForEachPart(pool, division_.parts, [&](Index part) {
         auto range = division_.Of(part);
-        ForEachQuad(range, [&](Index a, Index rows) {
+        ForEachRows(range, [&](Index a, Index rows) {
           differentiate(a, rows, range.begin, range.end, &sums[a],
                         &products[a]);
         });
@@ -241,9 +247,9 @@ class Rows {
   }
 
   template <class Work>
-  void ForEachQuad(const Division::Range& range, const Work& work) const {
-    for (Index a = range.outer_begin; a < range.outer_end; a += kRows) {
-      work(a, std::min(kRows, range.outer_end - a));
+  void ForEachRows(const Division::Range& range, const Work& work) const {
+    for (Index a = range.outer_begin; a < range.outer_end; a += at_once_) {
+      work(a, std::min(at_once_, range.outer_end - a));
     }
   }
 
@@ -300,8 +306,10 @@ class Rows {
     }
     std::vector<double> folded(layout_.features);
     Index repeat = layout_.runs() ? 1 : layout_.repeat;
-    for (Index j = 0; j < width; ++j) {
-      folded[j / repeat % layout_.features] += total[j];
+    for (auto from = total.begin(); from != total.end();) {
+      for (double& sum : folded) {
+        for (Index i = 0; i < repeat; ++i) sum += *from++;
+      }
     }
     for (Index f = 0; f < layout_.features; ++f) {
       result[f] = static_cast<float>(folded[f]);
@@ -313,6 +321,7 @@ class Rows {
   const Division division_;
   const Loops<T>& loops_;
   const T* x_;
+  const Index at_once_;
   const std::vector<float> gain_;
 };
 
