@@ -83,5 +83,10 @@ def at_init(
       "spread": jnp.stack([layer.std() for layer in inputs]),
     }
 
-  found = jax.jit(jax.vmap(of_seed))(np.asarray(seeds, np.uint32))
+  compiled = jax.jit(
+    jax.vmap(of_seed),
+    # Runs once: optimizing it takes longer.
+    compiler_options={"xla_backend_optimization_level": 0},
+  )
+  found = compiled(np.asarray(seeds, np.uint32))
   return {name: np.asarray(values) for name, values in found.items()}
