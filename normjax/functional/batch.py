@@ -22,9 +22,10 @@ from normjax.functional.arguments import (
   jit,
   statistics_dtype,
 )
+from normjax.functional.formulas import Norm, normalize_by
 from normjax.functional.groups import Groups
 from normjax.functional.moments import Moments
-from normjax.functional.standardize import Norm, normalize, normalize_by
+from normjax.functional.standardize import normalize
 
 
 class BatchStats(NamedTuple):

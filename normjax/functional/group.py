@@ -16,8 +16,9 @@ from normjax.functional.arguments import (
   complement,
   jit,
 )
+from normjax.functional.formulas import Norm
 from normjax.functional.groups import Groups
-from normjax.functional.standardize import Norm, normalize
+from normjax.functional.standardize import normalize
 
 
 @jit(

@@ -28,7 +28,7 @@ class Groups(NamedTuple):
 
   axes: tuple[int, ...]
   channel_axis: int | None = None
-  num_groups: int | None = None
+  num_groups: int = 1
   axis_name: AxisName | None = None
   axis_index_groups: AxisIndexGroups | None = None
 

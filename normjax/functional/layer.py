@@ -15,8 +15,9 @@ from normjax.functional.arguments import (
   check_parameters,
   jit,
 )
+from normjax.functional.formulas import Norm
 from normjax.functional.groups import Groups
-from normjax.functional.standardize import Norm, check_enough, normalize
+from normjax.functional.standardize import check_enough, normalize
 
 
 @jit(

@@ -229,9 +229,10 @@ def _local_moments(
   )
   anchor = _first(x, axes) if has_first else _mean(total(x), count)
   center = settled(anchor + _mean(total(x - anchor), count))
-  correction = _mean(total(x - center), count)
+  sums = total(x - center), total(squared_magnitude(x - center))
+  rest, squares = settled(sums)
+  correction = _mean(rest, count)
   mean, mean_tail = _split_sum(center, correction)
-  squares = total(squared_magnitude(x - center))
   excess = count * squared_magnitude(correction)
   return Moments(count, mean, mean_tail, jnp.maximum(squares - excess, 0))
 

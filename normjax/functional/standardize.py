@@ -1,17 +1,19 @@
 """`(x - mean) / sqrt(var + epsilon) * scale + bias`: what every norm is.
 
-Norms differ in which elements share a mean (`Groups`) and along which axes
-`scale` and `bias` vary. The derivative and its schedule are here, once.
+`normalize` is all that layer, batch, group and instance norm call. The formulas
+are in `formulas`, and `primitives` puts kernels in their place.
 """
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
+from normjax.functional import formulas, primitives
 from normjax.functional.arguments import (
   Axes,
   AxisIndexGroups,
@@ -22,17 +24,10 @@ from normjax.functional.arguments import (
   check_epsilon,
   check_floating,
   jit,
-  statistics_dtype,
 )
+from normjax.functional.formulas import Norm
 from normjax.functional.groups import Groups
-from normjax.functional.moments import (
-  Moments,
-  deviations,
-  group_moments,
-  masked,
-  moments_tangent,
-  settled,
-)
+from normjax.functional.moments import Moments
 
 
 @jit(
@@ -111,28 +106,6 @@ def check_enough(
     )
 
 
-class Norm(NamedTuple):
-  """What kind of norm: everything that is known while tracing.
-
-  Attributes:
-    groups: Which elements share a mean and a variance.
-    features: Axes that scale and bias vary along, sorted.
-    epsilon: Added to the variance, inside the square root.
-    centered: Whether the mean is subtracted; root-mean-square norm does not.
-    ddof: The variance divides by `count - ddof`.
-    epsilon_outside_sqrt: Divides by `sqrt(var) + epsilon` instead.
-    scale_offset: The gain is `scale_offset + scale`.
-  """
-
-  groups: Groups
-  features: tuple[int, ...] = ()
-  epsilon: float = 1e-6
-  centered: bool = True
-  ddof: int = 0
-  epsilon_outside_sqrt: bool = False
-  scale_offset: float = 0.0
-
-
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
 def normalize(
   x: jax.Array,
@@ -146,119 +119,31 @@ def normalize(
   Takes checked arguments: `mask` has the rank of `x`, `scale` and `bias` the
   sizes of `norm.features`.
   """
-  wide = x.astype(statistics_dtype(x.dtype))
-  of = settled(group_moments(wide, mask, norm.groups, norm.centered))
-  return normalize_by(of, wide, scale, bias, mask, norm).astype(x.dtype), of
+  if primitives.serve(x, mask, norm):
+    return primitives.normalize(x, scale, bias, norm)
+  return formulas.normalize(x, scale, bias, mask, norm)
 
 
-def normalize_by(
-  of: Moments,
-  x: jax.Array,
-  scale: jax.Array | None,
-  bias: jax.Array | None,
-  mask: jax.Array | None,
-  norm: Norm,
-) -> jax.Array:
-  """Returns `x` normalized by given moments, in the dtype of the statistics.
-
-  Scale and deviation are multiplied first: where they vary along the same axes
-  this leaves one product per element.
-  """
-  factor = _reciprocal_deviation(of, norm).astype(x.dtype)
-  gain = _gain(scale, x, norm)
-  y = deviations(x, mask, of) * (factor if gain is None else gain * factor)
-  return y if bias is None else y + _per_feature(bias, x, norm)
-
-
-@normalize.defjvp
+@functools.partial(normalize.defjvp, symbolic_zeros=True)
 def _normalize_jvp(
-  norm: Norm,
-  primals: tuple[jax.Array | None, ...],
-  tangents: tuple[jax.Array | None, ...],
+  norm: Norm, primals: tuple[Any, ...], tangents: tuple[Any, ...]
 ) -> tuple[tuple[jax.Array, Moments], tuple[jax.Array, Moments]]:
   """The derivative of every norm, for both modes.
 
-  With c = x - mean and f = 1 / sqrt(var + epsilon), y = gain f c + bias, so
-
-    dy = (gain f) dx + (d bias - gain f d mean) + c (gain df + f d gain)
-
-  where d mean and df come from two sums over `dx` (`moments_tangent`). The
-  sums are all that reverse mode needs too: transposing the line gives the sums
-  of dy and of c dy over whatever the two brackets do not vary along.
-
-  `jax.checkpoint` keeps c, which is as large as x, out of what is stored for
-  the backward pass: x is alive anyway, and the moments are small.
+  `jax.checkpoint` keeps x - mean, which is as large as x, out of what is stored
+  for the backward pass: x is alive anyway, and the moments are small.
   """
   x, scale, bias, mask = primals
-  dx, d_scale, d_bias, _ = tangents
   y, of = normalize(x, scale, bias, mask, norm)
-
-  @jax.checkpoint
-  def tangent(
-    x: jax.Array,
-    scale: jax.Array | None,
-    mask: jax.Array | None,
-    of: Moments,
-    dx: jax.Array,
-    d_scale: jax.Array | None,
-    d_bias: jax.Array | None,
-  ) -> tuple[jax.Array, Moments]:
-    dtype = statistics_dtype(x.dtype)
-    wide, dx = x.astype(dtype), masked(dx.astype(dtype), mask)
-    d_of = settled(
-      moments_tangent(wide, mask, of, dx, norm.groups, norm.centered)
-    )
-    factor, d_factor = jax.jvp(
-      lambda of: _reciprocal_deviation(of, norm), (of,), (d_of,)
-    )
-    factor, d_factor = factor.astype(dtype), d_factor.astype(dtype)
-    gain = _gain(scale, wide, norm)
-    gain_factor = factor if gain is None else gain * factor
-    slope = d_factor if gain is None else gain * d_factor
-    if d_scale is not None:
-      slope = slope + factor * _per_feature(d_scale, wide, norm)
-    c = deviations(wide, mask, of)
-    dy = gain_factor * dx + c * slope
-    if norm.centered:
-      dy = dy - masked(gain_factor * d_of.mean, mask)
-    if d_bias is not None:
-      dy = dy + _per_feature(d_bias, wide, norm)
-    return dy.astype(x.dtype), d_of
-
-  return (y, of), tangent(x, scale, mask, of, dx, d_scale, d_bias)
-
-
-def _reciprocal_deviation(of: Moments, norm: Norm) -> jax.Array:
-  """Returns `1 / sqrt(var + epsilon)`, or `1 / (sqrt(var) + epsilon)`.
-
-  A quotient rather than `rsqrt`, whose derivative holds (var + epsilon)^-1.5
-  and overflows float32 for an epsilon below 1e-25.
-  """
-  var = of.variance(norm.ddof)
-  if not norm.epsilon_outside_sqrt:
-    return 1 / jnp.sqrt(var + norm.epsilon)
-  # The derivative of sqrt at zero is infinite: keep zeros away from it.
-  positive = var > 0
-  root = jnp.sqrt(jnp.where(positive, var, jnp.ones_like(var)))
-  return 1 / (jnp.where(positive, root, jnp.zeros_like(var)) + norm.epsilon)
-
-
-def _gain(
-  scale: jax.Array | None, x: jax.Array, norm: Norm
-) -> jax.Array | None:
-  """Returns `scale_offset + scale`, ready to multiply with `x`.
-
-  Added in the dtype of the statistics: in bfloat16, 1 + 0.0035 is 1.
-  """
-  if scale is None:
-    return None
-  gain = _per_feature(scale, x, norm)
-  return gain + norm.scale_offset if norm.scale_offset else gain
-
-
-def _per_feature(value: jax.Array, x: jax.Array, norm: Norm) -> jax.Array:
-  """Returns a parameter in the dtype of `x`, in a shape that broadcasts."""
-  shape = tuple(
-    size if axis in norm.features else 1 for axis, size in enumerate(x.shape)
+  dx, d_scale, d_bias = (
+    None if isinstance(tangent, SymbolicZero) else tangent
+    for tangent in tangents[:3]
   )
-  return value.astype(x.dtype).reshape(shape)
+  if dx is None:
+    dx = jnp.zeros_like(x)
+  if primitives.serve(x, mask, norm):
+    return (y, of), primitives.pushforward(
+      x, scale, of, dx, d_scale, d_bias, norm
+    )
+  push = jax.checkpoint(functools.partial(formulas.pushforward, norm=norm))
+  return (y, of), push(x, scale, mask, of, dx, d_scale, d_bias)

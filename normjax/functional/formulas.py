@@ -1,0 +1,163 @@
+"""The formula of every norm and its derivative, in plain JAX.
+
+    y = (x - mean) / sqrt(var + epsilon) * scale + bias
+
+Norms differ in which elements share a mean (`Groups`) and along which axes
+`scale` and `bias` vary (`Norm.features`).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from normjax.functional.arguments import statistics_dtype
+from normjax.functional.groups import Groups
+from normjax.functional.moments import (
+  Moments,
+  deviations,
+  group_moments,
+  masked,
+  moments_tangent,
+  settled,
+)
+
+
+class Norm(NamedTuple):
+  """What kind of norm: everything that is known while tracing.
+
+  Attributes:
+    groups: Which elements share a mean and a variance.
+    features: Axes that scale and bias vary along, sorted.
+    epsilon: Added to the variance, inside the square root.
+    centered: Whether the mean is subtracted; root-mean-square norm does not.
+    ddof: The variance divides by `count - ddof`.
+    epsilon_outside_sqrt: Divides by `sqrt(var) + epsilon` instead.
+    scale_offset: The gain is `scale_offset + scale`.
+  """
+
+  groups: Groups
+  features: tuple[int, ...] = ()
+  epsilon: float = 1e-6
+  centered: bool = True
+  ddof: int = 0
+  epsilon_outside_sqrt: bool = False
+  scale_offset: float = 0.0
+
+
+def normalize(
+  x: jax.Array,
+  scale: jax.Array | None,
+  bias: jax.Array | None,
+  mask: jax.Array | None,
+  norm: Norm,
+) -> tuple[jax.Array, Moments]:
+  """Returns normalized `x`, in its dtype, and the moments of its groups."""
+  wide = x.astype(statistics_dtype(x.dtype))
+  of = settled(group_moments(wide, mask, norm.groups, norm.centered))
+  return normalize_by(of, wide, scale, bias, mask, norm).astype(x.dtype), of
+
+
+def normalize_by(
+  of: Moments,
+  x: jax.Array,
+  scale: jax.Array | None,
+  bias: jax.Array | None,
+  mask: jax.Array | None,
+  norm: Norm,
+) -> jax.Array:
+  """Returns `x` normalized by given moments, in the dtype of the statistics.
+
+  Scale and deviation are multiplied first: where they vary along the same axes
+  this leaves one product per element.
+  """
+  factor = _reciprocal_deviation(of, norm).astype(x.dtype)
+  gain = _gain(scale, x, norm)
+  y = deviations(x, mask, of) * (factor if gain is None else gain * factor)
+  return y if bias is None else y + _per_feature(bias, x, norm)
+
+
+def pushforward(
+  x: jax.Array,
+  scale: jax.Array | None,
+  mask: jax.Array | None,
+  of: Moments,
+  dx: jax.Array,
+  d_scale: jax.Array | None,
+  d_bias: jax.Array | None,
+  norm: Norm,
+) -> tuple[jax.Array, Moments]:
+  """Returns what small changes of x, scale and bias do to y and the moments.
+
+  With c = x - mean and f = 1 / sqrt(var + epsilon), y = gain f c + bias, so
+
+    dy = (gain f) dx + (d bias - gain f d mean) + c (gain df + f d gain)
+
+  where d mean and df come from two sums over `dx` (`moments_tangent`). The
+  sums are all that reverse mode needs too: transposing the line gives the sums
+  of dy and of c dy over whatever the two brackets do not vary along.
+
+  Args:
+    x, scale, mask, norm: As `normalize` takes them.
+    of: The moments of `x`.
+    dx, d_scale, d_bias: Tangents; None for zero.
+  """
+  dtype = statistics_dtype(x.dtype)
+  wide, dx = x.astype(dtype), masked(dx.astype(dtype), mask)
+  d_of = settled(
+    moments_tangent(wide, mask, of, dx, norm.groups, norm.centered)
+  )
+  factor, d_factor = jax.jvp(
+    lambda of: _reciprocal_deviation(of, norm), (of,), (d_of,)
+  )
+  factor, d_factor = factor.astype(dtype), d_factor.astype(dtype)
+  gain = _gain(scale, wide, norm)
+  gain_factor = factor if gain is None else gain * factor
+  slope = d_factor if gain is None else gain * d_factor
+  if d_scale is not None:
+    slope = slope + factor * _per_feature(d_scale, wide, norm)
+  c = deviations(wide, mask, of)
+  dy = gain_factor * dx + c * slope
+  # Added up before it meets dy, the bracket takes one sum to transpose.
+  shift = jnp.zeros_like(factor, dtype)
+  if norm.centered:
+    shift = masked(-gain_factor * d_of.mean, mask)
+  if d_bias is not None:
+    shift = shift + _per_feature(d_bias, wide, norm)
+  return (dy + shift).astype(x.dtype), d_of
+
+
+def _reciprocal_deviation(of: Moments, norm: Norm) -> jax.Array:
+  """Returns `1 / sqrt(var + epsilon)`, or `1 / (sqrt(var) + epsilon)`.
+
+  A quotient rather than `rsqrt`, whose derivative holds (var + epsilon)^-1.5
+  and overflows float32 for an epsilon below 1e-25.
+  """
+  var = of.variance(norm.ddof)
+  if not norm.epsilon_outside_sqrt:
+    return 1 / jnp.sqrt(var + norm.epsilon)
+  # The derivative of sqrt at zero is infinite: keep zeros away from it.
+  positive = var > 0
+  root = jnp.sqrt(jnp.where(positive, var, jnp.ones_like(var)))
+  return 1 / (jnp.where(positive, root, jnp.zeros_like(var)) + norm.epsilon)
+
+
+def _gain(
+  scale: jax.Array | None, x: jax.Array, norm: Norm
+) -> jax.Array | None:
+  """Returns `scale_offset + scale`, ready to multiply with `x`.
+
+  Added in the dtype of the statistics: in bfloat16, 1 + 0.0035 is 1.
+  """
+  if scale is None:
+    return None
+  gain = _per_feature(scale, x, norm)
+  return gain + norm.scale_offset if norm.scale_offset else gain
+
+
+def _per_feature(value: jax.Array, x: jax.Array, norm: Norm) -> jax.Array:
+  """Returns a parameter in the dtype of `x`, in a shape that broadcasts."""
+  shape = tuple(
+    size if axis in norm.features else 1 for axis, size in enumerate(x.shape)
+  )
+  return value.astype(x.dtype).reshape(shape)
