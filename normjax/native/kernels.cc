@@ -81,11 +81,11 @@ ffi::Error Dispatch(const Layout& layout, const ffi::AnyBuffer& x,
   auto with = [&](const auto& loops, const auto* data) {
     using T = std::remove_const_t<std::remove_pointer_t<decltype(data)>>;
     if (layout.lanes()) {
-      work(Lanes<T>(layout, loops, data, gain.typed_data(), Present(gain)),
-           data);
+      Lanes<T> family(layout, loops, data, gain.typed_data(), Present(gain));
+      work(family, data);
     } else {
-      work(Rows<T>(layout, loops, data, gain.typed_data(), Present(gain)),
-           data);
+      Rows<T> family(layout, loops, data, gain.typed_data(), Present(gain));
+      work(family, data);
     }
     return ffi::Error::Success();
   };
@@ -123,7 +123,7 @@ ffi::Error Normalize(ffi::ThreadPool pool, ffi::AnyBuffer x, Floats gain,
     Zero(*mean), Zero(*mean_tail), Zero(*m2);
     return error;
   }
-  return Dispatch(layout, x, gain, [&](auto family, const auto* data) {
+  return Dispatch(layout, x, gain, [&](auto& family, const auto* data) {
     using T = std::remove_const_t<std::remove_pointer_t<decltype(data)>>;
     family.Normalize(pool, bias.typed_data(), Present(bias),
                      static_cast<T*>(y->untyped_data()), mean->typed_data(),
@@ -148,7 +148,7 @@ ffi::Error Pullback(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer dy,
     Zero(*d_gain), Zero(*d_bias);
     return error;
   }
-  return Dispatch(layout, x, gain, [&](auto family, const auto* data) {
+  return Dispatch(layout, x, gain, [&](auto& family, const auto* data) {
     using T = std::remove_const_t<std::remove_pointer_t<decltype(data)>>;
     family.Pullback(pool, static_cast<const T*>(dy.untyped_data()),
                     mean.typed_data(), mean_tail.typed_data(), m2.typed_data(),

@@ -26,12 +26,11 @@ class Lanes {
         // Fits the second-level cache, and no sum gets long.
         chunk_(std::clamp<Index>(16384 / period_.width, 16, 256) * copies_),
         x_(x),
-        gain_(OverPeriod(gain, has_gain, 1, layout, layout.inner)) {}
+        gain_(gain, has_gain, 1, lanes_, 1, lanes_) {}
 
   void Normalize(xla::ffi::ThreadPool& pool, const float* bias, bool has_bias,
                  T* y, float* mean, float* tail, float* m2) {
-    std::vector<float> shift =
-        OverPeriod(bias, has_bias, 0, layout_, layout_.inner);
+    Parameter shift(bias, has_bias, 0, lanes_, 1, lanes_);
     auto apply = [&](Index a, Index begin, Index end) {
       Spread means(*this), tails(*this), factors(*this), shifts(*this);
       for (Index c = 0; c < lanes_; ++c) {
@@ -95,7 +94,7 @@ class Lanes {
       write(a, &averages[a * lanes_], &squares[a * lanes_]);
     }
     ForEachPart(pool, division_.parts, [&](Index part) {
-      auto range = division_.Of(part);
+      auto range = division_.FromTheEnd(part);
       for (Index a = 0; a < layout_.outer; ++a) {
         apply(a, range.begin, range.end);
       }
@@ -181,7 +180,7 @@ class Lanes {
         reduce(a, &sums[i], &products[i], 0, &offset[i], &slope[i]);
       }
       ForEachPart(pool, division_.parts, [&](Index part) {
-        auto range = division_.Of(part);
+        auto range = division_.FromTheEnd(part);
         for (Index a = 0; a < layout_.outer; ++a) {
           differentiate(a, range.begin, range.end, &offset[a * lanes_],
                         &slope[a * lanes_]);
@@ -317,7 +316,7 @@ class Lanes {
   const Loops<T>& loops_;
   const Index lanes_, copies_, chunk_;
   const T* x_;
-  const std::vector<float> gain_;
+  const Parameter gain_;
 };
 
 }  // namespace normjax

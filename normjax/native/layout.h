@@ -67,19 +67,30 @@ struct Period {
   }
 };
 
-// A parameter laid out over a period; `missing` where there is none.
-inline std::vector<float> OverPeriod(const float* values, bool present,
-                                     float missing, const Layout& layout,
-                                     Index width) {
-  std::vector<float> result(static_cast<size_t>(width), missing);
-  if (!present) return result;
-  for (auto to = result.begin(); to != result.end();) {
-    for (Index f = 0; f < layout.features; ++f) {
-      to = std::fill_n(to, layout.repeat, values[f]);
+// A parameter laid out over `width` elements; `missing` where there is none.
+class Parameter {
+ public:
+  Parameter(const float* values, bool present, float missing, Index features,
+            Index repeat, Index width)
+      : values_(values) {
+    if (present && width == features) return;
+    laid_out_.resize(static_cast<size_t>(width), missing);
+    values_ = laid_out_.data();
+    if (!present) return;
+    for (auto to = laid_out_.begin(); to != laid_out_.end();) {
+      for (Index f = 0; f < features; ++f) {
+        to = std::fill_n(to, repeat, values[f]);
+      }
     }
   }
-  return result;
-}
+  Parameter(const Parameter&) = delete;
+
+  const float& operator[](Index j) const { return values_[j]; }
+
+ private:
+  std::vector<float> laid_out_;
+  const float* values_;
+};
 
 // How the work is divided into parts, by size alone: the results depend
 // neither on the number of threads nor on which does what.
@@ -130,6 +141,9 @@ struct Division {
     if (split) return {0, layout.outer, begin, end};
     return {begin, end, 0, layout.reduced};
   }
+
+  // For a second pass over the data: the cache holds what was read last.
+  Range FromTheEnd(Index part) const { return Of(parts - 1 - part); }
 };
 
 // Adds the moments of `count` more elements per lane to those of `so_far`.

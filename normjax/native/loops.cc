@@ -23,47 +23,60 @@ INLINE To Bits(From value) {
   return result;
 }
 
+// The conversions below take one element or, as `U` and `F`, vectors of them.
+
+template <class F, class U>
+INLINE F Widen(Bfloat16, U bits) {
+  return Bits<F>(bits << 16);
+}
+
+template <class U, class F>
+INLINE U Narrow(Bfloat16, F value) {
+  U bits = Bits<U>(value);
+  // To the nearest, ties to even; a carry out of the mantissa is right too.
+  U rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  U quiet = (bits >> 16) | 0x40;
+  return value != value ? quiet : rounded;
+}
+
+template <class F, class U>
+INLINE F Widen(Float16, U half) {
+  U magnitude = (half & 0x7fff) << 13;
+  U normal = magnitude + (112u << 23);
+  U infinite = magnitude + (224u << 23);
+  // Subnormal: 2^-14 * (1 + m) - 2^-14, where no float32 is subnormal.
+  U small = Bits<U>(Bits<F>(magnitude + (113u << 23)) - 0x1p-14f);
+  U bits = magnitude < (1u << 23) ? small : normal;
+  bits = magnitude >= (31u << 23) ? infinite : bits;
+  return Bits<F>(bits | (half & 0x8000) << 16);
+}
+
+template <class U, class F>
+INLINE U Narrow(Float16, F value) {
+  U bits = Bits<U>(value);
+  U magnitude = bits & 0x7fffffff;
+  U normal = (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+  // The unit in the last place of 1/2 is that of half's subnormals.
+  U small = Bits<U>(Bits<F>(magnitude) + 0.5f) - (126u << 23);
+  U infinite = magnitude * 0 + 0x7c00, quiet = infinite | 0x200;
+  U half = magnitude < (113u << 23) ? small : normal;
+  half = magnitude >= (143u << 23) ? infinite : half;
+  half = magnitude > (255u << 23) ? quiet : half;
+  return half | ((bits >> 16) & 0x8000);
+}
+
 INLINE float Load(const float* x) { return *x; }
 
 INLINE void Store(float* y, float value) { *y = value; }
 
-INLINE float Load(const Bfloat16* x) {
-  return Bits<float>(static_cast<uint32_t>(x->bits) << 16);
+template <class T>
+INLINE float Load(const T* x) {
+  return Widen<float>(T{}, static_cast<uint32_t>(x->bits));
 }
 
-INLINE void Store(Bfloat16* y, float value) {
-  uint32_t bits = Bits<uint32_t>(value);
-  // To the nearest, ties to even; a carry out of the mantissa is right too.
-  uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  uint32_t quiet = (bits >> 16) | 0x40;
-  y->bits = static_cast<uint16_t>(value != value ? quiet : rounded);
-}
-
-INLINE float Load(const Float16* x) {
-  uint32_t half = x->bits;
-  uint32_t magnitude = (half & 0x7fff) << 13;
-  uint32_t normal = magnitude + (112u << 23);
-  // Subnormal: 2^-14 * (1 + m) - 2^-14, where no float32 is subnormal.
-  float small = Bits<float>(magnitude + (113u << 23)) - 0x1p-14f;
-  uint32_t bits = magnitude >= (31u << 23)  ? magnitude + (224u << 23)
-                  : magnitude < (1u << 23) ? Bits<uint32_t>(small)
-                                           : normal;
-  return Bits<float>(bits | (half & 0x8000) << 16);
-}
-
-INLINE void Store(Float16* y, float value) {
-  uint32_t bits = Bits<uint32_t>(value);
-  uint32_t sign = (bits >> 16) & 0x8000;
-  uint32_t magnitude = bits & 0x7fffffff;
-  uint32_t normal =
-      (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
-  // The unit in the last place of 1/2 is that of half's subnormals.
-  uint32_t small = Bits<uint32_t>(Bits<float>(magnitude) + 0.5f) - (126u << 23);
-  uint32_t large = magnitude > (255u << 23) ? 0x7e00 : 0x7c00;
-  uint32_t half = magnitude >= (143u << 23)  ? large
-                  : magnitude < (113u << 23) ? small
-                                             : normal;
-  y->bits = static_cast<uint16_t>(half | sign);
+template <class T>
+INLINE void Store(T* y, float value) {
+  y->bits = static_cast<uint16_t>(Narrow<uint32_t>(T{}, value));
 }
 
 // As many adjacent elements as a register holds.
@@ -76,10 +89,18 @@ constexpr int kLanes = 4;
 #endif
 typedef float Vector __attribute__((vector_size(kLanes * sizeof(float))));
 
+typedef uint32_t Words __attribute__((vector_size(kLanes * 4)));
+typedef uint16_t Halves __attribute__((vector_size(kLanes * 2)));
+
+INLINE void LoadVector(const float* x, Vector* result) {
+  __builtin_memcpy(result, x, sizeof(*result));
+}
+
 template <class T>
 INLINE void LoadVector(const T* x, Vector* result) {
-#pragma omp simd
-  for (Index k = 0; k < kLanes; ++k) (*result)[k] = Load(x + k);
+  Halves bits;
+  __builtin_memcpy(&bits, x, sizeof(bits));
+  *result = Widen<Vector>(T{}, __builtin_convertvector(bits, Words));
 }
 
 template <int kSize>
@@ -140,10 +161,9 @@ INLINE BlockSums SumBlock(const T* x, Index n, float center) {
 
 template <class T>
 void RunMoments(const T* x, Index n, bool centered, double* mean, double* m2) {
-  Index blocks = (n + kBlock - 1) / kBlock;
   double count = 0, average = 0, total = 0;
-  for (Index i = 0; i < blocks; ++i) {
-    Index begin = n * i / blocks, end = n * (i + 1) / blocks;
+  for (Index begin = 0; begin < n; begin += kBlock) {
+    Index end = begin + kBlock < n ? begin + kBlock : n;
     const T* block = x + begin;
     if (!centered) {
       total += SumBlock<true>(block, end - begin, 0).squares;
@@ -159,7 +179,7 @@ void RunMoments(const T* x, Index n, bool centered, double* mean, double* m2) {
     double shift = sums.deviations * reciprocal;
     double within = sums.squares - shift * sums.deviations;
     if (within < 0) within = 0;
-    if (i == 0) {
+    if (begin == 0) {
       count = size, average = center + shift, total = within;
       continue;
     }
@@ -412,7 +432,7 @@ void LanesGradient(const T* RESTRICT x, const T* RESTRICT dy, T* RESTRICT dx,
 }
 
 template <class T>
-void Widen(const T* RESTRICT x, Index n, float* RESTRICT out) {
+void Convert(const T* RESTRICT x, Index n, float* RESTRICT out) {
   for (Index j = 0; j < n; ++j) out[j] = Load(x + j);
 }
 
@@ -422,7 +442,7 @@ constexpr Loops<T> LoopsFor() {
           RowsSums<T>,     RunSums<T>,         RowsGradient<T>,
           RunGradient<T>,  LanesSum<T>,        LanesDeviations<T>,
           LanesAffine<T>,  LanesSums<T>,       LanesGradient<T>,
-          Widen<T>};
+          Convert<T>};
 }
 
 }  // namespace

@@ -62,11 +62,11 @@ class Rows {
                          sizeof(T) * layout.size() <= (4 << 20)
                      ? kRows
                      : 1),
-        gain_(Parameter(gain, has_gain, 1)) {}
+        gain_(Spread(gain, has_gain, 1)) {}
 
   void Normalize(xla::ffi::ThreadPool& pool, const float* bias, bool has_bias,
                  T* y, float* mean, float* tail, float* m2) {
-    std::vector<float> shift = Parameter(bias, has_bias, 0);
+    Parameter shift = Spread(bias, has_bias, 0);
     auto apply = [&](Index a, Index rows, Index begin, Index end) {
       float factor[kRows];
       for (Index i = 0; i < rows; ++i) {
@@ -122,7 +122,7 @@ class Rows {
     }
     for (Index a = 0; a < outer; ++a) write(a, means[a], squares[a]);
     ForEachPart(pool, division_.parts, [&](Index part) {
-      auto range = division_.Of(part);
+      auto range = division_.FromTheEnd(part);
       ForEachRows(range, [&](Index a, Index rows) {
         apply(a, rows, range.begin, range.end);
       });
@@ -217,7 +217,7 @@ class Rows {
         products[i % outer] += products[i];
       }
       ForEachPart(pool, division_.parts, [&](Index part) {
-        auto range = division_.Of(part);
+        auto range = division_.FromTheEnd(part);
         ForEachRows(range, [&](Index a, Index rows) {
           differentiate(a, rows, range.begin, range.end, &sums[a],
                         &products[a]);
@@ -237,13 +237,11 @@ class Rows {
     Index place;  // Of its first element in the parameters.
   };
 
-  std::vector<float> Parameter(const float* values, bool present,
-                               float missing) const {
-    if (!layout_.runs()) {
-      return OverPeriod(values, present, missing, layout_, period_.width);
-    }
-    if (!present) return std::vector<float>(layout_.features, missing);
-    return std::vector<float>(values, values + layout_.features);
+  Parameter Spread(const float* values, bool present, float missing) const {
+    bool runs = layout_.runs();
+    return Parameter(values, present, missing, layout_.features,
+                     runs ? 1 : layout_.repeat,
+                     runs ? layout_.features : period_.width);
   }
 
   template <class Work>
@@ -322,7 +320,7 @@ class Rows {
   const Loops<T>& loops_;
   const T* x_;
   const Index at_once_;
-  const std::vector<float> gain_;
+  const Parameter gain_;
 };
 
 }  // namespace normjax
