@@ -1,6 +1,7 @@
 """Builds the kernels for the environment in which it is run."""
 
 import argparse
+import subprocess
 import sys
 
 from normjax.native import library
@@ -21,10 +22,15 @@ def main() -> int:
     print(f"Not built: {error}", file=sys.stderr)
     return 1
   print(f"Built {path}")
-  if not library.load():
-    print("They do not load here: see the log of `normjax`.", file=sys.stderr)
+  # This process may have looked for kernels before there were any.
+  check = (
+    "import logging, sys; from normjax import native;"
+    " logging.basicConfig(level=logging.INFO); sys.exit(not native.load())"
+  )
+  if subprocess.run([sys.executable, "-c", check]).returncode:
+    print("normjax does not use them here.", file=sys.stderr)
     return 1
-  print("The kernels load; normjax uses them from now on.")
+  print("normjax uses them from now on.")
   return 0
 
 

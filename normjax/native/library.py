@@ -8,12 +8,12 @@ import concurrent.futures
 import ctypes
 import functools
 import hashlib
-import importlib.metadata
 import importlib.util
 import logging
 import os
 import pathlib
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -60,10 +60,11 @@ def build(into: pathlib.Path) -> pathlib.Path:
       there complete or not at all.
 
   Returns:
-    The library's path, which differs for different sources.
+    The library's path; see `file_name`.
 
   Raises:
     BuildError: There is no compiler or no jaxlib, or compiling failed.
+    OSError: `into` cannot be written.
   """
   compiler = _compiler()
   headers = _headers()
@@ -71,13 +72,13 @@ def build(into: pathlib.Path) -> pathlib.Path:
   path = into / file_name()
   with tempfile.TemporaryDirectory(dir=into) as name:
     folder = pathlib.Path(name)
-    units = {"kernels": ("kernels.cc", ("-isystem", str(headers)))}
-    for level, flags in _LEVELS.get(_machine(), {"kLoopsBase": ()}).items():
-      units[level] = ("loops.cc", (*flags, f"-DNORMJAX_LEVEL={level}"))
-    objects = [str(folder / f"{unit}.o") for unit in units]
+    units: list[tuple[str, ...]] = [("kernels.cc", "-isystem", str(headers))]
+    for level, flags in _levels().items():
+      units.append(("loops.cc", f"-DNORMJAX_LEVEL={level}", *flags))
+    objects = [str(folder / f"{i}.o") for i in range(len(units))]
     commands = [
       (*compiler, *_FLAGS, *flags, "-c", str(_FOLDER / source), "-o", target)
-      for (source, flags), target in zip(units.values(), objects, strict=True)
+      for (source, *flags), target in zip(units, objects, strict=True)
     ]
     with concurrent.futures.ThreadPoolExecutor(len(commands)) as pool:
       list(pool.map(_run, commands))
@@ -91,15 +92,20 @@ def build(into: pathlib.Path) -> pathlib.Path:
 def load() -> bool:
   """Registers the kernels with XLA, once, and returns whether they are there.
 
-  Looks beside this file and in the user's cache. Environment variable
-  `NORMJAX_NATIVE=0` keeps them off. A library that does not fit is reported in
-  the log, never raised.
+  Looks beside this file, where installing leaves them, and in the user's
+  cache. Environment variable `NORMJAX_NATIVE=0` keeps them off. A library that
+  does not fit is reported in the log, never raised.
   """
   if os.environ.get("NORMJAX_NATIVE") == "0":
     _LOG.debug("NORMJAX_NATIVE=0: the native kernels stay off.")
     return False
+  try:
+    name = file_name()
+  except BuildError as error:
+    _LOG.info("No native kernels: %s", error)
+    return False
   for folder in (_FOLDER, cache_folder()):
-    path = folder / file_name()
+    path = folder / name
     if not path.is_file():
       continue
     try:
@@ -114,18 +120,29 @@ def load() -> bool:
 
 
 def file_name() -> str:
-  """Returns the library's name, a fingerprint of the sources in it."""
-  digest = hashlib.sha256(repr((_FLAGS, _LEVELS)).encode())
+  """Returns the library's name, which holds a fingerprint of all it depends on.
+
+  That includes the version of XLA's foreign function interface: a handler of
+  another version would be refused when the CPU backend starts, which then does
+  not start at all. So what does not fit must never be found.
+
+  Raises:
+    BuildError: jaxlib is not installed.
+  """
+  api = (_headers() / "xla/ffi/api/c_api.h").read_text()
+  version = re.findall(r"#define XLA_FFI_API_M(?:AJ|IN)OR (\d+)", api)
+  parts = (_FLAGS, _levels(), platform.system(), _machine(), version)
+  digest = hashlib.sha256(repr(parts).encode())
   for source in sorted(_FOLDER.iterdir()):
     if source.suffix in (".cc", ".h"):
       digest.update(source.read_bytes())
-  return f"kernels-{digest.hexdigest()[:12]}.so"
+  return f"kernels-{digest.hexdigest()[:16]}.so"
 
 
 def cache_folder() -> pathlib.Path:
-  """Returns where kernels for this machine and jaxlib are kept.
+  """Returns the folder for kernels that were built after installing.
 
-  A folder in `$NORMJAX_CACHE_DIR`, else in `$XDG_CACHE_HOME/normjax`, else in
+  `native` in `$NORMJAX_CACHE_DIR`, else in `$XDG_CACHE_HOME/normjax`, else in
   `~/.cache/normjax`.
   """
   if chosen := os.environ.get("NORMJAX_CACHE_DIR"):
@@ -133,9 +150,11 @@ def cache_folder() -> pathlib.Path:
   else:
     base = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     base /= "normjax"
-  system = platform.system().lower()
-  jaxlib = importlib.metadata.version("jaxlib")
-  return base.expanduser() / f"native-{system}-{_machine()}-jaxlib-{jaxlib}"
+  return base.expanduser() / "native"
+
+
+def _levels() -> dict[str, tuple[str, ...]]:
+  return _LEVELS.get(_machine(), {"kLoopsBase": ()})
 
 
 def _machine() -> str:
@@ -147,9 +166,9 @@ def _register(path: pathlib.Path) -> None:
   import jax.ffi
 
   library = ctypes.CDLL(str(path))
-  for target in TARGETS:
-    handler = jax.ffi.pycapsule(getattr(library, target))
-    jax.ffi.register_ffi_target(target, handler, platform="cpu")
+  handlers = [jax.ffi.pycapsule(getattr(library, name)) for name in TARGETS]
+  for name, handler in zip(TARGETS, handlers, strict=True):
+    jax.ffi.register_ffi_target(name, handler, platform="cpu")
 
 
 def _compiler() -> list[str]:
