@@ -53,7 +53,6 @@ OPTIMIZERS: Mapping[str, Callable[..., optax.GradientTransformation]] = {
 TRAINS_BELOW, FAILS_ABOVE = 15.0, 80.0  # Percent of errors.
 FASTER_BELOW, CALMER_BELOW = 0.5, 0.5  # Ratios.
 PROBE = 500  # Images whose activations are watched.
-SIGNAL_DEPTH = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +66,11 @@ class Config(study.ImageConfig):
     (3, 8), "Numbers of hidden layers.", study.COUNTS
   )
   steps: int = option(1000, "Training steps.", study.COUNT)
+  signal_depth: int = option(
+    20,
+    "Hidden layers of the nets that are looked at before training.",
+    study.COUNT,
+  )
   probes: int = option(20, "How often to look in between.", study.COUNT)
   halve: bool = option(
     True, "Whether to halve images larger than 16x16.", study.BOOLEAN
@@ -276,19 +280,19 @@ def _draw_signals(config: Config, images: Images, run: Run) -> None:
     inputs=images.prepare(images.train.inputs[:128]),
     labels=images.train.labels[:128],
   )
-  layers = np.arange(1, SIGNAL_DEPTH + 1)
+  layers = np.arange(1, config.signal_depth + 1)
   with panels.drawing(
     run,
     "signals",
     rows=2,
-    title=f"{SIGNAL_DEPTH} layers before training",
+    title=f"{config.signal_depth} layers before training",
     caption=panels.seeds_caption(config.seeds),
   ) as axes:
     for column, activation in enumerate((nn.sigmoid, nn.relu)):
       for norm in config.norm:
         model = MLP(
           norm=norm_factory(norm),
-          hidden=(100,) * SIGNAL_DEPTH,
+          hidden=(100,) * config.signal_depth,
           activation=activation,
         )
         found = run.part(
@@ -313,6 +317,9 @@ if __name__ == "__main__":
     "deep_sigmoid",
     measure,
     Config(),
-    quick={"seeds": 2, "steps": 60, "probes": 4},
+    quick={
+      "seeds": 2, "depths": (2, 4), "steps": 60, "probes": 4,
+      "signal_depth": 6,
+    },
     full={"steps": 50_000, "probes": 100, "halve": False},
-  )
+  )  # fmt: skip

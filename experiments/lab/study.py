@@ -7,7 +7,7 @@ sources and the criteria; `--help` shows it.
 The folder of a run holds config.json, parts/ (what was measured so far, which
 `--resume` does not measure again), the figures, and in the end summary.json:
 
-    {"study": ..., "command": ..., "minutes": ..., "config": {...},
+    {"study": ..., "command": ..., "minutes": ..., "data": ..., "config": {...},
      "findings": [{"claim", "source", "criterion", "number", "verdict"}, ...],
      "figures": ["curves.png", ...]}
 """
@@ -105,11 +105,13 @@ class Run:
   Attributes:
     folder: Of its results.
     data_dir: Of TensorFlow Datasets; None means the default.
+    data: Name of the data that were loaded, once they are.
   """
 
   def __init__(self, folder: pathlib.Path, data_dir: str | None = None):
     self.folder = folder
     self.data_dir = data_dir
+    self.data: str | None = None
     self._findings: list[dict[str, Any]] = []
     self._figures: list[str] = []
     self._started = time.perf_counter()
@@ -181,6 +183,7 @@ class Run:
       "study": name,
       "command": command,
       "minutes": round((time.perf_counter() - self._started) / 60, 2),
+      "data": self.data,
       "config": dataclasses.asdict(config),
       "findings": self._findings,
       "figures": self._figures,

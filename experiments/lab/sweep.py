@@ -98,6 +98,7 @@ def load_images(
     num_classes=loaded.num_classes,
     prepare=lambda x: x.astype(jnp.float32) / loaded.max_value,
   )
+  run.data = images.name
   print(
     f"{images.name}: {len(images.train.labels):,} images for training,"
     f" {len(images.test.labels):,} for the test"
