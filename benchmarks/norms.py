@@ -16,6 +16,9 @@ The whole grid with all libraries takes hours on two cores, most of them to
 compile: name what is wanted, such as `--dtypes=float32 --modes=grad`. `--out`
 is written row by row, so that a run that is ended early leaves what it has.
 
+normjax runs with its native kernels where they are built; NORMJAX_NATIVE=0
+shows what XLA alone makes of it.
+
 `pip install -e ".[benchmarks]"` installs the peers. On an otherwise idle
 machine, or the numbers mean little.
 """
@@ -41,6 +44,7 @@ from benchmarks.norm_options import Options
 from benchmarks.norm_peers import PACKAGES, Peers
 from benchmarks.norm_report import Row
 from experiments.lab import reporting
+from normjax.native import library
 
 # A large array, to tell the memory's bandwidth from that of the caches.
 LARGE = Case("layer", (4096, 4096))
@@ -96,6 +100,8 @@ def run(options: Options, out: str | None, figure: str | None) -> None:
   packages = {PACKAGES[name] for name in peers.names} - {norm_report.OURS}
   machine = Machine.here(packages)._replace(load=load)
   print(machine)
+  native = library.load()
+  print(f"normjax's kernels: {'native' if native else 'none, XLA alone'}")
   bandwidth = copy_bandwidth()
   print(f"Copying {LARGE.nbytes >> 20} MiB: {bandwidth / 1e9:.1f} GB/s")
   sys.stdout.flush()
@@ -110,6 +116,7 @@ def run(options: Options, out: str | None, figure: str | None) -> None:
         out,
         {
           "machine": machine,
+          "native_kernels": native,
           "copy_bytes_per_second": bandwidth,
           "options": options,
           "rows": records,

@@ -275,12 +275,16 @@ def _define(
   by_kernel = mlir.lower_fun(kernel, multiple_results=True)
 
   def lower(ctx: Any, *operands: Any, options: _Options) -> Any:
-    # Mapping may have led to a layout that `serve` has not seen.
-    fits = kernels.layout(ctx.avals_in[0].shape, options.norm) is not None
+    module = ctx.module_context
     # XLA would gather a sharded array on every device for a kernel.
-    devices = getattr(ctx.module_context.axis_context, "num_devices", None)
-    rule = by_kernel if fits and devices in (None, 1) else by_formula
-    return rule(ctx, *operands, options=options)
+    devices = getattr(module.axis_context, "num_devices", None)
+    # An exported program must run where there are no kernels.
+    exported = getattr(module.lowering_parameters, "for_export", False)
+    # Mapping may have led to a layout that `serve` has not seen.
+    view = kernels.layout(ctx.avals_in[0].shape, options.norm)
+    if view is None or exported or devices not in (None, 1):
+      return by_formula(ctx, *operands, options=options)
+    return by_kernel(ctx, *operands, options=options)
 
   mlir.register_lowering(primitive, lower, platform="cpu")
   return primitive

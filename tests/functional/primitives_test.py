@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import parameterized
+from jax import export
 
 import normjax
 from normjax.functional import formulas, kernels, primitives
@@ -170,6 +171,14 @@ class LoweringTest(parameterized.TestCase):
     program = jax.jit(gradient).lower(x).as_text()
     self.assertNotIn("@normjax", program)
     self.assertEqual(gradient(x).sharding, sharding)
+
+  @needs_kernels
+  def test_not_in_exported_programs(self):
+    exported = export.export(jax.jit(gradient))(self.x)
+    self.assertNotIn("@normjax_", exported.mlir_module())
+    x = np.random.default_rng(0).standard_normal((8, 16), np.float32)
+    again = export.deserialize(exported.serialize())
+    chex.assert_trees_all_close(again.call(x), gradient(x), atol=1e-6)
 
   @parameterized.named_parameters(
     ("mask", lambda x: normjax.layer_norm(x, mask=x > 0)),
