@@ -1,0 +1,97 @@
+"""The table of all studies, made of what they left."""
+
+import json
+import pathlib
+import re
+import tempfile
+
+from absl.testing import absltest
+
+from experiments import all as suite
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+FINDING = {
+  "claim": "batch norm | is faster",
+  "source": "Someone 2015",
+  "criterion": "ratio below 0.8",
+  "number": "0.65 ± 0.05",
+  "verdict": "CONFIRMED",
+}
+
+
+def summary(name, data):
+  return {
+    "study": name,
+    "command": f"python -m experiments.{name}",
+    "minutes": 1.25,
+    "data": data,
+    "findings": [FINDING, {**FINDING, "claim": "it ends lower"}],
+    "figures": ["curves.png"],
+  }
+
+
+class SuiteTest(absltest.TestCase):
+  def test_every_study_is_a_module_that_the_suite_runs(self):
+    modules = {path.stem for path in (ROOT / "experiments").glob("[!_]*.py")}
+    self.assertContainsSubset(set(suite.STUDIES), modules)
+
+  def test_flags_of_a_study(self):
+    def flags(name, **changed):
+      chosen = {"dataset": "auto", "seeds": 5, "quick": False, **changed}
+      return suite.arguments(name, **chosen)
+
+    self.assertEqual(flags("moons", dataset="digits"), [])
+    self.assertEqual(flags("moons", seeds=7), ["--seeds=7"])
+    self.assertEqual(
+      flags("position", dataset="digits", quick=True),
+      ["--dataset=digits", "--quick"],
+    )
+    self.assertEqual(flags("mnist"), [*suite.MNIST, "--seeds=5"])
+
+  def test_replaces_the_table_of_its_data(self):
+    docs = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
+    (docs / "studies.md").write_text("# Title\n")
+    root = docs / "run"
+    (root / "moons").mkdir(parents=True)
+    (root / "position").mkdir()
+    for name in ("moons", "position"):
+      (root / name / "curves.png").write_bytes(name.encode())
+    first = [summary("moons", None), summary("position", "digits")]
+    suite.write_docs(first, root, docs)
+    suite.write_docs([summary("position", "mnist")], root, docs)
+    before = (docs / "studies.md").read_text()
+    suite.write_docs(first, root, docs)
+    self.assertEqual((docs / "studies.md").read_text(), before)
+
+    self.assertStartsWith(before, "# Title\n\n## Results on digits\n")
+    self.assertIn("## Results on mnist", before)
+    self.assertIn("batch norm / is faster", before)
+    for link in re.findall(r"\]\((studies/.*?)\)", before):
+      self.assertTrue((docs / link).exists(), link)
+    self.assertEqual(before.count("`python -m experiments.position`"), 2)
+
+  def test_adapts_the_first_study(self):
+    folder = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
+    result = {
+      "test_accuracy": [0.97, 0.98],
+      "epoch1_train_loss": [0.3, 0.31],
+    }
+    faster = {**result, "epoch1_train_loss": [0.2, 0.21]}
+    (folder / "summary.json").write_text(
+      json.dumps(
+        {
+          "config": {"dataset": "digits"},
+          "norms": {"none": result, "ln": faster},
+        }
+      )
+    )
+    suite._adapt_mnist(folder, ["--norm=none,ln"], 1.0)
+    adapted = json.loads((folder / "summary.json").read_text())
+    self.assertLen(adapted["findings"], 2)
+    self.assertEqual(adapted["findings"][0]["source"], "Ba et al. 2016")
+    self.assertIn("CONFIRMED", suite.table([adapted]))
+
+
+if __name__ == "__main__":
+  absltest.main()
