@@ -272,6 +272,9 @@ def _draw(
       panel.fill_between(steps, low, high, color=color, alpha=0.2, lw=0)
       panel.plot(steps, median, color=color, linewidth=2)
       panels.label(panel, norm, "Training step", "Input of the sigmoid")
+    limits = np.array([panel.get_ylim() for panel in axes])
+    for panel in axes:
+      panel.set_ylim(limits[:, 0].min(), limits[:, 1].max())
 
 
 def _draw_signals(config: Config, images: Images, run: Run) -> None:

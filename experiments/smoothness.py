@@ -5,8 +5,9 @@
 A net of eight hidden layers of 100 ReLUs (He's initialization, images halved to
 14x14) under SGD, batches of 128, 300 steps at each of three learning rates.
 Every 20 steps the loss and its gradient are computed at eight points along the
-gradient of the minibatch, 0.5 to 4 learning rates away; four times, the largest
-eigenvalue of the Hessian, by Lanczos' method. About three minutes on two cores.
+gradient of the minibatch, 0.5 to 4 learning rates away; every 100 steps, the
+largest eigenvalue of the Hessian, by Lanczos' method. About three minutes on
+two cores.
 
 Claims, seeds paired; a number is the mean over probes of the logarithm to base
 10, and the claim is on the difference none - batch norm. 1 to 4 at the equal
@@ -209,7 +210,7 @@ def _draw(
   with panels.drawing(
     run,
     "smoothness",
-    columns=4,
+    rows=2,
     title=f"Along the gradient, {data}, {len(config.hidden)} hidden layers,"
     " SGD at 0.1",
     caption=panels.seeds_caption(config.seeds),

@@ -63,7 +63,7 @@ def drawing(
     yield axes
     for panel in axes:
       panel.spines[["top", "right"]].set_visible(False)
-      _clip_bands(panel)
+      _tidy_log_axis(panel)
     figure.suptitle(title, fontsize=15)
     entries: dict[str, Any] = {}
     for panel in axes:
@@ -84,14 +84,24 @@ def drawing(
     run.figure(name, figure)
 
 
-def _clip_bands(panel: "Axes") -> None:
-  """Lets a logarithmic axis show the lines; few seeds have endless bands."""
+def _tidy_log_axis(panel: "Axes") -> None:
+  """Shows the lines, since few seeds have endless bands, and plain numbers."""
+  from matplotlib import ticker
+
   lines = [np.ravel(line.get_ydata()) for line in panel.get_lines()]
   values = np.concatenate([*lines, np.zeros(0)]).astype(np.float64)
   values = values[np.isfinite(values) & (values > 0)]
-  if panel.get_yscale() == "log" and values.size:
-    low, high = panel.get_ylim()
-    panel.set_ylim(max(low, values.min() / 2), min(high, values.max() * 2))
+  if panel.get_yscale() != "log" or not values.size:
+    return
+  low, high = panel.get_ylim()
+  low, high = max(low, values.min() / 2), min(high, values.max() * 2)
+  panel.set_ylim(low, high)
+  if high < 300 * low:
+    panel.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    panel.yaxis.set_minor_locator(ticker.NullLocator())
+    panel.yaxis.set_major_formatter(
+      ticker.FuncFormatter(lambda value, _: f"{value:g}")
+    )
 
 
 def label(
