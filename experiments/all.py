@@ -20,26 +20,55 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent import futures
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import app, flags
 
-from experiments.lab import checkpoints, comparison, reporting, study
+from experiments.lab import checkpoints, comparison, reporting
 
-# Cheap and exact ones first. A study that is not of images takes no --dataset.
-STUDIES: Mapping[str, bool] = {
-  "internals": False,
-  "moons": False,
-  "mnist": True,
-  "scale_invariance": True,
-  "position": True,
-  "lr_range": True,
-  "deep_sigmoid": True,
-  "smoothness": True,
-  "batch_size": True,
-  "regularize": True,
-}
-MNIST = ("--norm=none,ln,bn",)  # Study 1 has flags of its own.
+
+class Study(NamedTuple):
+  """How a study is run.
+
+  Attributes:
+    module: In this folder.
+    flags: Those that make it this study.
+    images: Whether it takes --dataset.
+    quick: What stands for --quick.
+  """
+
+  module: str
+  flags: tuple[str, ...] = ()
+  images: bool = True
+  quick: tuple[str, ...] = ("--quick",)
+
+
+# Cheap and exact ones first.
+STUDIES: Mapping[str, Study] = {
+  "internals": Study("internals", images=False),
+  "moons": Study("moons", images=False),
+  "mnist": Study(
+    "mnist",
+    ("--norm=none,ln,bn", "--seeds=5"),
+    quick=("--norm=none,ln,bn", "--seeds=2", "--epochs=2"),
+  ),
+  **{
+    name: Study(name)
+    for name in (
+      "scale_invariance", "position", "lr_range", "deep_sigmoid", "smoothness",
+      "batch_size", "regularize",
+    )
+  },
+  **{
+    f"transformer_{name}": Study(
+      "transformer",
+      (f"--study={name}",),
+      images=False,
+      quick=(f"--study={name}", "--quick"),
+    )
+    for name in ("warmup", "depth", "norms", "batch_norm")
+  },
+}  # fmt: skip
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 HEADERS = (
   "claim", "source", "our number", "verdict", "criterion", "minutes",
@@ -51,9 +80,6 @@ _QUICK = flags.DEFINE_bool(
 )
 _DATASET = flags.DEFINE_string(
   "dataset", "auto", "Data of the studies of images; see experiments.mnist."
-)
-_SEEDS = flags.DEFINE_integer(
-  "seeds", 5, "Seeds of every study.", lower_bound=1
 )
 _JOBS = flags.DEFINE_integer(
   "jobs", 1, "How many studies run at once.", lower_bound=1
@@ -67,16 +93,13 @@ _RESUME = flags.DEFINE_bool(
 )
 
 
-def arguments(name: str, *, dataset: str, seeds: int, quick: bool) -> list[str]:
+def arguments(name: str, *, dataset: str, quick: bool) -> list[str]:
   """Returns the flags of a study, without those of its files."""
-  flags_ = list(MNIST) if name == "mnist" else []
-  if STUDIES[name] and dataset != "auto":
-    flags_.append(f"--dataset={dataset}")
-  if quick:
-    flags_ += ["--seeds=2", "--epochs=2"] if name == "mnist" else ["--quick"]
-  elif seeds != study.Config().seeds or name == "mnist":
-    flags_.append(f"--seeds={seeds}")
-  return flags_
+  entry = STUDIES[name]
+  chosen = list(entry.quick if quick else entry.flags)
+  if entry.images and dataset != "auto":
+    chosen.append(f"--dataset={dataset}")
+  return chosen
 
 
 def execute(name: str, folder: pathlib.Path, flags_: Sequence[str]) -> str:
@@ -95,7 +118,7 @@ def execute(name: str, folder: pathlib.Path, flags_: Sequence[str]) -> str:
   with output.open("w") as file:
     process = subprocess.run(
       [
-        *(sys.executable, "-m", f"experiments.{name}"),
+        *(sys.executable, "-m", f"experiments.{STUDIES[name].module}"),
         *(*flags_, f"--workdir={folder}", "--resume"),
       ],
       stdout=file,
@@ -166,7 +189,9 @@ def table(summaries: Sequence[Mapping[str, Any]]) -> str:
 
 def data_of(summaries: Sequence[Mapping[str, Any]]) -> str:
   """Returns the name of the image data, "none" where there are none."""
-  names = {summary["data"] for summary in summaries} - {None}
+  names = {
+    summary["data"] for summary in summaries if STUDIES[summary["study"]].images
+  }
   return "_".join(sorted(names)).replace("/", "_") or "none"
 
 
@@ -212,15 +237,13 @@ def main(argv: Sequence[str]) -> None:
   print(f"Results go to {root}")
 
   def one(name: str) -> str:
-    chosen = arguments(
-      name, dataset=_DATASET.value, seeds=_SEEDS.value, quick=_QUICK.value
-    )
+    chosen = arguments(name, dataset=_DATASET.value, quick=_QUICK.value)
     return execute(name, root / name, chosen)
 
   with futures.ThreadPoolExecutor(_JOBS.value) as pool:
     failures = list(filter(None, pool.map(one, names)))
   summaries = [
-    summary
+    {**summary, "study": name}
     for name in names
     if (summary := checkpoints.read_json(root / name / "summary.json"))
   ]
@@ -231,7 +254,7 @@ def main(argv: Sequence[str]) -> None:
       print("{verdict}: {claim} ({number})".format(**finding))
   if failures:
     sys.exit("\n".join(failures))
-  if not _QUICK.value and _SEEDS.value >= 5 and names == list(STUDIES):
+  if not _QUICK.value and set(names) == set(STUDIES):
     write_docs(summaries, root)
     print(f"Wrote {os.path.relpath(DOCS / 'studies.md')}")
 
