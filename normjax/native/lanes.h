@@ -24,7 +24,7 @@ class Lanes {
         lanes_(layout.inner),
         copies_(period_.width / layout.inner),
         // Fits the second-level cache, and no sum gets long.
-        chunk_(std::clamp<Index>(16384 / period_.width, 16, 256) * copies_),
+        chunk_(std::clamp<Index>(32768 / period_.width, 16, 64) * copies_),
         x_(x),
         gain_(gain, has_gain, 1, lanes_, 1, lanes_) {}
 
@@ -39,7 +39,7 @@ class Lanes {
         factors[c] = layout_.ReciprocalDeviation(m2[i]) * gain_[c];
       }
       means.Copy(), tails.Copy(), factors.Copy(), shifts.Copy();
-      Rounds(a, begin, end, [&](Index start, Index rows, Index width) {
+      Rounds(a, begin, end, period_.width, [&](Index start, Index rows, Index width) {
         loops_.lanes_affine(x_ + start, y + start, rows, period_.width, width,
                             means.data(), tails.data(), factors.data(),
                             shifts.data());
@@ -138,9 +138,12 @@ class Lanes {
       }
       means.Copy(), tails.Copy(), factors.Copy();
       offsets.Copy(), slopes.Copy();
-      Rounds(a, begin, end, [&](Index start, Index rows, Index width) {
-        loops_.lanes_gradient(x_ + start, dy + start, dx + start, rows,
-                              period_.width, width, means.data(), tails.data(),
+      // A shorter period than in other loops: five values per lane must stay in
+      // the first-level cache.
+      Index period = lanes_ * std::clamp<Index>(256 / lanes_, 1, copies_);
+      Rounds(a, begin, end, period, [&](Index start, Index rows, Index width) {
+        loops_.lanes_gradient(x_ + start, dy + start, dx + start, rows, period,
+                              width, means.data(), tails.data(),
                               factors.data(), offsets.data(), slopes.data());
       });
     };
@@ -209,10 +212,16 @@ class Lanes {
       }
     }
 
-    // Adds all copies to the first.
+    // Adds all copies to the first, in pairs: one by one, a sum that holds an
+    // outlier would lose as much in every addition.
     void Fold() {
-      for (size_t j = lanes_; j < values_.size(); j += lanes_) {
-        for (Index c = 0; c < lanes_; ++c) values_[c] += values_[j + c];
+      Index copies = static_cast<Index>(values_.size()) / lanes_;
+      while (copies > 1) {
+        Index half = (copies + 1) / 2 * lanes_;
+        for (Index j = half; j < copies * lanes_; ++j) {
+          values_[j - half] += values_[j];
+        }
+        copies = half / lanes_;
       }
     }
 
@@ -223,12 +232,13 @@ class Lanes {
 
   // Calls work(start, rows, width) for whole periods, then for the rest.
   template <class Work>
-  void Rounds(Index a, Index begin, Index end, const Work& work) const {
+  void Rounds(Index a, Index begin, Index end, Index period,
+              const Work& work) const {
     Index start = (a * layout_.reduced + begin) * lanes_;
     Index size = (end - begin) * lanes_;
-    Index rows = size / period_.width, rest = size % period_.width;
-    if (rows) work(start, rows, period_.width);
-    if (rest) work(start + rows * period_.width, Index{1}, rest);
+    Index rows = size / period, rest = size % period;
+    if (rows) work(start, rows, period);
+    if (rest) work(start + rows * period, Index{1}, rest);
   }
 
   // Each chunk is centred by its own mean, which is found around its first
@@ -247,7 +257,7 @@ class Lanes {
                      center.data());
         center.Copy();
         sums.Clear();
-        Rounds(a, row, last, [&](Index start, Index rows, Index width) {
+        Rounds(a, row, last, period_.width, [&](Index start, Index rows, Index width) {
           loops_.lanes_sum(x_ + start, rows, period_.width, width,
                            center.data(), sums.data());
         });
@@ -258,7 +268,7 @@ class Lanes {
         center.Copy();
       }
       sums.Clear(), squares.Clear();
-      Rounds(a, row, last, [&](Index start, Index rows, Index width) {
+      Rounds(a, row, last, period_.width, [&](Index start, Index rows, Index width) {
         loops_.lanes_deviations(x_ + start, rows, period_.width, width,
                                 center.data(), sums.data(), squares.data());
       });
@@ -286,7 +296,7 @@ class Lanes {
     for (Index row = begin; row < end; row += chunk_) {
       Index last = std::min(end, row + chunk_);
       some.Clear(), some_products.Clear();
-      Rounds(a, row, last, [&](Index start, Index rows, Index width) {
+      Rounds(a, row, last, period_.width, [&](Index start, Index rows, Index width) {
         loops_.lanes_sums(x_ + start, dy + start, rows, period_.width, width,
                           means.data(), tails.data(), some.data(),
                           some_products.data());

@@ -52,16 +52,22 @@ struct Layout {
   }
 };
 
-// Places, per lane of a period of the parameters: short cycles are laid out
-// several times in a row, so that inner loops are long.
+// Short cycles, of the parameters or of the lanes, are laid out several times in
+// a row, which makes inner loops long.
 struct Period {
-  Index cycle;  // In elements: of the parameters, or of the lanes.
+  Index cycle;  // In elements.
   Index width;  // A multiple of it.
 
   explicit Period(const Layout& layout) : cycle(layout.cycle()) {
+    auto reaching = [&](Index size) { return (size - 1 + cycle) / cycle; };
     Index copies = 1;
-    if (cycle < 256 && cycle < layout.unit() && !layout.runs()) {
-      copies = std::min((511 + cycle) / cycle, layout.unit() / cycle);
+    if (layout.lanes()) {
+      // 4 kB, so that four rows of this width are on four pages, which is what
+      // processors prefetch best; less where laying out would take too long.
+      copies = std::min({layout.reduced, reaching(1024),
+                         std::max(layout.reduced / 32, reaching(64))});
+    } else if (!layout.runs() && cycle < 256 && cycle < layout.reduced) {
+      copies = std::min(reaching(512), layout.reduced / cycle);
     }
     width = cycle * copies;
   }
@@ -106,7 +112,7 @@ struct Division {
   Layout layout;
 
   Division(const Layout& layout, const Period& period) : layout(layout) {
-    constexpr Index kPartSize = 16384, kCache = 262144;
+    constexpr Index kPartSize = 16384, kCache = 1 << 20;
     Index size = layout.size();
     Index most = std::clamp<Index>(size / (8 * kPartSize), 8, 32);
     Index parameters = layout.runs() ? layout.features : period.width;
@@ -115,7 +121,6 @@ struct Division {
                       size / (8 * parameters)});
     if (size < 4 * kPartSize || (parts >= 4 && layout.unit() <= kCache)) {
       parts = std::max<Index>(parts, 1);
-      grain = layout.lanes() ? 1 : kRows;
       return;
     }
     split = true;

@@ -195,16 +195,12 @@ void RunMoments(const T* x, Index n, bool centered, double* mean, double* m2) {
 }
 
 template <class T>
-void RowsAffine(const T* RESTRICT x, T* RESTRICT y, Index rows, Index stride,
-                Index width, const float* mean, const float* tail,
-                const float* factor, const float* RESTRICT gain,
-                const float* RESTRICT bias) {
-  for (Index i = 0; i < rows; ++i, x += stride, y += stride) {
-    float m = mean[i], t = tail[i], f = factor[i];
+void RowAffine(const T* RESTRICT x, T* RESTRICT y, Index n, float mean,
+               float tail, float factor, const float* RESTRICT gain,
+               const float* RESTRICT bias) {
 #pragma omp simd
-    for (Index j = 0; j < width; ++j) {
-      Store(y + j, ((Load(x + j) - m) - t) * (gain[j] * f) + bias[j]);
-    }
+  for (Index j = 0; j < n; ++j) {
+    Store(y + j, ((Load(x + j) - mean) - tail) * (gain[j] * factor) + bias[j]);
   }
 }
 
@@ -290,18 +286,13 @@ void RunSums(const T* RESTRICT x, const T* RESTRICT dy, Index n, float mean,
 }
 
 template <class T>
-void RowsGradient(const T* RESTRICT x, const T* RESTRICT dy, T* RESTRICT dx,
-                  Index rows, Index stride, Index width, const float* mean,
-                  const float* tail, const float* factor, const float* offset,
-                  const float* slope, const float* RESTRICT gain) {
-  for (Index i = 0; i < rows; ++i, x += stride, dy += stride, dx += stride) {
-    float m = mean[i], t = tail[i], f = factor[i];
-    float o = offset[i], k = slope[i];
+void RowGradient(const T* RESTRICT x, const T* RESTRICT dy, T* RESTRICT dx,
+                 Index n, float mean, float tail, float factor, float offset,
+                 float slope, const float* RESTRICT gain) {
 #pragma omp simd
-    for (Index j = 0; j < width; ++j) {
-      float c = (Load(x + j) - m) - t;
-      Store(dx + j, (Load(dy + j) * (gain[j] * f) - o) - c * k);
-    }
+  for (Index j = 0; j < n; ++j) {
+    float c = (Load(x + j) - mean) - tail;
+    Store(dx + j, (Load(dy + j) * (gain[j] * factor) - offset) - c * slope);
   }
 }
 
@@ -438,10 +429,9 @@ void Convert(const T* RESTRICT x, Index n, float* RESTRICT out) {
 
 template <class T>
 constexpr Loops<T> LoopsFor() {
-  return {RunMoments<T>,   RowsAffine<T>,      RunAffine<T>,
-          RowsSums<T>,     RunSums<T>,         RowsGradient<T>,
-          RunGradient<T>,  LanesSum<T>,        LanesDeviations<T>,
-          LanesAffine<T>,  LanesSums<T>,       LanesGradient<T>,
+  return {RunMoments<T>, RowAffine<T>,     RunAffine<T>, RowsSums<T>,
+          RunSums<T>,    RowGradient<T>,   RunGradient<T>, LanesSum<T>,
+          LanesDeviations<T>, LanesAffine<T>, LanesSums<T>, LanesGradient<T>,
           Convert<T>};
 }
 

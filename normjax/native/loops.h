@@ -20,15 +20,13 @@ struct Float16 {
   uint16_t bits;
 };
 
-// Rows may be worked on in fours: independent sums hide the latency of an
-// addition, and what the rows have in common is loaded once.
+// Sums may be taken over four rows at once: independent sums hide the latency of
+// an addition, and what the rows have in common is loaded once.
 constexpr Index kRows = 4;
 
-// The loops for elements of type T. "Rows" loops take one mean per row,
-// "lanes" loops one mean per place in a row of `width` adjacent elements.
-// Arguments named `mean`, `factor`, ... are per row or per lane accordingly,
-// those named `gain`, `bias`, `d_gain`, `d_bias` are per lane in both.
-// Deviations are (x - mean) - tail.
+// The loops for elements of type T. Arrays named `gain`, `bias` and `d_...` hold
+// one value per element of a row, those of "lanes" loops one value per lane,
+// which is a place in a row. Deviations are (x - mean) - tail.
 template <class T>
 struct Loops {
   // Mean and sum of squared deviations of n elements; if not `centered`, zero
@@ -36,32 +34,28 @@ struct Loops {
   void (*moments)(const T* x, Index n, bool centered, double* mean,
                   double* m2);
 
-  // y = deviation * (gain * factor) + bias, for rows that are `stride` apart.
-  void (*rows_affine)(const T* x, T* y, Index rows, Index stride, Index width,
-                      const float* mean, const float* tail,
-                      const float* factor, const float* gain,
-                      const float* bias);
-  // The same with a gain (within `factor`) and a bias for the whole run.
+  // y = deviation * (gain * factor) + bias, in part of a row.
+  void (*row_affine)(const T* x, T* y, Index n, float mean, float tail,
+                     float factor, const float* gain, const float* bias);
+  // The same with a gain, within `factor`, and a bias for all of it.
   void (*run_affine)(const T* x, T* y, Index n, float mean, float tail,
                      float factor, float bias);
 
   // With h = deviation * factor, adds sum(dy * gain) and sum(dy * gain * h) of
   // each row to `sums` and `products`, and sums over the rows of dy * h and dy
-  // to `d_gain` and `d_bias`.
+  // to `d_gain` and `d_bias`. Takes up to kRows rows that are `stride` apart.
   void (*rows_sums)(const T* x, const T* dy, Index rows, Index stride,
                     Index width, const float* mean, const float* tail,
                     const float* factor, const float* gain, float* d_gain,
                     float* d_bias, double* sums, double* products);
-  // Adds sum(dy) and sum(dy * h) of the run.
+  // Adds sum(dy) and sum(dy * h).
   void (*run_sums)(const T* x, const T* dy, Index n, float mean, float tail,
                    float factor, double* sum, double* product);
 
   // dx = dy * (gain * factor) - offset - deviation * slope.
-  void (*rows_gradient)(const T* x, const T* dy, T* dx, Index rows,
-                        Index stride, Index width, const float* mean,
-                        const float* tail, const float* factor,
-                        const float* offset, const float* slope,
-                        const float* gain);
+  void (*row_gradient)(const T* x, const T* dy, T* dx, Index n, float mean,
+                       float tail, float factor, float offset, float slope,
+                       const float* gain);
   void (*run_gradient)(const T* x, const T* dy, T* dx, Index n, float mean,
                        float tail, float factor, float offset, float slope);
 

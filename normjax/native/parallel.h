@@ -49,7 +49,7 @@ void ForEachPart(xla::ffi::ThreadPool& pool, Index parts, const Body& body) {
   work();
   auto all_done = [&] { return progress->done.load() == parts; };
   // The other threads are in their last part: asleep, one would wake up late.
-  for (int i = 0; i < 4000; ++i) {
+  for (int i = 0; i < 2000; ++i) {
     if (all_done()) return;
 #if defined(__x86_64__)
     __builtin_ia32_pause();

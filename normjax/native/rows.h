@@ -56,8 +56,8 @@ class Rows {
         division_(layout, period_),
         loops_(loops),
         x_(x),
-        // What comes from memory is best read in few streams, unless rows are
-        // long; in the cache four rows at a time are faster.
+        // Short rows that come from memory are best read in a single stream; in
+        // the cache, or when each is on pages of its own, more are faster.
         at_once_(sizeof(T) * layout.reduced >= 6144 ||
                          sizeof(T) * layout.size() <= (4 << 20)
                      ? kRows
@@ -67,161 +67,161 @@ class Rows {
   void Normalize(xla::ffi::ThreadPool& pool, const float* bias, bool has_bias,
                  T* y, float* mean, float* tail, float* m2) {
     Parameter shift = Spread(bias, has_bias, 0);
-    auto apply = [&](Index a, Index rows, Index begin, Index end) {
-      float factor[kRows];
-      for (Index i = 0; i < rows; ++i) {
-        factor[i] = layout_.ReciprocalDeviation(m2[a + i]);
-      }
-      Pieces(a, rows, begin, end, [&](const Piece& p) {
-        const T* from = x_ + p.start;
-        Index i = p.row - a;
+    auto measure = [&](Index row, Index begin, Index end, double* average,
+                       double* squares) {
+      loops_.moments(x_ + row * layout_.reduced + begin, end - begin,
+                     layout_.centered, average, squares);
+    };
+    auto write = [&](Index row, double average, double squares) {
+      mean[row] = static_cast<float>(average);
+      tail[row] = static_cast<float>(average - mean[row]);
+      m2[row] = static_cast<float>(squares);
+    };
+    auto apply = [&](Index row, Index begin, Index end) {
+      float m = mean[row], t = tail[row];
+      float factor = layout_.ReciprocalDeviation(m2[row]);
+      ForEachPiece(row, begin, end, [&](Index start, Index size, Index place) {
         if (layout_.runs()) {
-          loops_.run_affine(from, y + p.start, p.size, mean[p.row],
-                            tail[p.row], factor[i] * gain_[p.place],
-                            shift[p.place]);
+          loops_.run_affine(x_ + start, y + start, size, m, t,
+                            factor * gain_[place], shift[place]);
         } else {
-          loops_.rows_affine(from, y + p.start, p.rows, layout_.reduced, p.size,
-                             mean + p.row, tail + p.row, factor + i,
-                             &gain_[p.place], &shift[p.place]);
+          loops_.row_affine(x_ + start, y + start, size, m, t, factor,
+                            &gain_[place], &shift[place]);
         }
       });
     };
-    auto write = [&](Index a, double average, double squares) {
-      mean[a] = static_cast<float>(average);
-      tail[a] = static_cast<float>(average - mean[a]);
-      m2[a] = static_cast<float>(squares);
-    };
+    Index outer = layout_.outer, parts = division_.parts;
     if (!division_.split) {
-      ForEachPart(pool, division_.parts, [&](Index part) {
-        ForEachRows(division_.Of(part), [&](Index a, Index rows) {
-          for (Index i = a; i < a + rows; ++i) {
+      ForEachPart(pool, parts, [&](Index part) {
+        auto range = division_.Of(part);
+        ForEachFew(range, at_once_, [&](Index first, Index rows) {
+          for (Index row = first; row < first + rows; ++row) {
             double average, squares;
-            loops_.moments(x_ + i * layout_.reduced, layout_.reduced,
-                           layout_.centered, &average, &squares);
-            write(i, average, squares);
+            measure(row, 0, layout_.reduced, &average, &squares);
+            write(row, average, squares);
           }
-          apply(a, rows, 0, layout_.reduced);
+          for (Index row = first; row < first + rows; ++row) {
+            apply(row, 0, layout_.reduced);
+          }
         });
       });
       return;
     }
-    Index outer = layout_.outer;
-    std::vector<double> means(division_.parts * outer), squares(means.size());
-    ForEachPart(pool, division_.parts, [&](Index part) {
+    std::vector<double> means(parts * outer), squares(parts * outer);
+    ForEachPart(pool, parts, [&](Index part) {
       auto range = division_.Of(part);
-      for (Index a = 0; a < outer; ++a) {
-        loops_.moments(x_ + a * layout_.reduced + range.begin,
-                       range.end - range.begin, layout_.centered,
-                       &means[part * outer + a], &squares[part * outer + a]);
+      for (Index row = 0; row < outer; ++row) {
+        measure(row, range.begin, range.end, &means[part * outer + row],
+                &squares[part * outer + row]);
       }
     });
-    for (Index part = 1; part < division_.parts; ++part) {
+    for (Index part = 1; part < parts; ++part) {
       auto range = division_.Of(part);
       Merge(range.begin, range.end - range.begin, outer, &means[part * outer],
             &squares[part * outer], &means[0], &squares[0]);
     }
-    for (Index a = 0; a < outer; ++a) write(a, means[a], squares[a]);
-    ForEachPart(pool, division_.parts, [&](Index part) {
+    for (Index row = 0; row < outer; ++row) {
+      write(row, means[row], squares[row]);
+    }
+    ForEachPart(pool, parts, [&](Index part) {
       auto range = division_.FromTheEnd(part);
-      ForEachRows(range, [&](Index a, Index rows) {
-        apply(a, rows, range.begin, range.end);
-      });
+      for (Index row = 0; row < outer; ++row) {
+        apply(row, range.begin, range.end);
+      }
     });
   }
 
-  // See `loops.h` for what is summed.
   void Pullback(xla::ffi::ThreadPool& pool, const T* dy, const float* mean,
                 const float* tail, const float* m2, T* dx, float* d_gain,
                 float* d_bias) {
-    std::vector<ParameterSums> parameters(division_.parts);
-    auto sum = [&](Index a, Index rows, Index begin, Index end,
+    // Of up to kRows rows; see loops.h for the sums.
+    auto sum = [&](Index first, Index rows, Index begin, Index end,
                    ParameterSums& to, double* sums, double* products) {
       float factor[kRows];
       for (Index i = 0; i < rows; ++i) {
-        factor[i] = layout_.ReciprocalDeviation(m2[a + i]);
+        factor[i] = layout_.ReciprocalDeviation(m2[first + i]);
         sums[i] = products[i] = 0;
       }
-      Pieces(a, rows, begin, end, [&](const Piece& p) {
-        Index i = p.row - a;
-        const T *from = x_ + p.start, *from_dy = dy + p.start;
+      const float *m = mean + first, *t = tail + first;
+      ForEachPiece(first, begin, end, [&](Index start, Index size, Index place) {
+        const T *from = x_ + start, *from_dy = dy + start;
         if (layout_.runs()) {
           double s = 0, h = 0;
-          loops_.run_sums(from, from_dy, p.size, mean[p.row], tail[p.row],
-                          factor[i], &s, &h);
-          to.d_gain[p.place] += h;
-          to.d_bias[p.place] += s;
-          sums[i] += s * gain_[p.place];
-          products[i] += h * gain_[p.place];
+          loops_.run_sums(from, from_dy, size, *m, *t, *factor, &s, &h);
+          to.d_gain[place] += h;
+          to.d_bias[place] += s;
+          *sums += s * gain_[place];
+          *products += h * gain_[place];
           return;
         }
-        Index place = p.place;
+        Index target = place;
         if (period_.cycle >= layout_.reduced) {
-          Index row = p.place / layout_.reduced;
-          place = p.place % layout_.reduced - begin + row * (end - begin);
+          target = place % layout_.reduced - begin +
+                   place / layout_.reduced * (end - begin);
         }
-        loops_.rows_sums(from, from_dy, p.rows, layout_.reduced, p.size,
-                         mean + p.row, tail + p.row, factor + i,
-                         &gain_[p.place], to.gain() + place, to.bias() + place,
-                         sums + i, products + i);
-        if (p.place < layout_.reduced) to.Added();
+        loops_.rows_sums(from, from_dy, rows, layout_.reduced, size, m, t,
+                         factor, &gain_[place], to.gain() + target,
+                         to.bias() + target, sums, products);
+        if (place < layout_.reduced) to.Added();
       });
     };
-    auto differentiate = [&](Index a, Index rows, Index begin, Index end,
-                             const double* sums, const double* products) {
-      float factor[kRows], offset[kRows], slope[kRows];
-      for (Index i = 0; i < rows; ++i) {
-        double r = factor[i] = layout_.ReciprocalDeviation(m2[a + i]);
-        double n = static_cast<double>(layout_.reduced);
-        offset[i] = layout_.centered ? static_cast<float>(r * sums[i] / n) : 0;
-        slope[i] = static_cast<float>(r * r * products[i] / n);
-      }
-      Pieces(a, rows, begin, end, [&](const Piece& p) {
-        Index i = p.row - a;
-        const T *from = x_ + p.start, *from_dy = dy + p.start;
+    auto differentiate = [&](Index row, Index begin, Index end, double sum,
+                             double product) {
+      float m = mean[row], t = tail[row];
+      float factor = layout_.ReciprocalDeviation(m2[row]);
+      double scale = factor / static_cast<double>(layout_.reduced);
+      float offset = layout_.centered ? static_cast<float>(sum * scale) : 0;
+      float slope = static_cast<float>(product * scale * factor);
+      ForEachPiece(row, begin, end, [&](Index start, Index size, Index place) {
         if (layout_.runs()) {
-          loops_.run_gradient(from, from_dy, dx + p.start, p.size, mean[p.row],
-                              tail[p.row], factor[i] * gain_[p.place],
-                              offset[i], slope[i]);
+          loops_.run_gradient(x_ + start, dy + start, dx + start, size, m, t,
+                              factor * gain_[place], offset, slope);
         } else {
-          loops_.rows_gradient(from, from_dy, dx + p.start, p.rows,
-                               layout_.reduced, p.size, mean + p.row,
-                               tail + p.row, factor + i, offset + i, slope + i,
-                               &gain_[p.place]);
+          loops_.row_gradient(x_ + start, dy + start, dx + start, size, m, t,
+                              factor, offset, slope, &gain_[place]);
         }
       });
     };
+    // Rows are summed together where their parameters are in the same place.
+    bool aligned = !layout_.runs() && period_.cycle <= layout_.reduced;
+    Index at_once = aligned ? at_once_ : 1;
+    Index outer = layout_.outer, parts = division_.parts;
+    std::vector<ParameterSums> parameters(parts);
     if (!division_.split) {
-      ForEachPart(pool, division_.parts, [&](Index part) {
-        parameters[part] = ParameterSums(SumsOf(division_.Of(part)));
-        ForEachRows(division_.Of(part), [&](Index a, Index rows) {
+      ForEachPart(pool, parts, [&](Index part) {
+        auto range = division_.Of(part);
+        parameters[part] = ParameterSums(SumsOf(range));
+        ForEachFew(range, at_once, [&](Index first, Index rows) {
           double sums[kRows], products[kRows];
-          sum(a, rows, 0, layout_.reduced, parameters[part], sums, products);
-          differentiate(a, rows, 0, layout_.reduced, sums, products);
+          sum(first, rows, 0, layout_.reduced, parameters[part], sums,
+              products);
+          for (Index i = 0; i < rows; ++i) {
+            differentiate(first + i, 0, layout_.reduced, sums[i], products[i]);
+          }
         });
         parameters[part].Flush();
       });
     } else {
-      Index outer = layout_.outer;
-      std::vector<double> sums(division_.parts * outer), products(sums.size());
-      ForEachPart(pool, division_.parts, [&](Index part) {
+      std::vector<double> sums(parts * outer), products(parts * outer);
+      ForEachPart(pool, parts, [&](Index part) {
         auto range = division_.Of(part);
         parameters[part] = ParameterSums(SumsOf(range));
-        ForEachRows(range, [&](Index a, Index rows) {
-          sum(a, rows, range.begin, range.end, parameters[part],
-              &sums[part * outer + a], &products[part * outer + a]);
+        ForEachFew(range, at_once, [&](Index first, Index rows) {
+          Index i = part * outer + first;
+          sum(first, rows, range.begin, range.end, parameters[part], &sums[i],
+              &products[i]);
         });
         parameters[part].Flush();
       });
-      for (size_t i = outer; i < sums.size(); ++i) {
+      for (Index i = outer; i < parts * outer; ++i) {
         sums[i % outer] += sums[i];
         products[i % outer] += products[i];
       }
-      ForEachPart(pool, division_.parts, [&](Index part) {
+      ForEachPart(pool, parts, [&](Index part) {
         auto range = division_.FromTheEnd(part);
-        ForEachRows(range, [&](Index a, Index rows) {
-          differentiate(a, rows, range.begin, range.end, &sums[a],
-                        &products[a]);
-        });
+        for (Index row = 0; row < outer; ++row) {
+          differentiate(row, range.begin, range.end, sums[row], products[row]);
+        }
       });
     }
     Total(parameters, &ParameterSums::d_gain, d_gain);
@@ -229,14 +229,6 @@ class Rows {
   }
 
  private:
-  // A stretch of `rows` rows that reads on in the parameters without a break.
-  struct Piece {
-    Index row, rows;
-    Index start;  // In x.
-    Index size;
-    Index place;  // Of its first element in the parameters.
-  };
-
   Parameter Spread(const float* values, bool present, float missing) const {
     bool runs = layout_.runs();
     return Parameter(values, present, missing, layout_.features,
@@ -244,39 +236,36 @@ class Rows {
                      runs ? layout_.features : period_.width);
   }
 
+  // Calls work(first, rows) for up to `at_once` rows at a time.
   template <class Work>
-  void ForEachRows(const Division::Range& range, const Work& work) const {
-    for (Index a = range.outer_begin; a < range.outer_end; a += at_once_) {
-      work(a, std::min(at_once_, range.outer_end - a));
+  void ForEachFew(const Division::Range& range, Index at_once,
+                  const Work& work) const {
+    for (Index row = range.outer_begin; row < range.outer_end; row += at_once) {
+      work(row, std::min(at_once, range.outer_end - row));
     }
   }
 
+  // Calls work(start, size, place) for stretches that read on in the
+  // parameters without a break: where they start in x and in the parameters.
   template <class Work>
-  void Pieces(Index a, Index rows, Index begin, Index end,
-              const Work& work) const {
-    Index reduced = layout_.reduced;
+  void ForEachPiece(Index row, Index begin, Index end, const Work& work) const {
+    Index start = row * layout_.reduced;
     if (layout_.runs()) {
-      for (Index row = a; row < a + rows; ++row) {
-        for (Index j = begin; j < end;) {
-          Index start = row * reduced + j;
-          Index size = std::min(end - j, layout_.run() - start % layout_.run());
-          work(Piece{row, 1, start, size,
-                     start / layout_.repeat % layout_.features});
-          j += size;
-        }
+      for (Index j = begin; j < end;) {
+        Index run = layout_.run();
+        Index size = std::min(end - j, run - (start + j) % run);
+        work(start + j, size, (start + j) / layout_.repeat % layout_.features);
+        j += size;
       }
-    } else if (period_.cycle <= reduced) {
+    } else if (period_.cycle <= layout_.reduced) {
       for (Index j = begin; j < end;) {
         Index place = j % period_.width;
         Index size = std::min(end - j, period_.width - place);
-        work(Piece{a, rows, a * reduced + j, size, place});
+        work(start + j, size, place);
         j += size;
       }
     } else {
-      for (Index row = a; row < a + rows; ++row) {
-        work(Piece{row, 1, row * reduced + begin, end - begin,
-                   row * reduced % period_.cycle + begin});
-      }
+      work(start + begin, end - begin, start % period_.cycle + begin);
     }
   }
 

@@ -251,11 +251,12 @@ class KernelsTest(parameterized.TestCase):
     (Layout(1, 40000, inner=7, features=7, groups=7),),
   )
   def test_constant_is_bias_exactly(self, layout):
-    case = Case(layout, np.full(layout.size, 1234567.1))
-    y, _, _, m2 = case.normalize()
-    repeats = layout.size // layout.features
-    np.testing.assert_array_equal(y, np.tile(case.bias, repeats))
-    np.testing.assert_array_equal(m2, 0)
+    for value in (1234567.1, 3e38):  # The second: sums of it overflow.
+      case = Case(layout, np.full(layout.size, value))
+      y, _, _, m2 = case.normalize()
+      repeats = layout.size // layout.features
+      np.testing.assert_array_equal(y, np.tile(case.bias, repeats))
+      np.testing.assert_array_equal(m2, 0)
 
   @parameterized.parameters(
     (Layout(9, 40, features=40), 40),
