@@ -51,7 +51,7 @@ BATCH_NORM. Shen et al., 2020, https://arxiv.org/abs/2003.07845: batch norm
 in transformers suffers from statistics that vary from batch to batch. 4 blocks
 of width 48, learning rate 3e-3, 300 steps. Running statistics (momentum 0.9),
 against those of each batch, for the same parameters:
-  1. Layer norm: the two validation losses do not differ at all.
+  1. Layer norm: the two validation losses are equal, within 1e-4 (rounding).
   2. Batch norm: they differ by more than 0.02 nats.
   3. Batch norm ends worse than layer norm by more than 0.05 nats, evaluated
      with running statistics; and (4.) also with re-estimated ones.
@@ -82,8 +82,10 @@ from experiments.lab import (
   study,
   transformer_depth,
   transformer_figures,
+  transformer_report,
   transformer_run,
   transformer_studies,
+  transformer_verdicts,
 )
 from experiments.lab import flags as lab_flags
 from experiments.lab.transformer_options import FULL, QUICK, Config
@@ -130,7 +132,7 @@ def run(
     print(f"The run in {folder} is finished. Its results:")
     for name, result in finished["models"].items():
       print(f"\n{name}")
-      print("\n".join(transformer_run.result_lines(result)))
+      print("\n".join(transformer_report.result_lines(result)))
     _print_end(finished)
     return finished
 
@@ -177,14 +179,14 @@ def run(
         )
   transformer_figures.curves(current, config, records)
   if len(results) > 1:
-    print(f"\n{transformer_run.comparison_table(results)}\n")
-  transformer_studies.judge(current, config, task, results, records)
+    print(f"\n{transformer_report.comparison_table(results)}\n")
+  transformer_verdicts.judge(current, config, task, results, records)
   return current.finish(NAME, command, config, models=results)
 
 
 def _print_end(summary: dict[str, Any]) -> None:
   if len(summary["models"]) > 1:
-    print(f"\n{transformer_run.comparison_table(summary['models'])}\n")
+    print(f"\n{transformer_report.comparison_table(summary['models'])}\n")
   for finding in summary["findings"]:
     print("{verdict}: {claim} ({criterion}: {number})".format(**finding))
 

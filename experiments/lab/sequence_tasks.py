@@ -108,16 +108,24 @@ def _language(words: text.Text, context: int) -> Task:
     causal=True,
     classes=len(words.vocabulary),
     data=jnp.asarray(words.train),
-    draw=functools.partial(_draw_windows, context=context),
+    draw=functools.partial(draw_windows, context=context),
     validation=_windows(words.validation, context),
     test=_windows(words.test, context),
     words=words,
   )
 
 
-def _draw_windows(
+def draw_windows(
   key: jax.Array, tokens: jax.Array, size: int, *, context: int
 ) -> Batch:
+  """Returns windows of a text, to predict each next token in.
+
+  Args:
+    key: Decides where they start; every place is equally likely.
+    tokens: `[n]`.
+    size: How many.
+    context: Tokens of a window.
+  """
   start = jax.random.randint(key, (size, 1), 0, len(tokens) - context)
   window = tokens[start + jnp.arange(context + 1)[None]]
   inputs, targets = window[:, :-1], window[:, 1:]

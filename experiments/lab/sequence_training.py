@@ -316,8 +316,7 @@ class SequenceTrainer:
       key=state.key,
     )
     first, last = (
-      optax.global_norm(grads[block_name(layer)])
-      for layer in (0, self.model.layers - 1)
+      _norm(grads[block_name(layer)]) for layer in (0, self.model.layers - 1)
     )
     return new_state, Stretch(sums, first, last)
 
@@ -379,6 +378,11 @@ class SequenceTrainer:
       mutable=["diagnostics"],
     )
     return jnp.max(jnp.stack(jax.tree.leaves(found)))
+
+
+def _norm(tree: PyTree) -> jax.Array:
+  squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)]
+  return jnp.sqrt(jnp.sum(jnp.stack(squares)))
 
 
 def _no_sums() -> Sums:

@@ -128,7 +128,7 @@ class TransformerBlock(nn.Module):
   def _feed_forward(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
     del mask
     width = x.shape[-1]
-    hidden = nn.gelu(self._dense(4 * width, "feed_forward_in")(x))
+    hidden = nn.relu(self._dense(4 * width, "feed_forward_in")(x))
     return self._dense(width, "feed_forward_out", self.residual_scale)(hidden)
 
   def _dense(self, features: int, name: str, scale: float = 1.0) -> nn.Dense:
@@ -296,7 +296,7 @@ class Classifier(_Stack):
     x = nn.Dense(self.width, dtype=self.dtype, name="embedding")(x)
     x = self._blocks(x, mask, causal=False, train=train)
     # Not the mean of what a norm gives: after instance norm it is a constant.
-    x = nn.gelu(nn.Dense(self.width, dtype=self.dtype, name="pooler")(x))
+    x = nn.relu(nn.Dense(self.width, dtype=self.dtype, name="pooler")(x))
     x = jnp.mean(x, axis=1, where=None if mask is None else mask[..., None])
     return nn.Dense(self.num_classes, name="head")(x.astype(jnp.float32))
 

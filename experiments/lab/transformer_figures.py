@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from experiments.lab import panels, plots
+from experiments.lab import panels, plots, reporting
+from experiments.lab import transformer_studies as studies
 from experiments.lab.study import Run
 from experiments.lab.transformer_options import Config
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
 
+Results = Mapping[str, Mapping[str, Any]]
 Records = Mapping[str, Sequence[Mapping[str, Any]]]
 
 # Okabe and Ito's palette, as for the norms, which are then all the same.
@@ -111,3 +113,160 @@ def curves(run: Run, config: Config, records: Records) -> None:
             style="-" if alone else _PLACEMENT_STYLES[placement],
           )
       panels.label(panel, title, "Step", "Cross-entropy (nats)")
+
+
+def warmup(
+  run: Run, config: Config, results: Results, records: Records
+) -> None:
+  """Draws the losses with and without warm-up."""
+  with panels.drawing(
+    run,
+    "warmup",
+    title=f"{config.layers} blocks of width {config.width}, {config.norm[0]}",
+    caption=panels.seeds_caption(config.seeds),
+  ) as (over_steps, over_rates):
+    for placement in ("pre", "post"):
+      for warmup, style, marker in (
+        (0, "-", "o"),
+        (studies.WARMUP_STEPS, "--", "s"),
+      ):
+        entries = records[
+          studies.warmup_model(placement, studies.WARMUP_RATES[-1], warmup)
+        ]
+        label = (
+          f"{placement}, {f'{warmup} steps of' if warmup else 'no'} warm-up"
+        )
+        options: dict[str, Any] = {"style": style, "marker": marker}
+        color = PLACEMENT_COLORS[placement]
+        line(
+          over_steps,
+          steps(entries),
+          series(entries, "val_loss"),
+          color,
+          label,
+          **options,
+        )
+        final = [
+          results[studies.warmup_model(placement, rate, warmup)][
+            "final_val_loss"
+          ]
+          for rate in studies.WARMUP_RATES
+        ]
+        line(
+          over_rates,
+          studies.WARMUP_RATES,
+          np.array(final, np.float64).T,
+          color,
+          label,
+          **options,
+        )
+    panels.label(
+      over_steps,
+      f"Learning rate {studies.WARMUP_RATES[-1]:g}",
+      "Step",
+      "Validation loss (nats)",
+    )
+    panels.label(
+      over_rates,
+      f"After {config.steps} steps",
+      "Learning rate",
+      "Validation loss (nats)",
+      log_x=True,
+    )
+
+
+def norms(run: Run, config: Config, results: Results, records: Records) -> None:
+  """Draws losses over learning rates, and attention logits over steps."""
+  with panels.drawing(
+    run,
+    "norms",
+    title=f"{config.layers} blocks of width {config.width}, pre-LN, no warm-up",
+    caption=panels.seeds_caption(config.seeds),
+  ) as (losses, logits):
+    for norm, marker in (("ln", "o"), ("rms", "s"), ("none", "D")):
+      final = [
+        results[f"{norm} {rate:g}"]["final_val_loss"]
+        for rate in studies.NORM_RATES
+      ]
+      line(
+        losses,
+        studies.NORM_RATES,
+        np.array(final, np.float64).T,
+        plots.norm_color(norm),
+        norm,
+        marker=marker,
+      )
+    for qk, style in (("", "-"), (" qk", "--")):
+      entries = records[f"ln{qk} {studies.HIGH_RATE:g}"]
+      line(
+        logits,
+        steps(entries),
+        series(entries, "largest_logit"),
+        plots.norm_color("ln"),
+        "ln with QK norm" if qk else "ln",
+        style=style,
+      )
+    panels.label(
+      losses,
+      f"After {config.steps} steps",
+      "Learning rate",
+      "Validation loss (nats)",
+      log_x=True,
+    )
+    panels.label(
+      logits,
+      f"Learning rate {studies.HIGH_RATE:g}",
+      "Step",
+      "Largest attention logit",
+      log_y=True,
+    )
+
+
+def batch_norm(
+  run: Run, config: Config, results: Results, records: Records
+) -> None:
+  """Draws the loss by the statistics that batch norm uses."""
+  with panels.drawing(
+    run,
+    "batch_norm",
+    title=f"{config.layers} blocks of width {config.width}, pre-LN",
+    caption=panels.seeds_caption(config.seeds),
+  ) as (losses, gaps):
+    for norm, marker in (("ln", "o"), ("bn", "s")):
+      entries, color = records[norm], plots.norm_color(norm)
+      running = series(entries, "val_loss")
+      batch = series(entries, "val_loss_batch_statistics")
+      options: dict[str, Any] = {"marker": marker}
+      name = f"{norm}, running statistics" if norm == "bn" else norm
+      line(losses, steps(entries), running, color, name, **options)
+      if norm == "bn":
+        line(
+          losses,
+          steps(entries),
+          batch,
+          color,
+          "bn, statistics of each batch",
+          style="--",
+          **options,
+        )
+      line(gaps, steps(entries), running - batch, color, name, **options)
+    final = results["bn"]["final_val_loss_reestimated"]
+    if None not in final:
+      interval = reporting.interval(final)
+      losses.errorbar(
+        config.steps,
+        interval.mean,
+        np.nan_to_num(interval.half_width),
+        color=plots.norm_color("bn"),
+        marker="*",
+        markersize=12,
+        linestyle="none",
+        label="bn, re-estimated statistics",
+      )
+    panels.label(losses, "Validation loss", "Step", "Cross-entropy (nats)")
+    panels.label(
+      gaps,
+      "Running minus batch statistics",
+      "Step",
+      "Difference of validation loss (nats)",
+    )

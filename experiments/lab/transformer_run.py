@@ -1,7 +1,6 @@
 """Training of one transformer of the study, from its last checkpoint on."""
 
 import functools
-import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +16,7 @@ from experiments.lab import (
   sequence_tasks,
   sequence_training,
 )
+from experiments.lab import transformer_report as report
 from experiments.lab.sequence_tasks import Task
 from experiments.lab.sequence_training import SequenceTrainer
 from experiments.lab.study import RefusedError
@@ -157,13 +157,13 @@ def train(
   seeds = config.seed_numbers
   state, stopping = trainer.init(seeds)
   parameters = sum(leaf[0].size for leaf in jax.tree.leaves(state.params))
-  print(f"\n{name}, {seeds_text(config)}, {parameters:,} parameters")
+  print(f"\n{name}, {report.seeds_text(config)}, {parameters:,} parameters")
   step = 0
   if (restored := saved.restore((state, stopping))) is not None:
     step, (state, stopping) = restored
     print(f"Resuming after step {step}.")
   both_modes = both_modes or bool(state.batch_stats)
-  print(_header(task))
+  print(report.header(task))
   with reporting.progress(
     total=config.steps, description=name, unit="step"
   ) as bar:
@@ -186,8 +186,8 @@ def train(
         step,
       )
       metrics = {
-        **_means("train", stretch.sums),
-        **_means("val", validation),
+        **report.means("train", stretch.sums),
+        **report.means("val", validation),
         "grad_norm_first": np.asarray(stretch.first_grad_norm) / steps,
         "grad_norm_last": np.asarray(stretch.last_grad_norm) / steps,
         "largest_logit": np.asarray(
@@ -203,7 +203,7 @@ def train(
         "model": name,
         "step": step,
         **{
-          key: _numbers(np.where(running, values, np.nan))
+          key: report.numbers(np.where(running, values, np.nan))
           for key, values in metrics.items()
         },
         "seconds": round(seconds, 4),
@@ -215,7 +215,7 @@ def train(
       saved.save(step, (state, stopping), records)
       log.append(record)
       bar.update(steps)
-      bar.write(_line(record, task))
+      bar.write(report.line(record, task))
       newly = np.asarray(stopping.stopped) & running
       for index in np.flatnonzero(newly):
         bar.write(
@@ -225,7 +225,7 @@ def train(
         )
 
   result = _result(trainer, state, stopping, records, config)
-  print("\n".join(result_lines(result)))
+  print("\n".join(report.result_lines(result)))
   if sample and task.words and isinstance(trainer.model, LanguageModel):
     first = jax.tree.map(
       lambda leaf: leaf[0], (stopping.best_params, stopping.best_batch_stats)
@@ -252,12 +252,12 @@ def _result(
   speed = float(np.median(speeds[1:] or speeds))
   last = records[-1]
   result = {
-    "val_loss": _numbers(stopping.best_loss),
+    "val_loss": report.numbers(stopping.best_loss),
     "best_step": np.asarray(stopping.best_epoch).tolist(),
     "final_val_loss": last["val_loss"],
     "final_train_loss": last["train_loss"],
-    "test_loss": _numbers(test["loss"]),
-    "test_accuracy": _numbers(test["accuracy"]),
+    "test_loss": report.numbers(test["loss"]),
+    "test_accuracy": report.numbers(test["accuracy"]),
     "largest_logit": last["largest_logit"],
     "grad_norm_first": last["grad_norm_first"],
     "grad_norm_last": last["grad_norm_last"],
@@ -269,9 +269,13 @@ def _result(
     ),
   }
   if task.words is not None:
-    val_bits, test_bits = bits_per_character(task)
-    result["val_bits_per_character"] = _scaled(result["val_loss"], val_bits)
-    result["test_bits_per_character"] = _scaled(result["test_loss"], test_bits)
+    val_bits, test_bits = report.bits_per_character(task)
+    result["val_bits_per_character"] = report.scaled(
+      result["val_loss"], val_bits
+    )
+    result["test_bits_per_character"] = report.scaled(
+      result["test_loss"], test_bits
+    )
   if "val_loss_batch_statistics" in last:
     result["final_val_loss_batch_statistics"] = last[
       "val_loss_batch_statistics"
@@ -285,142 +289,5 @@ def _result(
       batches=_REESTIMATED_OVER,
     )
     sums = trainer.evaluate(state.params, reestimated, task.validation)
-    result["final_val_loss_reestimated"] = _numbers(sums.means()["loss"])
+    result["final_val_loss_reestimated"] = report.numbers(sums.means()["loss"])
   return result
-
-
-def result_lines(result: Mapping[str, Any]) -> list[str]:
-  """Returns the lines on the results of a model."""
-  steps = ", ".join(map(str, result["best_step"]))
-  lines = [
-    f"Best parameters: after step {steps}, validation loss"
-    f" {_interval(result['val_loss'])} nats"
-    + _bits(result, "val_bits_per_character"),
-    f"Test loss: {_interval(result['test_loss'])} nats"
-    + _bits(result, "test_bits_per_character")
-    + f", accuracy {_interval(_scaled(result['test_accuracy'], 100))} %",
-  ]
-  if "final_val_loss_reestimated" in result:
-    lines.append(
-      "Validation loss of the last parameters: with running statistics"
-      f" {_interval(result['final_val_loss'])}, re-estimated"
-      f" {_interval(result['final_val_loss_reestimated'])}, of each batch"
-      f" {_interval(result['final_val_loss_batch_statistics'])}"
-    )
-  if any(result["diverged"]):
-    lines.append(
-      f"{sum(result['diverged'])} of {len(result['diverged'])} seeds diverged;"
-      " they count with their best parameters before that."
-    )
-  return lines
-
-
-def comparison_table(results: Mapping[str, Mapping[str, Any]]) -> str:
-  """Returns a table of models, each with its difference to the first."""
-  first, baseline = next(iter(results.items()))
-  rows = []
-  for name, result in results.items():
-    losses = result["val_loss"], baseline["val_loss"]
-    known = None not in (*losses[0], *losses[1])
-    rows.append(
-      [
-        name,
-        _interval(losses[0]),
-        f"{reporting.paired_difference(*losses):+.4f}"
-        if known and name != first
-        else None,
-        _interval(result["test_loss"]),
-        _interval(_scaled(result["test_accuracy"], 100)),
-        f"{result['tokens_per_second']:.0f}",
-      ]
-    )
-  return reporting.table(
-    rows,
-    [
-      "model",
-      "validation loss",
-      f"minus {first}",
-      "test loss",
-      "test accuracy (%)",
-      "tokens/s",
-    ],
-  )
-
-
-def bits_per_character(task: Task) -> tuple[float, float]:
-  """Returns the bits per character of one nat per token.
-
-  Args:
-    task: With words.
-
-  Returns:
-    For the validation and the test split.
-  """
-  assert task.words is not None
-  _, validation, test = task.words.characters
-  return (
-    len(task.words.validation) / validation / math.log(2),
-    len(task.words.test) / test / math.log(2),
-  )
-
-
-def seeds_text(config: Config) -> str:
-  last = config.seed + config.seeds - 1
-  if config.seeds == 1:
-    return f"seed {last}"
-  return f"seeds {config.seed} to {last}"
-
-
-def _means(split: str, sums: Any) -> dict[str, np.ndarray]:
-  return {f"{split}_{name}": mean for name, mean in sums.means().items()}
-
-
-def _numbers(values: Any) -> list[float | None]:
-  """Returns a number per seed, None where it is not finite, as in JSON."""
-  return [
-    value if math.isfinite(value) else None
-    for value in np.asarray(values, np.float64).tolist()
-  ]
-
-
-def _scaled(values: list[float | None], factor: float) -> list[float | None]:
-  return [None if value is None else factor * value for value in values]
-
-
-def _interval(values: list[float | None]) -> str:
-  known = [value for value in values if value is not None]
-  if len(known) < len(values):
-    return "diverged"
-  return f"{reporting.interval(known):.4f}"
-
-
-def _bits(result: Mapping[str, Any], name: str) -> str:
-  if name not in result:
-    return ""
-  return f" ({_interval(result[name])} bits per character)"
-
-
-def _header(task: Task) -> str:
-  bits = "bits/char  " if task.words is not None else ""
-  return (
-    f"  step  train loss  val loss  {bits}val accuracy  grad norm first"
-    "    last  tokens/s"
-  )
-
-
-def _line(record: Record, task: Task) -> str:
-  """Means over the seeds that were still running."""
-
-  def mean(name: str) -> float:
-    known = [value for value in record[name] if value is not None]
-    return float(np.mean(known)) if known else math.nan
-
-  bits = ""
-  if task.words is not None:
-    bits = f"  {bits_per_character(task)[0] * mean('val_loss'):9.3f}"
-  return (
-    f"{record['step']:6d}  {mean('train_loss'):10.4f}"
-    f"  {mean('val_loss'):8.4f}{bits}  {100 * mean('val_accuracy'):10.2f} %"
-    f"  {mean('grad_norm_first'):15.3f}  {mean('grad_norm_last'):6.3f}"
-    f"  {record['tokens_per_second']:8,}"
-  )
