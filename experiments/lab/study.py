@@ -231,8 +231,19 @@ def run(
   reporting.write_json(folder / "config.json", settings)
   print(f"Results go to {folder}")
   current = Run(folder, files.data_dir)
-  measure(config, current)
+  try:
+    measure(config, current)
+  except (RefusedError, data.UnavailableError):
+    _remove_unused(folder)
+    raise
   return current.finish(name, command, config)
+
+
+def _remove_unused(folder: pathlib.Path) -> None:
+  """Removes the folder of a run that was refused before it measured."""
+  if [path.name for path in folder.iterdir()] == ["config.json"]:
+    (folder / "config.json").unlink()
+    folder.rmdir()
 
 
 def define(

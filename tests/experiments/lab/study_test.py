@@ -103,6 +103,14 @@ class RunTest(absltest.TestCase):
     with self.assertRaisesRegex(checkpoints.WorkdirError, "--steps: 100 in"):
       run(self.measure, Config(steps=3), workdir=workdir, resume=True)
 
+  def test_a_refused_run_leaves_nothing(self):
+    def refuse(config, run):
+      raise study.RefusedError("No.")
+
+    with self.assertRaises(study.RefusedError):
+      run(refuse, workdir=str(self.folder / "w"))
+    self.assertEmpty(list(self.folder.iterdir()))
+
   def test_keeps_the_parts_of_an_interrupted_run(self):
     workdir = str(self.folder / "w")
     with self.assertRaises(KeyboardInterrupt):
