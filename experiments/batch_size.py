@@ -36,17 +36,21 @@ from experiments.lab import panels, reporting, study
 from experiments.lab.models import MODELS
 from experiments.lab.reporting import paired_difference
 from experiments.lab.study import Parts, Run, option
-from experiments.lab.sweep import Images, Sweep, load_images, norm_factory
-from experiments.lab.train_step import Examples
+from experiments.lab.sweep import (
+  Images,
+  Sweep,
+  best_rate,
+  load_images,
+  norm_factory,
+)
 
 RATES = (0.03, 0.1, 0.3, 1.0)  # At a batch of 32.
-REESTIMATED = 6_400  # Examples; more would not be seen in the statistics.
 SOURCE = "Wu & He 2018"
 WORSE_BY, NO_WORSE_BY, SAME_WITHIN = 5.0, 0.5, 1.0  # Points.
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(study.ImageConfig):
+class Config(study.HalvedImageConfig):
   """The arms and how much each sees."""
 
   norm: tuple[str, ...] = option(
@@ -60,9 +64,6 @@ class Config(study.ImageConfig):
   hidden: tuple[int, ...] = option(
     (128, 128), "Width of each hidden layer.", study.COUNTS
   )
-  halve: bool = option(
-    True, "Whether to halve images larger than 16x16.", study.BOOLEAN
-  )
 
 
 def train(norm: str, batch_size: int, config: Config, images: Images) -> Parts:
@@ -74,8 +75,7 @@ def train(norm: str, batch_size: int, config: Config, images: Images) -> Parts:
   steps = config.examples // batch_size
   orders = sweep.orders(state, images.train, steps)
   state, records = sweep.advance(state, orders, images.train)
-  some = Examples(*(array[:REESTIMATED] for array in images.train))
-  statistics = sweep.reestimated(state, some)
+  statistics = sweep.reestimated(state, images.train)
   shape = len(rates), config.seeds
   last = records["loss"][:, -max(1, steps // 5) :]
   return {
@@ -87,10 +87,9 @@ def train(norm: str, batch_size: int, config: Config, images: Images) -> Parts:
 
 def best(part: Parts) -> Parts:
   """Returns the rate with the lowest mean training loss, each `[seeds]`."""
-  loss = np.nan_to_num(part["loss"].mean(axis=1), nan=np.inf)
-  return {name: values[loss.argmin()] for name, values in part.items()} | {
-    "rate": np.asarray(RATES[loss.argmin()])
-  }
+  rate = best_rate(part["loss"])
+  chosen = {name: values[rate] for name, values in part.items()}
+  return chosen | {"rate": np.asarray(RATES[rate])}
 
 
 def measure(config: Config, run: Run) -> None:

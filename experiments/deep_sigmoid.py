@@ -42,7 +42,13 @@ from experiments.lab import panels, reporting, signals, study
 from experiments.lab.models import MLP
 from experiments.lab.reporting import paired_ratio
 from experiments.lab.study import Parts, Run, option
-from experiments.lab.sweep import Images, Sweep, load_images, norm_factory
+from experiments.lab.sweep import (
+  Images,
+  Sweep,
+  best_rate,
+  load_images,
+  norm_factory,
+)
 
 SOURCE = "Ioffe & Szegedy 2015"
 RATES: Mapping[str, tuple[float, ...]] = {"sgd": (0.1, 1), "adam": (1e-3, 3e-3)}
@@ -56,7 +62,7 @@ PROBE = 500  # Images whose activations are watched.
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(study.ImageConfig):
+class Config(study.HalvedImageConfig):
   """The arms."""
 
   norm: tuple[str, ...] = option(
@@ -72,9 +78,6 @@ class Config(study.ImageConfig):
     study.COUNT,
   )
   probes: int = option(20, "How often to look in between.", study.COUNT)
-  halve: bool = option(
-    True, "Whether to halve images larger than 16x16.", study.BOOLEAN
-  )
 
 
 def train(
@@ -121,8 +124,7 @@ def train(
 
 def best(part: Parts, at: int = -1) -> int:
   """Returns the index of the rate with the lowest mean loss at a probe."""
-  loss = part["loss"][..., at].mean(axis=1)
-  return int(np.nan_to_num(loss, nan=np.inf).argmin())
+  return best_rate(part["loss"][..., at])
 
 
 def drift(inputs: np.ndarray) -> np.ndarray:

@@ -40,7 +40,13 @@ from flax import linen as nn
 from experiments.lab import panels, reporting, study
 from experiments.lab.models import MLP
 from experiments.lab.study import Parts, Run, option
-from experiments.lab.sweep import Images, Sweep, load_images, norm_factory
+from experiments.lab.sweep import (
+  Images,
+  Sweep,
+  best_rate,
+  load_images,
+  norm_factory,
+)
 
 IOFFE = "Ioffe & Szegedy 2015"
 HALF_DECADES = 10 ** (np.arange(9) / 2)
@@ -62,7 +68,7 @@ WORST = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(study.ImageConfig):
+class Config(study.HalvedImageConfig):
   """The arms."""
 
   norm: tuple[str, ...] = option(
@@ -72,9 +78,6 @@ class Config(study.ImageConfig):
     (100,) * 5, "Width of each hidden layer.", study.COUNTS
   )
   steps: int = option(200, "Training steps.", study.COUNT)
-  halve: bool = option(
-    True, "Whether to halve images larger than 16x16.", study.BOOLEAN
-  )
 
 
 def train(
@@ -138,7 +141,7 @@ def measure(config: Config, run: Run) -> None:
     for optimizer, rates in RATES.items()
     for norm in config.norm
   }
-  best = {arm: int(loss.mean(axis=1).argmin()) for arm, loss in arms.items()}
+  best = {arm: best_rate(loss) for arm, loss in arms.items()}
   starts = {}
   for norm in config.norm:
     rates = np.full(len(SCALES), RATES["sgd"][best["sgd", norm]])
@@ -192,7 +195,7 @@ def judge(
       source=IOFFE,
     )
     ratio = reporting.paired_ratio(
-      *(loss[loss.mean(axis=1).argmin()] for loss in (bn, none))
+      *(loss[best_rate(loss)] for loss in (bn, none))
     )
     run.judge(
       f"batch norm ends lower when both are tuned ({optimizer})",

@@ -37,7 +37,7 @@ from experiments.lab import panels, plots, reporting, study
 from experiments.lab.models import MLP
 from experiments.lab.reporting import paired_difference, paired_ratio
 from experiments.lab.study import Parts, Run, option
-from experiments.lab.sweep import Sweep, norm_factory
+from experiments.lab.sweep import Sweep, best_rate, norm_factory
 from experiments.lab.train_step import Examples
 
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
@@ -166,11 +166,6 @@ def measure(config: Config, run: Run) -> None:
   _draw(arms, config, data, run)
 
 
-def _best(values: np.ndarray) -> int:
-  """Returns the index of the rate with the lowest mean, `[rates, seeds]`."""
-  return int(np.nan_to_num(values.mean(axis=1), nan=np.inf).argmin())
-
-
 def _judge(norm: str, arm: Parts, none: Parts, dataset: str, run: Run) -> None:
   first, first_none = (part["loss"][..., 0] for part in (arm, none))
   last, last_none = (
@@ -179,7 +174,7 @@ def _judge(norm: str, arm: Parts, none: Parts, dataset: str, run: Run) -> None:
   for tuned in (False, True):
     how = "tuned" if tuned else "equal rate"
     start, start_none, end, end_none = (
-      _best(values) if tuned else EQUAL
+      best_rate(values) if tuned else EQUAL
       for values in (first, first_none, last, last_none)
     )
     ratio = paired_ratio(first[start], first_none[start_none])

@@ -33,8 +33,13 @@ from experiments.lab import panels, plots, reporting, study
 from experiments.lab.models import MLP
 from experiments.lab.reporting import Verdict, paired_difference
 from experiments.lab.study import Parts, Run, option
-from experiments.lab.sweep import Images, Sweep, load_images, norm_factory
-from experiments.lab.train_step import Examples
+from experiments.lab.sweep import (
+  Images,
+  Sweep,
+  best_rate,
+  load_images,
+  norm_factory,
+)
 
 RATES = (1e-3, 3e-3, 1e-2)
 PLACES: Mapping[str, tuple[str, str]] = {
@@ -49,11 +54,10 @@ ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
 }
 SOURCE = "Ioffe & Szegedy 2015"
 ENDS = 200  # Steps at either end whose loss is printed.
-REESTIMATED = 6_400  # Examples; more would not be seen in the statistics.
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(study.ImageConfig):
+class Config(study.HalvedImageConfig):
   """How much to train."""
 
   hidden: tuple[int, ...] = option(
@@ -61,9 +65,6 @@ class Config(study.ImageConfig):
   )
   examples: int = option(48_000, "Examples to train on in all.", study.COUNT)
   train: int = option(24_000, "The most training images.", study.COUNT)
-  halve: bool = option(
-    True, "Whether to halve images larger than 16x16.", study.BOOLEAN
-  )
 
 
 def train(activation: str, place: str, config: Config, images: Images) -> Parts:
@@ -79,8 +80,7 @@ def train(activation: str, place: str, config: Config, images: Images) -> Parts:
   state = sweep.start(config.seed_numbers, RATES, images.train.inputs)
   orders = sweep.orders(state, images.train, config.examples // 64)
   state, records = sweep.advance(state, orders, images.train)
-  some = Examples(*(array[:REESTIMATED] for array in images.train))
-  statistics = sweep.reestimated(state, some)
+  statistics = sweep.reestimated(state, images.train)
   shape = len(RATES), config.seeds
   return {
     "first": records["loss"][:, :ENDS].mean(axis=1).reshape(shape),
@@ -102,8 +102,7 @@ def measure(config: Config, run: Run) -> None:
         f"{activation}_{place}",
         functools.partial(train, activation, place, config, images),
       )
-      loss = np.nan_to_num(part["last"].mean(axis=1), nan=np.inf)
-      best = int(loss.argmin())
+      best = best_rate(part["last"])
       arm = {name: values[best] for name, values in part.items()}
       arms[activation, place] = arm
       rows.append(

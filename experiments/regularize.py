@@ -48,7 +48,13 @@ from experiments.lab.ghost import GhostBatchNorm
 from experiments.lab.models import MLP
 from experiments.lab.reporting import Verdict, paired_difference
 from experiments.lab.study import Parts, Run, option
-from experiments.lab.sweep import Images, Sweep, load_images, norm_factory
+from experiments.lab.sweep import (
+  Images,
+  Sweep,
+  best_rate,
+  load_images,
+  norm_factory,
+)
 from experiments.lab.train_step import Examples
 
 RATES = (1e-3, 3e-3)
@@ -59,7 +65,7 @@ SHIFTED_ABOVE, P_BELOW = 1.1, 0.05
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(study.ImageConfig):
+class Config(study.HalvedImageConfig):
   """The data and how long to train."""
 
   norm: tuple[str, ...] = option(
@@ -72,9 +78,6 @@ class Config(study.ImageConfig):
   epochs: int = option(30, "Epochs.", study.COUNT)
   hidden: tuple[int, ...] = option(
     (256, 256), "Width of each hidden layer.", study.COUNTS
-  )
-  halve: bool = option(
-    True, "Whether to halve images larger than 16x16.", study.BOOLEAN
   )
 
 
@@ -121,7 +124,7 @@ def train(
     name: np.reshape(values, (len(RATES), config.seeds))
     for name, values in found.items()
   }
-  best = shaped["validation"].mean(axis=1).argmin()
+  best = best_rate(shaped["validation"])
   return {name: values[best] for name, values in shaped.items()} | {
     "rate": np.asarray(RATES[best])
   }

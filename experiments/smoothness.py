@@ -40,7 +40,13 @@ from flax import linen as nn
 from experiments.lab import landscape, panels, reporting, study
 from experiments.lab.models import MLP
 from experiments.lab.study import Parts, Run, option
-from experiments.lab.sweep import Images, Sweep, load_images, norm_factory
+from experiments.lab.sweep import (
+  Images,
+  Sweep,
+  best_rate,
+  load_images,
+  norm_factory,
+)
 from experiments.lab.train_step import Examples
 
 SOURCE = "Santurkar et al. 2018"
@@ -53,7 +59,7 @@ QUANTITIES = ("range", "change", "beta", "scaled_beta", "cosine")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(study.ImageConfig):
+class Config(study.HalvedImageConfig):
   """The arms."""
 
   norm: tuple[str, ...] = option(
@@ -63,9 +69,6 @@ class Config(study.ImageConfig):
     (100,) * 8, "Width of each hidden layer.", study.COUNTS
   )
   steps: int = option(300, "Training steps.", study.COUNT)
-  halve: bool = option(
-    True, "Whether to halve images larger than 16x16.", study.BOOLEAN
-  )
 
 
 def train(norm: str, config: Config, images: Images) -> Parts:
@@ -155,11 +158,6 @@ def _mean_log(values: np.ndarray) -> np.ndarray:
     return np.log10(values).mean(axis=-1)
 
 
-def _best(arm: Parts) -> int:
-  loss = np.nan_to_num(arm["final"].mean(axis=1), nan=np.inf)
-  return int(loss.argmin())
-
-
 def judge(none: Parts, bn: Parts, run: Run) -> None:
   """Judges batch norm against none."""
   for what, name, factor, best in (
@@ -174,7 +172,7 @@ def judge(none: Parts, bn: Parts, run: Run) -> None:
       _mean_log(
         arm[name]
         if name == "sharpness"
-        else arm[name][_best(arm) if best else EQUAL]
+        else arm[name][best_rate(arm["final"]) if best else EQUAL]
       )
       for arm in (none, bn)
     )

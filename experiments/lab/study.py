@@ -96,6 +96,15 @@ class ImageConfig(Config):
   )
 
 
+@dataclasses.dataclass(frozen=True)
+class HalvedImageConfig(ImageConfig):
+  """Of a study whose nets are of the size for small images."""
+
+  halve: bool = option(
+    True, "Whether to halve images larger than 16x16.", BOOLEAN
+  )
+
+
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 

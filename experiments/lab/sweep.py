@@ -36,6 +36,11 @@ NORM_OPTIONS: Mapping[str, Mapping[str, Any]] = {
 _SPLIT_SEED = 0
 
 
+# Examples that batch statistics are re-estimated over: more change nothing
+# that is seen.
+_REESTIMATED = 6_400
+
+
 class Images(NamedTuple):
   """Image data on the device, as bytes, and how to read them."""
 
@@ -44,6 +49,14 @@ class Images(NamedTuple):
   test: Examples
   num_classes: int
   prepare: Callable[[jax.Array], jax.Array]
+
+
+def best_rate(losses: np.ndarray) -> int:
+  """Returns the index of the rate with the lowest mean, of `[rates, seeds]`.
+
+  A rate at which a seed diverged is not among the best.
+  """
+  return int(np.nan_to_num(losses.mean(axis=1), nan=np.inf).argmin())
 
 
 def norm_factory(norm: str, **options: Any) -> Callable[..., nn.Module]:
@@ -217,15 +230,16 @@ class Sweep:
     return 100 * (1 - sums.means()["accuracy"])
 
   def reestimated(self, state: TrainState, train: Examples) -> PyTree:
-    """Returns the batch statistics of all of `train`."""
+    """Returns the batch statistics of the first 6,400 examples, or of all."""
     if not state.batch_stats:
       return state.batch_stats
     model: Any = self.model
     without_memory = model.clone(
       norm=functools.partial(model.norm, momentum=0.0), dropout=0.0
     )
+    some = Examples(*(array[:_REESTIMATED] for array in train))
     return self.trainer.reestimate_batch_stats(
-      without_memory, state.params, state.batch_stats, train
+      without_memory, state.params, state.batch_stats, some
     )
 
   def _orders_lanes(self, keys: jax.Array, count: int, steps: int) -> jax.Array:
