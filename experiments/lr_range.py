@@ -19,6 +19,9 @@ norm stall rather than diverge.
   3. Batch norm does not mind the initialization: over four decades of its
      scale, the ratio of the worst to the best loss is below 2 with batch norm,
   4. and above 2 without.
+  5. Batch norm trains from more initializations: decades of scales that train,
+     batch norm minus none, above 1. (Added when the first data showed that 3
+     is decided by how small the best loss is, and before others were seen.)
 Each is CONFIRMED or REFUTED where the whole 95% interval is on one side.
 
 Source: Ioffe & Szegedy, 2015, https://arxiv.org/abs/1502.03167, section 4.2:
@@ -61,6 +64,7 @@ OPTIMIZERS: Mapping[str, Callable[..., optax.GradientTransformation]] = {
 }
 TRAINS_BELOW = 0.5  # Nats.
 DECADES_ABOVE, BETTER_BELOW, ROBUST_BELOW = 0.75, 0.9, 2.0
+WIDER_BY = 1.0  # Decades.
 LAST = 20  # Steps.
 WORST = (
   10.0  # Nats; a loss above, or none at all, is drawn and counted as this.
@@ -218,6 +222,18 @@ def judge(
       " 0.30 decades",
       source="folklore",
     )
+  wider = reporting.paired_difference(
+    *(
+      0.5 * (starts[norm] < TRAINS_BELOW).sum(axis=0) for norm in ("bn", "none")
+    )
+  )
+  run.judge(
+    "batch norm trains from more scales of the initial kernels",
+    f"{wider:.2f} decades",
+    reporting.verdict_above(wider, WIDER_BY),
+    criterion="decades of scales that train, bn - none, above 1",
+    source="folklore",
+  )
 
 
 def _draw(
