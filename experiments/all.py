@@ -181,7 +181,7 @@ def table(summaries: Sequence[Mapping[str, Any]]) -> str:
     last = (f"{summary['minutes']:.1f}", f"`{summary['command']}`", figures)
     for finding in summary["findings"]:
       cells = ("claim", "source", "number", "verdict", "criterion")
-      row = [finding[cell].replace("|", "/") for cell in cells]
+      row = [finding[cell].replace("|", r"\|") for cell in cells]
       rows.append([*row, *last])
       last = "", "", ""
   return reporting.table(rows, HEADERS)

@@ -65,7 +65,7 @@ class SuiteTest(absltest.TestCase):
 
     self.assertStartsWith(before, "# Title\n\n## Results on digits\n")
     self.assertIn("## Results on mnist", before)
-    self.assertIn("batch norm / is faster", before)
+    self.assertIn(r"batch norm \| is faster", before)
     for link in re.findall(r"\]\((studies/.*?)\)", before):
       self.assertTrue((docs / link).exists(), link)
     self.assertEqual(before.count("`python -m experiments.position`"), 2)
