@@ -146,5 +146,5 @@ def line(record: Record, task: Task) -> str:
     f"{record['step']:6d}  {mean('train_loss'):10.4f}"
     f"  {mean('val_loss'):8.4f}{bits}  {100 * mean('val_accuracy'):10.2f} %"
     f"  {mean('grad_norm_first'):15.3f}  {mean('grad_norm_last'):6.3f}"
-    f"  {record['tokens_per_second']:8,}"
+    f"  {record['tokens_per_second']:8,.0f}"
   )

@@ -207,7 +207,7 @@ def train(
           for key, values in metrics.items()
         },
         "seconds": round(seconds, 4),
-        "tokens_per_second": round(
+        "tokens_per_second": (
           steps * config.batch_size * task.context * len(seeds) / seconds
         ),
       }

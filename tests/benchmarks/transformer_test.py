@@ -85,7 +85,7 @@ class TransformerTest(absltest.TestCase):
       {"ours": [0.1, 0.2, 0.3], "theirs": [0.2, 0.5, 0.3]},
       {"ours": 2.0, "theirs": 2.1},
     )
-    self.assertIn("| ours      |        160 | 128 to 213 |     200.0 |", text)
+    self.assertIn("| ours      |        160 | 128 to 213  |     200.0 |", text)
     self.assertIn("2.00 times PyTorch's tokens per second", text)
     self.assertEndsWith(text, "At least 1: yes.")
     text = transformer.report(
