@@ -39,7 +39,8 @@ class Lanes {
         factors[c] = layout_.ReciprocalDeviation(m2[i]) * gain_[c];
       }
       means.Copy(), tails.Copy(), factors.Copy(), shifts.Copy();
-      Rounds(a, begin, end, period_.width, [&](Index start, Index rows, Index width) {
+      Rounds(a, begin, end, period_.width,
+             [&](Index start, Index rows, Index width) {
         loops_.lanes_affine(x_ + start, y + start, rows, period_.width, width,
                             means.data(), tails.data(), factors.data(),
                             shifts.data());
@@ -257,7 +258,8 @@ class Lanes {
                      center.data());
         center.Copy();
         sums.Clear();
-        Rounds(a, row, last, period_.width, [&](Index start, Index rows, Index width) {
+        Rounds(a, row, last, period_.width,
+               [&](Index start, Index rows, Index width) {
           loops_.lanes_sum(x_ + start, rows, period_.width, width,
                            center.data(), sums.data());
         });
@@ -268,7 +270,8 @@ class Lanes {
         center.Copy();
       }
       sums.Clear(), squares.Clear();
-      Rounds(a, row, last, period_.width, [&](Index start, Index rows, Index width) {
+      Rounds(a, row, last, period_.width,
+             [&](Index start, Index rows, Index width) {
         loops_.lanes_deviations(x_ + start, rows, period_.width, width,
                                 center.data(), sums.data(), squares.data());
       });
@@ -296,7 +299,8 @@ class Lanes {
     for (Index row = begin; row < end; row += chunk_) {
       Index last = std::min(end, row + chunk_);
       some.Clear(), some_products.Clear();
-      Rounds(a, row, last, period_.width, [&](Index start, Index rows, Index width) {
+      Rounds(a, row, last, period_.width,
+             [&](Index start, Index rows, Index width) {
         loops_.lanes_sums(x_ + start, dy + start, rows, period_.width, width,
                           means.data(), tails.data(), some.data(),
                           some_products.data());

@@ -52,8 +52,8 @@ struct Layout {
   }
 };
 
-// Short cycles, of the parameters or of the lanes, are laid out several times in
-// a row, which makes inner loops long.
+// Short cycles, of the parameters or of the lanes, are laid out several times
+// in a row, which makes inner loops long.
 struct Period {
   Index cycle;  // In elements.
   Index width;  // A multiple of it.

@@ -1,4 +1,5 @@
-// See loops.h. Compiled once per processor level: NORMJAX_LEVEL names the table.
+// See loops.h. Compiled once per processor level; NORMJAX_LEVEL is the table's
+// name.
 //
 // Nothing here may come from a header's inline functions: the linker keeps one
 // copy of those for all levels, perhaps one that this processor cannot run.
@@ -13,7 +14,18 @@
 namespace normjax {
 namespace {
 
-constexpr Index kBlock = 1024;  // Elements that are summed in float32.
+// As many adjacent elements as a register holds.
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+// So many elements are summed in float32: the fewer, the fewer sums are taken
+// side by side, since each loses up to half a unit in every addition.
+constexpr Index kBlock = 64 * kLanes;
 
 template <class To, class From>
 INLINE To Bits(From value) {
@@ -79,14 +91,6 @@ INLINE void Store(T* y, float value) {
   y->bits = static_cast<uint16_t>(Narrow<uint32_t>(T{}, value));
 }
 
-// As many adjacent elements as a register holds.
-#if defined(__AVX512F__)
-constexpr int kLanes = 16;
-#elif defined(__AVX__)
-constexpr int kLanes = 8;
-#else
-constexpr int kLanes = 4;
-#endif
 typedef float Vector __attribute__((vector_size(kLanes * sizeof(float))));
 
 typedef uint32_t Words __attribute__((vector_size(kLanes * 4)));
@@ -126,8 +130,8 @@ struct BlockSums {
 };
 
 // Sums of x - center, and of its square if `kSquares`. Into several
-// accumulators, which hides the latency of an addition, and in one stream, which
-// processors prefetch best.
+// accumulators, which hides the latency of an addition, and in one stream,
+// which processors prefetch best.
 template <bool kSquares, class T>
 INLINE BlockSums SumBlock(const T* x, Index n, float center) {
   Vector s0 = {}, s1 = {}, s2 = {}, s3 = {}, q0 = {}, q1 = {}, q2 = {}, q3 = {};

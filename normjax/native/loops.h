@@ -1,6 +1,6 @@
 // The loops over data: everything that is compiled once per processor level.
 //
-// Sums are taken in float32 over at most a thousand elements, around a centre
+// Sums are taken in float32 over a thousand elements or so, around a centre
 // within their range, and are then added up in double.
 
 #ifndef NORMJAX_NATIVE_LOOPS_H_
@@ -20,12 +20,12 @@ struct Float16 {
   uint16_t bits;
 };
 
-// Sums may be taken over four rows at once: independent sums hide the latency of
-// an addition, and what the rows have in common is loaded once.
+// Sums may be taken over four rows at once: independent sums hide the latency
+// of an addition, and what the rows have in common is loaded once.
 constexpr Index kRows = 4;
 
-// The loops for elements of type T. Arrays named `gain`, `bias` and `d_...` hold
-// one value per element of a row, those of "lanes" loops one value per lane,
+// The loops for elements of type T. Arrays named `gain`, `bias` and `d_...`
+// hold one value per element of a row, those of "lanes" loops one per lane,
 // which is a place in a row. Deviations are (x - mean) - tail.
 template <class T>
 struct Loops {

@@ -143,7 +143,8 @@ class Rows {
         sums[i] = products[i] = 0;
       }
       const float *m = mean + first, *t = tail + first;
-      ForEachPiece(first, begin, end, [&](Index start, Index size, Index place) {
+      ForEachPiece(first, begin, end, [&](Index start, Index size,
+                                          Index place) {
         const T *from = x_ + start, *from_dy = dy + start;
         if (layout_.runs()) {
           double s = 0, h = 0;

@@ -168,13 +168,15 @@ class Case:
     per_feature = lambda v: np.bincount(place, v.ravel(), features)
 
     half = self.x.dtype != jnp.float32
-    rounding = float(jnp.finfo(self.x.dtype).eps) if half else 0.0
+    info = jnp.finfo(self.x.dtype)
+    unit, smallest = float(info.eps), float(info.smallest_subnormal)
+    rounding = lambda v: half * np.maximum(unit * np.abs(v), smallest) / 2
     y, dx = (np.float64(v).reshape(shape) for v in (y, dx))
     expected_y = c * r * gain + bias
     size = np.maximum(1, np.abs(gain)) + np.abs(expected_y)
-    self._close("y", y, expected_y, (2e-6 + rounding) * size)
+    self._close("y", y, expected_y, 2e-6 * size + rounding(expected_y))
     size = r * np.abs(g).max((1, 3), keepdims=True) * (1 + np.abs(c * r))
-    self._close("dx", dx, expected_dx, (2e-6 + rounding) * size)
+    self._close("dx", dx, expected_dx, 2e-6 * size + rounding(expected_dx))
     deviation = per_statistic(1 / r)
     self._close(
       "mean",
