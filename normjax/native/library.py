@@ -115,7 +115,15 @@ def load() -> bool:
       continue
     _LOG.debug("Using the native kernels in %s.", path)
     return True
-  _LOG.debug("No native kernels: `python -m normjax.native` builds them.")
+  if any(_FOLDER.glob("kernels-*.so")):
+    _LOG.warning(
+      "The native kernels beside %s were built from other sources, or for"
+      " another jaxlib or machine, so normjax is slower than it could be:"
+      " `python -m normjax.native` builds them anew.",
+      _FOLDER,
+    )
+  else:
+    _LOG.debug("No native kernels: `python -m normjax.native` builds them.")
   return False
 
 
