@@ -74,11 +74,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import app, flags, logging
+from jax.sharding import Mesh
 
 from experiments.lab import (
   checkpoints,
   compilation,
   data,
+  devices,
   reporting,
   study,
   transformer_depth,
@@ -102,6 +104,7 @@ def run(
   *,
   sample: int = 0,
   command: str = "",
+  mesh: Mesh | None = None,
 ) -> dict[str, Any]:
   """Trains what the configuration asks for, compares and judges.
 
@@ -110,6 +113,7 @@ def run(
     files: Where to read and write.
     sample: Tokens of text to print from each model.
     command: What a reader types for the same.
+    mesh: Devices that share every batch; None for one.
 
   Returns:
     What `summary.json` holds.
@@ -148,7 +152,8 @@ def run(
   reporting.write_json(folder / "config.json", dataclasses.asdict(config))
   print(
     f"{task.name}: {len(task.validation.targets):,} sequences of"
-    f" {task.context} for validation. Results go to {folder}"
+    f" {task.context} for validation. {devices.describe(mesh)}. Results go to"
+    f" {folder}"
   )
   current = study.Run(folder, files.data_dir)
   if config.study == "depth":
@@ -177,6 +182,7 @@ def run(
           log,
           both_modes=config.study == "batch_norm",
           sample=sample,
+          mesh=mesh,
         )
   transformer_figures.curves(current, config, records)
   if len(results) > 1:
@@ -195,6 +201,7 @@ def _print_end(summary: dict[str, Any]) -> None:
 def main(
   argv: Sequence[str],
   read_flags: Callable[[], tuple[Config, lab_flags.Files]],
+  read_mesh: Callable[[int], Mesh | None],
 ) -> None:
   """Runs the study as the command line asks."""
   # Orbax tells a lot, which --verbosity=0 shows.
@@ -213,11 +220,13 @@ def main(
       files,
       sample=flags.FLAGS.sample,
       command=" ".join([f"python -m experiments.{NAME}", *sys.argv[1:]]),
+      mesh=read_mesh(config.batch_size),
     )
   except (
     study.RefusedError,
     checkpoints.WorkdirError,
     data.UnavailableError,
+    devices.DevicesError,
   ) as error:
     sys.exit(str(error))
 
@@ -233,5 +242,9 @@ if __name__ == "__main__":
     " --resume, of a finished run too.",
     lower_bound=0,
   )
-  flags.adopt_module_key_flags(study)  # Shown by --help.
-  app.run(functools.partial(main, read_flags=read_flags))
+  read_mesh = devices.define()
+  for module in (study, devices):  # Shown by --help.
+    flags.adopt_module_key_flags(module)
+  app.run(
+    functools.partial(main, read_flags=read_flags, read_mesh=read_mesh)
+  )

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import jax
+import numpy as np
 
 PyTree = Any
 Record = dict[str, Any]
@@ -169,7 +170,7 @@ class Checkpoints:
     self._manager.save(
       step,
       args=ocp.args.Composite(
-        tree=ocp.args.StandardSave(jax.tree.map(_without_key, tree)),
+        tree=ocp.args.StandardSave(jax.tree.map(_on_one_host, tree)),
         records=ocp.args.JsonSave(list(records)),
       ),
     )
@@ -230,6 +231,13 @@ def _is_key(leaf: Any) -> bool:
 
 def _without_key(leaf: Any) -> Any:
   return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _on_one_host(leaf: Any) -> Any:
+  """Returns what can be restored on any number of devices."""
+  leaf = _without_key(leaf)
+  several = isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1
+  return np.asarray(leaf) if several else leaf
 
 
 def _with_key(leaf: Any, template: Any) -> Any:
