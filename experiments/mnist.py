@@ -49,6 +49,7 @@ from experiments.lab import (
   data,
   devices,
   plots,
+  processes,
   reporting,
 )
 from experiments.lab import flags as lab_flags
@@ -191,9 +192,9 @@ def _load(
       f" {len(train.labels)} training images of {dataset.name}."
     )
   arrays = Arrays(
-    train=devices.replicate(Examples(*train), mesh),
-    validation=devices.replicate(Examples(*validation), mesh),
-    test=devices.replicate(Examples(*dataset.test), mesh),
+    train=Examples(*devices.replicate(train, mesh)),
+    validation=Examples(*devices.replicate(validation, mesh)),
+    test=Examples(*devices.replicate(dataset.test, mesh)),
     num_classes=dataset.num_classes,
     max_value=dataset.max_value,
   )
@@ -442,6 +443,7 @@ def main(
   argv: Sequence[str],
   read_flags: Callable[[], tuple[lab_flags.Config, lab_flags.Files]],
   read_mesh: Callable[[int], Mesh | None],
+  connect: Callable[[], None],
 ) -> None:
   """Runs the study as the command line asks."""
   # Orbax tells a lot, which --verbosity=0 shows.
@@ -452,7 +454,10 @@ def main(
   _keep_compiled()
   try:
     config, files = read_flags()
-    run(config, files, mesh=read_mesh(config.batch_size))
+    connect()
+    mesh = read_mesh(config.batch_size)
+    with processes.one_writes(config, files) as files:
+      run(config, files, mesh=mesh)
   except (
     RefusedError,
     checkpoints.WorkdirError,
@@ -467,8 +472,11 @@ if __name__ == "__main__":
   sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
   read_flags = lab_flags.define(lab_flags.Config())
   read_mesh = devices.define()
-  for module in (lab_flags, devices):  # Shown by --help.
+  connect = processes.define()
+  for module in (lab_flags, devices, processes):  # Shown by --help.
     flags.adopt_module_key_flags(module)
   app.run(
-    functools.partial(main, read_flags=read_flags, read_mesh=read_mesh)
+    functools.partial(
+      main, read_flags=read_flags, read_mesh=read_mesh, connect=connect
+    )
   )

@@ -81,6 +81,7 @@ from experiments.lab import (
   compilation,
   data,
   devices,
+  processes,
   reporting,
   study,
   transformer_depth,
@@ -202,6 +203,7 @@ def main(
   argv: Sequence[str],
   read_flags: Callable[[], tuple[Config, lab_flags.Files]],
   read_mesh: Callable[[int], Mesh | None],
+  connect: Callable[[], None],
 ) -> None:
   """Runs the study as the command line asks."""
   # Orbax tells a lot, which --verbosity=0 shows.
@@ -215,13 +217,16 @@ def main(
     config, files = read_flags()
     if not flags.FLAGS.quick:
       config = transformer_studies.with_defaults(config, given)
-    run(
-      config,
-      files,
-      sample=flags.FLAGS.sample,
-      command=" ".join([f"python -m experiments.{NAME}", *sys.argv[1:]]),
-      mesh=read_mesh(config.batch_size),
-    )
+    connect()
+    mesh = read_mesh(config.batch_size)
+    with processes.one_writes(config, files) as files:
+      run(
+        config,
+        files,
+        sample=flags.FLAGS.sample,
+        command=" ".join([f"python -m experiments.{NAME}", *sys.argv[1:]]),
+        mesh=mesh,
+      )
   except (
     study.RefusedError,
     checkpoints.WorkdirError,
@@ -243,8 +248,11 @@ if __name__ == "__main__":
     lower_bound=0,
   )
   read_mesh = devices.define()
-  for module in (study, devices):  # Shown by --help.
+  connect = processes.define()
+  for module in (study, devices, processes):  # Shown by --help.
     flags.adopt_module_key_flags(module)
   app.run(
-    functools.partial(main, read_flags=read_flags, read_mesh=read_mesh)
+    functools.partial(
+      main, read_flags=read_flags, read_mesh=read_mesh, connect=connect
+    )
   )

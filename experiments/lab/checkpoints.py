@@ -145,6 +145,8 @@ class Checkpoints:
     if self._opened is None:
       import orbax.checkpoint as ocp
 
+      process = jax.process_index()
+      self._folder.mkdir(parents=True, exist_ok=True)
       self._opened = ocp.CheckpointManager(
         self._folder,
         options=ocp.CheckpointManagerOptions(
@@ -152,19 +154,28 @@ class Checkpoints:
           # after it is complete.
           max_to_keep=2,
           cleanup_tmp_directories=True,
+          # Of several processes each is on its own here, and the first writes.
+          multiprocessing_options=ocp.options.MultiprocessingOptions(
+            primary_host=process,
+            active_processes={process} if jax.process_count() > 1 else None,
+            barrier_sync_key_prefix=f"process{process}",
+          ),
+          create=False,  # Orbax refuses to, for one of several processes.
         ),
         item_names=("tree", "records"),
       )
     return self._opened
 
   def save(self, step: int, tree: PyTree, records: Sequence[Record]) -> None:
-    """Saves a checkpoint in the background.
+    """Saves a checkpoint in the background; of several processes, the first.
 
     Args:
       step: Above that of all earlier checkpoints.
       tree: Arrays, typed keys included. Copied before this returns.
       records: JSON values.
     """
+    if jax.process_index():
+      return
     import orbax.checkpoint as ocp
 
     self._manager.save(

@@ -9,7 +9,7 @@ Everywhere here `mesh=None` stands for one device, whose programs know nothing
 of meshes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -43,25 +43,20 @@ def define(
   count = flags.DEFINE_integer(
     "devices",
     None,
-    "Devices to train on, each with its share of every batch. By default all,"
-    " or as many as can have equal shares.",
+    "Devices of each process to train on, each with its share of every batch."
+    " By default all, or as many as can have equal shares.",
     lower_bound=1,
     flag_values=values,
   )
   return lambda batch_size: make_mesh(count.value, batch_size)
 
 
-def make_mesh(
-  count: int | None,
-  batch_size: int,
-  available: Sequence[jax.Device] | None = None,
-) -> Mesh | None:
+def make_mesh(count: int | None, batch_size: int) -> Mesh | None:
   """Returns a mesh of devices with equal shares of a batch.
 
   Args:
-    count: Of the devices; None for as many as divide the batch.
+    count: Of the devices of each process; None for as many as divide the batch.
     batch_size: Examples in a training step.
-    available: The devices there are; by default all of this process.
 
   Returns:
     The mesh, or None for one device.
@@ -70,22 +65,32 @@ def make_mesh(
     DevicesError: There are not as many devices, or the batch cannot be split
       among them.
   """
-  if available is None:
-    available = jax.local_devices()
+  available, processes = jax.local_device_count(), jax.process_count()
   if count is None:
-    shares = range(min(len(available), batch_size), 0, -1)
-    count = next(n for n in shares if batch_size % n == 0)
-  if count > len(available):
+    shares = range(available, 0, -1)
+    count = next((n for n in shares if batch_size % (n * processes) == 0), 1)
+  if count > available:
     raise DevicesError(
-      f"--devices={count} is more than the {len(available)} that JAX finds"
-      f" ({available[0].platform})."
+      f"--devices={count} is more than the {available} that JAX finds"
+      f" ({jax.default_backend()})."
     )
-  if batch_size % count:
+  total = count * processes
+  if batch_size % total:
+    among = f"--devices={count}"
+    if processes > 1:
+      among += f" of each of {processes} processes"
     raise DevicesError(
-      f"--batch_size={batch_size} cannot be split among --devices={count}; use"
-      f" a multiple of {count}, or leave out --devices."
+      f"--batch_size={batch_size} cannot be split among {among}; use a multiple"
+      f" of {total}, or leave out --devices."
     )
-  return Mesh(np.array(available[:count]), (_AXIS,)) if count > 1 else None
+  if total == 1:
+    return None
+  chosen = [
+    device
+    for process in range(processes)
+    for device in jax.local_devices(process)[:count]
+  ]
+  return Mesh(np.array(chosen), (_AXIS,))
 
 
 def describe(mesh: Mesh | None) -> str:

@@ -152,7 +152,7 @@ class Trainer:
         dropout, whatever norm the model uses.
       inputs: Any inputs `[n, ...]`; only their shape and dtype matter.
     """
-    sample = jnp.zeros((1, *inputs.shape[1:]), inputs.dtype)
+    sample = np.zeros((1, *inputs.shape[1:]), inputs.dtype)
     state, stopping = self._init(np.asarray(numbers, np.uint32), sample)
     return Progress(0, state, stopping)
 
@@ -304,7 +304,8 @@ class Trainer:
       self.mesh,
       donate_argnums=0,
     )
-    pooled = jax.vmap(batch_statistics.start)(batch_stats)
+    start = devices.jit(jax.vmap(batch_statistics.start), self.mesh)
+    pooled = start(batch_stats)
     for number in range(len(train.labels) // self.batch_size):
       pooled = add(pooled, number, params, train.inputs)
     return jax.vmap(batch_statistics.finish)(pooled)

@@ -93,11 +93,7 @@ def classify(norm, mesh, *, model=MLP, hidden=(8,), scan=True):
 
 class ClassifierTest(parameterized.TestCase):
   @parameterized.parameters(
-    *(
-      {"norm": norm}
-      for norm in norm_names()
-      if norm != "in"
-    ),
+    *({"norm": norm} for norm in norm_names() if norm != "in"),
     {"norm": "in", "model": ConvNet, "hidden": (4,)},
     {"norm": "bn", "scan": False},
   )
