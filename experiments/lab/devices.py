@@ -129,7 +129,19 @@ def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:
   """
   if mesh is None:
     return jax.tree.map(jnp.asarray, tree)
-  return jax.device_put(tree, NamedSharding(mesh, P()))
+  everywhere = NamedSharding(mesh, P())
+
+  def put(leaf: Any) -> jax.Array:
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      # JAX puts typed keys on devices of its own process only.
+      bits = np.asarray(jax.random.key_data(leaf))
+      impl = jax.random.key_impl(leaf)
+      return jax.random.wrap_key_data(
+        jax.device_put(bits, everywhere), impl=impl
+      )
+    return jax.device_put(np.asarray(leaf), everywhere)
+
+  return jax.tree.map(put, tree)
 
 
 def split(batch: PyTree, mesh: Mesh | None) -> PyTree:

@@ -20,7 +20,7 @@ ARGUMENTS = (
   "--width=8",
   "--heads=2",
   "--context=8",
-  "--batch_size=4",
+  "--batch_size=100",  # Evaluation talks once a batch.
   "--eval_every=2",
   "--steps=10",
 )
