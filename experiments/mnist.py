@@ -40,13 +40,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import app, flags, logging
+from jax.sharding import Mesh
 
 from experiments.lab import (
   cache,
   checkpoints,
   comparison,
   data,
+  devices,
   plots,
+  processes,
   reporting,
 )
 from experiments.lab import flags as lab_flags
@@ -86,12 +89,18 @@ class Arrays:
   max_value: int
 
 
-def run(config: lab_flags.Config, files: lab_flags.Files) -> dict[str, Any]:
+def run(
+  config: lab_flags.Config,
+  files: lab_flags.Files,
+  *,
+  mesh: Mesh | None = None,
+) -> dict[str, Any]:
   """Trains with every norm and reports.
 
   Args:
     config: The setting.
     files: Where to read and write.
+    mesh: Devices that share every batch; None for one.
 
   Returns:
     The results of each norm, as in `summary.json`.
@@ -119,7 +128,7 @@ def run(config: lab_flags.Config, files: lab_flags.Files) -> dict[str, Any]:
 
   for norm in config.norm:
     _check(norm, config, image_shape=(28, 28, 1))
-  config, arrays = _load(config, files.data_dir)
+  config, arrays = _load(config, files.data_dir, mesh)
   for norm in config.norm:
     _check(norm, config, image_shape=arrays.train.inputs.shape[1:])
   if not files.workdir:
@@ -128,7 +137,8 @@ def run(config: lab_flags.Config, files: lab_flags.Files) -> dict[str, Any]:
   print(
     f"{config.dataset}: {len(arrays.train.labels):,} images for training,"
     f" {len(arrays.validation.labels):,} for validation,"
-    f" {len(arrays.test.labels):,} for the test. Results go to {workdir}"
+    f" {len(arrays.test.labels):,} for the test. {devices.describe(mesh)}."
+    f" Results go to {workdir}"
   )
 
   saved = {
@@ -143,7 +153,7 @@ def run(config: lab_flags.Config, files: lab_flags.Files) -> dict[str, Any]:
     for norm in config.norm:
       with saved[norm]:
         results[norm] = _train(
-          norm, config, arrays, saved[norm], records[norm], log
+          norm, config, arrays, saved[norm], records[norm], log, mesh
         )
   histories = {
     norm: history
@@ -166,7 +176,7 @@ def run(config: lab_flags.Config, files: lab_flags.Files) -> dict[str, Any]:
 
 
 def _load(
-  config: lab_flags.Config, data_dir: str | None
+  config: lab_flags.Config, data_dir: str | None, mesh: Mesh | None
 ) -> tuple[lab_flags.Config, Arrays]:
   """Returns the data, and the configuration with their name."""
   try:
@@ -182,9 +192,9 @@ def _load(
       f" {len(train.labels)} training images of {dataset.name}."
     )
   arrays = Arrays(
-    train=Examples(*map(jnp.asarray, train)),
-    validation=Examples(*map(jnp.asarray, validation)),
-    test=Examples(*map(jnp.asarray, dataset.test)),
+    train=Examples(*devices.replicate(train, mesh)),
+    validation=Examples(*devices.replicate(validation, mesh)),
+    test=Examples(*devices.replicate(dataset.test, mesh)),
     num_classes=dataset.num_classes,
     max_value=dataset.max_value,
   )
@@ -192,7 +202,12 @@ def _load(
 
 
 def _trainer(
-  norm: str, config: lab_flags.Config, *, num_classes: int, max_value: int
+  norm: str,
+  config: lab_flags.Config,
+  *,
+  num_classes: int,
+  max_value: int,
+  mesh: Mesh | None = None,
 ) -> Trainer:
   architecture = MODELS[config.model]
   model = architecture(
@@ -213,6 +228,7 @@ def _trainer(
     l1=config.l1,
     l2=config.l2,
     scan=not (config.model == "cnn" and jax.default_backend() == "cpu"),
+    mesh=mesh,
   )
 
 
@@ -249,6 +265,7 @@ def _train(
   saved: checkpoints.Checkpoints,
   records: list[dict[str, Any]],
   log: reporting.MetricsLog,
+  mesh: Mesh | None,
 ) -> dict[str, Any]:
   """Trains one norm, from its last checkpoint on, and tests it.
 
@@ -257,6 +274,7 @@ def _train(
     saved: The checkpoints of this norm.
     records: Of the epochs in the last checkpoint; new ones are appended.
     log: Gets the new records too.
+    mesh: Devices that share every batch.
 
   Returns:
     The results of the seeds, made of what JSON knows.
@@ -266,6 +284,7 @@ def _train(
     config,
     num_classes=arrays.num_classes,
     max_value=arrays.max_value,
+    mesh=mesh,
   )
   seeds = range(config.seed, config.seed + config.seeds)
   progress = _start(trainer, seeds, arrays.train.inputs, saved)
@@ -335,7 +354,8 @@ def _start(
   restored = saved.restore((start.state, start.stopping))
   if restored is None:
     return start
-  epoch, (state, stopping) = restored
+  epoch = restored[0]
+  state, stopping = devices.replicate(restored[1], trainer.mesh)
   return Progress(epoch, state, stopping)
 
 
@@ -422,6 +442,8 @@ def _keep_compiled() -> None:
 def main(
   argv: Sequence[str],
   read_flags: Callable[[], tuple[lab_flags.Config, lab_flags.Files]],
+  read_mesh: Callable[[int], Mesh | None],
+  connect: Callable[[], None],
 ) -> None:
   """Runs the study as the command line asks."""
   # Orbax tells a lot, which --verbosity=0 shows.
@@ -431,11 +453,16 @@ def main(
     sys.exit(f"Not a flag: {' '.join(argv[1:])}. See --help.")
   _keep_compiled()
   try:
-    run(*read_flags())
+    config, files = read_flags()
+    connect()
+    mesh = read_mesh(config.batch_size)
+    with processes.one_writes(config, files) as files:
+      run(config, files, mesh=mesh)
   except (
     RefusedError,
     checkpoints.WorkdirError,
     data.UnavailableError,
+    devices.DevicesError,
   ) as error:
     sys.exit(str(error))
 
@@ -444,5 +471,12 @@ if __name__ == "__main__":
   # In a pipe, too, a line appears when it is printed.
   sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
   read_flags = lab_flags.define(lab_flags.Config())
-  flags.adopt_module_key_flags(lab_flags)  # Shown by --help.
-  app.run(functools.partial(main, read_flags=read_flags))
+  read_mesh = devices.define()
+  connect = processes.define()
+  for module in (lab_flags, devices, processes):  # Shown by --help.
+    flags.adopt_module_key_flags(module)
+  app.run(
+    functools.partial(
+      main, read_flags=read_flags, read_mesh=read_mesh, connect=connect
+    )
+  )

@@ -74,11 +74,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import app, flags, logging
+from jax.sharding import Mesh
 
 from experiments.lab import (
   checkpoints,
   compilation,
   data,
+  devices,
+  processes,
   reporting,
   study,
   transformer_depth,
@@ -102,6 +105,7 @@ def run(
   *,
   sample: int = 0,
   command: str = "",
+  mesh: Mesh | None = None,
 ) -> dict[str, Any]:
   """Trains what the configuration asks for, compares and judges.
 
@@ -110,6 +114,7 @@ def run(
     files: Where to read and write.
     sample: Tokens of text to print from each model.
     command: What a reader types for the same.
+    mesh: Devices that share every batch; None for one.
 
   Returns:
     What `summary.json` holds.
@@ -148,7 +153,8 @@ def run(
   reporting.write_json(folder / "config.json", dataclasses.asdict(config))
   print(
     f"{task.name}: {len(task.validation.targets):,} sequences of"
-    f" {task.context} for validation. Results go to {folder}"
+    f" {task.context} for validation. {devices.describe(mesh)}. Results go to"
+    f" {folder}"
   )
   current = study.Run(folder, files.data_dir)
   if config.study == "depth":
@@ -177,6 +183,7 @@ def run(
           log,
           both_modes=config.study == "batch_norm",
           sample=sample,
+          mesh=mesh,
         )
   transformer_figures.curves(current, config, records)
   if len(results) > 1:
@@ -195,6 +202,8 @@ def _print_end(summary: dict[str, Any]) -> None:
 def main(
   argv: Sequence[str],
   read_flags: Callable[[], tuple[Config, lab_flags.Files]],
+  read_mesh: Callable[[int], Mesh | None],
+  connect: Callable[[], None],
 ) -> None:
   """Runs the study as the command line asks."""
   # Orbax tells a lot, which --verbosity=0 shows.
@@ -208,16 +217,21 @@ def main(
     config, files = read_flags()
     if not flags.FLAGS.quick:
       config = transformer_studies.with_defaults(config, given)
-    run(
-      config,
-      files,
-      sample=flags.FLAGS.sample,
-      command=" ".join([f"python -m experiments.{NAME}", *sys.argv[1:]]),
-    )
+    connect()
+    mesh = read_mesh(config.batch_size)
+    with processes.one_writes(config, files) as files:
+      run(
+        config,
+        files,
+        sample=flags.FLAGS.sample,
+        command=" ".join([f"python -m experiments.{NAME}", *sys.argv[1:]]),
+        mesh=mesh,
+      )
   except (
     study.RefusedError,
     checkpoints.WorkdirError,
     data.UnavailableError,
+    devices.DevicesError,
   ) as error:
     sys.exit(str(error))
 
@@ -233,5 +247,12 @@ if __name__ == "__main__":
     " --resume, of a finished run too.",
     lower_bound=0,
   )
-  flags.adopt_module_key_flags(study)  # Shown by --help.
-  app.run(functools.partial(main, read_flags=read_flags))
+  read_mesh = devices.define()
+  connect = processes.define()
+  for module in (study, devices, processes):  # Shown by --help.
+    flags.adopt_module_key_flags(module)
+  app.run(
+    functools.partial(
+      main, read_flags=read_flags, read_mesh=read_mesh, connect=connect
+    )
+  )

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import jax
+import numpy as np
 
 PyTree = Any
 Record = dict[str, Any]
@@ -144,6 +145,8 @@ class Checkpoints:
     if self._opened is None:
       import orbax.checkpoint as ocp
 
+      process = jax.process_index()
+      self._folder.mkdir(parents=True, exist_ok=True)
       self._opened = ocp.CheckpointManager(
         self._folder,
         options=ocp.CheckpointManagerOptions(
@@ -151,25 +154,34 @@ class Checkpoints:
           # after it is complete.
           max_to_keep=2,
           cleanup_tmp_directories=True,
+          # Of several processes each is on its own here, and the first writes.
+          multiprocessing_options=ocp.options.MultiprocessingOptions(
+            primary_host=process,
+            active_processes={process} if jax.process_count() > 1 else None,
+            barrier_sync_key_prefix=f"process{process}",
+          ),
+          create=False,  # Orbax refuses to, for one of several processes.
         ),
         item_names=("tree", "records"),
       )
     return self._opened
 
   def save(self, step: int, tree: PyTree, records: Sequence[Record]) -> None:
-    """Saves a checkpoint in the background.
+    """Saves a checkpoint in the background; of several processes, the first.
 
     Args:
       step: Above that of all earlier checkpoints.
       tree: Arrays, typed keys included. Copied before this returns.
       records: JSON values.
     """
+    if jax.process_index():
+      return
     import orbax.checkpoint as ocp
 
     self._manager.save(
       step,
       args=ocp.args.Composite(
-        tree=ocp.args.StandardSave(jax.tree.map(_without_key, tree)),
+        tree=ocp.args.StandardSave(jax.tree.map(_on_one_host, tree)),
         records=ocp.args.JsonSave(list(records)),
       ),
     )
@@ -230,6 +242,13 @@ def _is_key(leaf: Any) -> bool:
 
 def _without_key(leaf: Any) -> Any:
   return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _on_one_host(leaf: Any) -> Any:
+  """Returns what can be restored on any number of devices."""
+  leaf = _without_key(leaf)
+  several = isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1
+  return np.asarray(leaf) if several else leaf
 
 
 def _with_key(leaf: Any, template: Any) -> Any:

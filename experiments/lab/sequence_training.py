@@ -6,6 +6,7 @@ are drawn, not taken from epochs: the number of a step decides on its batch, so
 that a run that goes on after a kill draws what it would have drawn.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -16,8 +17,9 @@ import numpy as np
 import optax
 from flax import linen as nn
 from flax import struct
+from jax.sharding import Mesh
 
-from experiments.lab import batch_statistics, seeds, stopping
+from experiments.lab import batch_statistics, devices, seeds, stopping
 from experiments.lab.batch_statistics import Pooled
 from experiments.lab.sequence_tasks import Batch, Task
 from experiments.lab.stopping import Stopping
@@ -111,6 +113,7 @@ class SequenceTrainer:
     task: Task,
     *,
     batch_size: int,
+    mesh: Mesh | None = None,
   ):
     """Sets up; compiles nothing yet.
 
@@ -119,37 +122,50 @@ class SequenceTrainer:
       optimizer: Of optax.
       task: What to train on.
       batch_size: Sequences in a training step.
+      mesh: Devices that share every batch, and get the task's data; None for
+        one. A state must be on all of them (`devices.replicate`).
     """
     self.model = model
-    self.task = task
+    self.task = dataclasses.replace(
+      task,
+      **{
+        name: devices.replicate(getattr(task, name), mesh)
+        for name in ("data", "validation", "test")
+      },
+    )
     self.batch_size = batch_size
+    self.mesh = mesh
     self._optimizer = optimizer
-    self._init = jax.jit(
+    self._init = devices.jit(
       jax.vmap(self.init_seed),
+      mesh,
       # Runs once: optimizing it takes longer than it gains.
       compiler_options={"xla_backend_optimization_level": 0},
     )
-    self._train = jax.jit(
+    self._train = devices.jit(
       seeds.vmapped(self._train_seed, in_axes=(0, None, None)),
+      mesh,
       donate_argnums=0,
     )
     self._evaluate = {
-      train: jax.jit(
+      train: devices.jit(
         seeds.vmapped(
           functools.partial(self._evaluate_seed, train=train),
           in_axes=(0, 0, None),
-        )
+        ),
+        mesh,
       )
       for train in (False, True)
     }
-    self._largest_logit = jax.jit(
-      seeds.vmapped(self._largest_logit_seed, in_axes=(0, 0, None))
+    self._largest_logit = devices.jit(
+      seeds.vmapped(self._largest_logit_seed, in_axes=(0, 0, None)), mesh
     )
-    self.update_stopping = jax.jit(
+    self.update_stopping = devices.jit(
       jax.vmap(
         functools.partial(stopping.update, patience=_NEVER, min_delta=0.0),
         in_axes=(0, 0, 0, 0, None),
       ),
+      mesh,
       donate_argnums=0,
     )
 
@@ -240,6 +256,7 @@ class SequenceTrainer:
         batch = self.task.draw(
           jax.random.fold_in(key, number), data, self.batch_size
         )
+        batch = devices.split(batch, self.mesh)
         _, updated = model.apply(
           {"params": params, "batch_stats": pooled.average},
           batch.inputs,
@@ -253,8 +270,10 @@ class SequenceTrainer:
       pooled = jax.lax.fori_loop(0, batches, add, pooled)
       return batch_statistics.finish(pooled)
 
-    return jax.jit(seeds.vmapped(reestimate, in_axes=(0, 0, None, None)))(
-      params, batch_stats, jax.random.key(0), self.task.data
+    over_seeds = seeds.vmapped(reestimate, in_axes=(0, 0, None, None))
+    key = devices.replicate(jax.random.key(0), self.mesh)
+    return devices.jit(over_seeds, self.mesh)(
+      params, batch_stats, key, self.task.data
     )
 
   # What follows handles one seed.
@@ -331,7 +350,9 @@ class SequenceTrainer:
       state, total = carry
       key = jax.random.fold_in(draw_key, state.step)
       batch = self.task.draw(key, data, self.batch_size)
+      batch = devices.split(batch, self.mesh)
       state, new = self.train_step(state, batch)
+      state = devices.join(state, self.mesh)
       return state, jax.tree.map(jnp.add, total, new)
 
     zero = np.zeros((), np.float32)
@@ -344,6 +365,7 @@ class SequenceTrainer:
     model = self.model.clone(dropout=0.0)
 
     def add(total: Sums, batch: Batch) -> tuple[Sums, None]:
+      batch = devices.split(batch, self.mesh)
       logits, _ = model.apply(
         {"params": params, "batch_stats": batch_stats},
         batch.inputs,
@@ -356,7 +378,9 @@ class SequenceTrainer:
 
     count, time = examples.inputs.shape[:2]
     # Batch statistics depend on the size of the batch.
-    size = self.batch_size if train else max(1, _TOKENS_AT_ONCE // time)
+    size = self.batch_size
+    if not train:
+      size = devices.multiple(max(1, _TOKENS_AT_ONCE // time), self.mesh)
     whole = count // size * size
     stacked = jax.tree.map(
       lambda array: array[:whole].reshape(-1, size, *array.shape[1:]), examples
@@ -370,6 +394,7 @@ class SequenceTrainer:
   def _largest_logit_seed(
     self, params: PyTree, batch_stats: PyTree, examples: Batch
   ) -> jax.Array:
+    examples = devices.split(examples, self.mesh)
     _, found = self.model.apply(
       {"params": params, "batch_stats": batch_stats},
       examples.inputs,

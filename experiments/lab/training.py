@@ -18,8 +18,9 @@ import numpy as np
 import optax
 from flax import linen as nn
 from flax import struct
+from jax.sharding import Mesh
 
-from experiments.lab import batch_statistics, seeds
+from experiments.lab import batch_statistics, devices, seeds
 from experiments.lab import stopping as early_stopping
 from experiments.lab.batch_statistics import Pooled
 from experiments.lab.stopping import Stopping
@@ -76,6 +77,7 @@ class Trainer:
     l2: float = 0.0,
     eval_batch_size: int = 500,
     scan: bool = True,
+    mesh: Mesh | None = None,
   ):
     """Sets up; compiles nothing yet.
 
@@ -89,46 +91,56 @@ class Trainer:
       eval_batch_size: Examples at once in evaluation. Whatever the size,
         every example counts once.
       scan: Whether the loop over minibatches is compiled.
+      mesh: Devices that share every batch; None for one. Data and progress
+        must be on all of them (`devices.replicate`).
     """
     self.model = model
     self.optimizer = optimizer
     self.prepare = prepare
     self.batch_size = batch_size
-    self.eval_batch_size = eval_batch_size
+    self.eval_batch_size = devices.multiple(eval_batch_size, mesh)
     self.scan = scan
+    self.mesh = mesh
     self.train_step = make_train_step(
       model, optimizer, prepare=prepare, l1=l1, l2=l2
     )
     self.eval_step = make_eval_step(model, prepare=prepare)
-    self.update_stopping = jax.jit(
+    self.update_stopping = devices.jit(
       jax.vmap(
         functools.partial(
           early_stopping.update, patience=patience, min_delta=min_delta
         ),
         in_axes=(0, 0, 0, 0, None),
       ),
+      mesh,
       donate_argnums=0,
     )
     self.over_seeds = over_seeds = seeds.vmapped if scan else seeds.unrolled
-    self._init = jax.jit(
+    self._init = devices.jit(
       jax.vmap(self._init_seed, in_axes=(0, None)),
+      mesh,
       # Runs once: optimizing it takes a second, and gains nothing.
       compiler_options={"xla_backend_optimization_level": 0},
     )
-    self._order = jax.jit(jax.vmap(self._order_seed, in_axes=(0, None, None)))
-    self._train_epoch = jax.jit(
+    self._order = devices.jit(
+      jax.vmap(self._order_seed, in_axes=(0, None, None)), mesh
+    )
+    self._train_epoch = devices.jit(
       seeds.vmapped(self._train_epoch_seed, in_axes=(0, None, None)),
+      mesh,
       donate_argnums=0,
     )
-    self._train_batch = jax.jit(
+    self._train_batch = devices.jit(
       over_seeds(self._train_batch_seed, in_axes=(0, 0, None, None)),
+      mesh,
       donate_argnums=0,
     )
-    self._evaluate = jax.jit(
-      seeds.vmapped(self._evaluate_seed, in_axes=(0, 0, None))
+    self._evaluate = devices.jit(
+      seeds.vmapped(self._evaluate_seed, in_axes=(0, 0, None)), mesh
     )
-    self._evaluate_batch = jax.jit(
+    self._evaluate_batch = devices.jit(
       over_seeds(self._evaluate_batch_seed, in_axes=(0, None, 0, 0, None)),
+      mesh,
       donate_argnums=0,
     )
 
@@ -140,7 +152,7 @@ class Trainer:
         dropout, whatever norm the model uses.
       inputs: Any inputs `[n, ...]`; only their shape and dtype matter.
     """
-    sample = jnp.zeros((1, *inputs.shape[1:]), inputs.dtype)
+    sample = np.zeros((1, *inputs.shape[1:]), inputs.dtype)
     state, stopping = self._init(np.asarray(numbers, np.uint32), sample)
     return Progress(0, state, stopping)
 
@@ -281,16 +293,19 @@ class Trainer:
       batch = jax.lax.dynamic_slice_in_dim(inputs, start, self.batch_size)
       _, updated = model.apply(
         {"params": params, "batch_stats": pooled.average},
-        self.prepare(batch),
+        self.prepare(devices.split(batch, self.mesh)),
         train=True,
         mutable=["batch_stats"],
       )
       return batch_statistics.add(pooled, updated["batch_stats"])
 
-    add = jax.jit(
-      self.over_seeds(add_batch, in_axes=(0, None, 0, None)), donate_argnums=0
+    add = devices.jit(
+      self.over_seeds(add_batch, in_axes=(0, None, 0, None)),
+      self.mesh,
+      donate_argnums=0,
     )
-    pooled = jax.vmap(batch_statistics.start)(batch_stats)
+    start = devices.jit(jax.vmap(batch_statistics.start), self.mesh)
+    pooled = start(batch_stats)
     for number in range(len(train.labels) // self.batch_size):
       pooled = add(pooled, number, params, train.inputs)
     return jax.vmap(batch_statistics.finish)(pooled)
@@ -350,8 +365,8 @@ class Trainer:
   ) -> tuple[TrainState, Sums]:
     state, sums = carry
     batch = Examples(*(array[order[step]] for array in train))
-    state, new = self.train_step(state, batch)
-    return state, _add(sums, new)
+    state, new = self.train_step(state, devices.split(batch, self.mesh))
+    return devices.join(state, self.mesh), _add(sums, new)
 
   def _evaluation_batches(self, examples: Examples) -> int:
     return math.ceil(len(examples.labels) / self.eval_batch_size)
@@ -382,7 +397,8 @@ class Trainer:
     batch = Examples(
       *(array[jnp.minimum(indices, count - 1)] for array in examples)
     )
-    sums = self.eval_step(params, batch_stats, batch, indices < count)
+    batch, valid = devices.split((batch, indices < count), self.mesh)
+    sums = self.eval_step(params, batch_stats, batch, valid)
     return _add(total, sums)
 
 

@@ -8,9 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from experiments.lab import (
   checkpoints,
+  devices,
   reporting,
   sampling,
   sequence_tasks,
@@ -56,7 +58,9 @@ def load_task(config: Config, data_dir: str | None) -> Task:
     raise RefusedError(str(error)) from error
 
 
-def make_trainer(config: Config, task: Task) -> SequenceTrainer:
+def make_trainer(
+  config: Config, task: Task, mesh: Mesh | None = None
+) -> SequenceTrainer:
   """Returns the trainer of a configuration with one norm and one placement."""
   (norm,), (placement,) = config.norm, config.placement
   options: dict[str, Any] = {
@@ -86,6 +90,7 @@ def make_trainer(config: Config, task: Task) -> SequenceTrainer:
     ),
     task,
     batch_size=config.batch_size,
+    mesh=mesh,
   )
 
 
@@ -136,6 +141,7 @@ def train(
   *,
   both_modes: bool = False,
   sample: int = 0,
+  mesh: Mesh | None = None,
 ) -> dict[str, Any]:
   """Trains a model, from its last checkpoint on, and tests it.
 
@@ -149,18 +155,21 @@ def train(
     both_modes: Whether to evaluate with batch statistics too, even where the
       norm keeps no others.
     sample: Tokens of text to print, from the best parameters.
+    mesh: Devices that share every batch; None for one.
 
   Returns:
     The results of the seeds, made of what JSON knows.
   """
-  trainer = make_trainer(config, task)
+  trainer = make_trainer(config, task, mesh)
+  task = trainer.task
   seeds = config.seed_numbers
   state, stopping = trainer.init(seeds)
   parameters = sum(leaf[0].size for leaf in jax.tree.leaves(state.params))
   print(f"\n{name}, {report.seeds_text(config)}, {parameters:,} parameters")
   step = 0
   if (restored := saved.restore((state, stopping))) is not None:
-    step, (state, stopping) = restored
+    step = restored[0]
+    state, stopping = devices.replicate(restored[1], mesh)
     print(f"Resuming after step {step}.")
   both_modes = both_modes or bool(state.batch_stats)
   print(report.header(task))
@@ -228,7 +237,8 @@ def train(
   print("\n".join(report.result_lines(result)))
   if sample and task.words and isinstance(trainer.model, LanguageModel):
     first = jax.tree.map(
-      lambda leaf: leaf[0], (stopping.best_params, stopping.best_batch_stats)
+      lambda leaf: np.asarray(leaf[0]),
+      (stopping.best_params, stopping.best_batch_stats),
     )
     tokens = sampling.sample(
       trainer.model, *first, count=sample, key=jax.random.key(config.seed)

@@ -1,0 +1,166 @@
+"""Several devices for one training: each computes a share of every batch.
+
+Parameters, optimizer and data are copied to all devices of a mesh, batches are
+split among them, and the rest is left to the compiler: a mean over a batch, be
+it a loss, a gradient or a statistic of batch norm, is one over all devices. The
+numbers are those of one device, but for the order in which XLA adds.
+
+Everywhere here `mesh=None` stands for one device, whose programs know nothing
+of meshes.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+PyTree = Any
+
+_AXIS = "batch"
+
+
+class DevicesError(Exception):
+  """The devices cannot serve this run; the message says what to do."""
+
+
+def define(
+  values: flags.FlagValues = flags.FLAGS,
+) -> Callable[[int], Mesh | None]:
+  """Defines the flags.
+
+  Args:
+    values: Where to define them.
+
+  Returns:
+    A function to call after parsing with the size of a batch, for the mesh
+    that the command line asks for. It may raise DevicesError.
+  """
+  count = flags.DEFINE_integer(
+    "devices",
+    None,
+    "Devices of each process to train on, each with its share of every batch."
+    " By default all, or as many as can have equal shares.",
+    lower_bound=1,
+    flag_values=values,
+  )
+  return lambda batch_size: make_mesh(count.value, batch_size)
+
+
+def make_mesh(count: int | None, batch_size: int) -> Mesh | None:
+  """Returns a mesh of devices with equal shares of a batch.
+
+  Args:
+    count: Of the devices of each process; None for as many as divide the batch.
+    batch_size: Examples in a training step.
+
+  Returns:
+    The mesh, or None for one device.
+
+  Raises:
+    DevicesError: There are not as many devices, or the batch cannot be split
+      among them.
+  """
+  available, processes = jax.local_device_count(), jax.process_count()
+  if count is None:
+    shares = range(available, 0, -1)
+    count = next((n for n in shares if batch_size % (n * processes) == 0), 1)
+  if count > available:
+    raise DevicesError(
+      f"--devices={count} is more than the {available} that JAX finds"
+      f" ({jax.default_backend()})."
+    )
+  total = count * processes
+  if batch_size % total:
+    among = f"--devices={count}"
+    if processes > 1:
+      among += f" of each of {processes} processes"
+    raise DevicesError(
+      f"--batch_size={batch_size} cannot be split among {among}; use a multiple"
+      f" of {total}, or leave out --devices."
+    )
+  if total == 1:
+    return None
+  chosen = [
+    device
+    for process in range(processes)
+    for device in jax.local_devices(process)[:count]
+  ]
+  return Mesh(np.array(chosen), (_AXIS,))
+
+
+def describe(mesh: Mesh | None) -> str:
+  """Returns what to tell of the devices, such as "8 devices (cpu)"."""
+  if mesh is None:
+    return f"1 device ({jax.default_backend()})"
+  return f"{mesh.size} devices ({mesh.devices.flat[0].platform})"
+
+
+def multiple(size: int, mesh: Mesh | None) -> int:
+  """Returns the next size, from `size` on, that splits into equal shares."""
+  return size if mesh is None else size + -size % mesh.size
+
+
+def jit(
+  function: Callable[..., PyTree], mesh: Mesh | None, **options: Any
+) -> Callable[..., PyTree]:
+  """Compiles a function; what it returns is on every device.
+
+  Args:
+    function: As `jax.jit` takes it.
+    mesh: The devices.
+    **options: Of `jax.jit`.
+  """
+  if mesh is not None:
+    options["out_shardings"] = NamedSharding(mesh, P())
+  return jax.jit(function, **options)
+
+
+def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:
+  """Copies arrays to every device.
+
+  Args:
+    tree: Arrays of NumPy or JAX, wherever they are.
+    mesh: The devices.
+  """
+  if mesh is None:
+    return jax.tree.map(jnp.asarray, tree)
+  everywhere = NamedSharding(mesh, P())
+
+  def put(leaf: Any) -> jax.Array:
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      # JAX puts typed keys on devices of its own process only.
+      bits = np.asarray(jax.random.key_data(leaf))
+      impl = jax.random.key_impl(leaf)
+      return jax.random.wrap_key_data(
+        jax.device_put(bits, everywhere), impl=impl
+      )
+    return jax.device_put(np.asarray(leaf), everywhere)
+
+  return jax.tree.map(put, tree)
+
+
+def split(batch: PyTree, mesh: Mesh | None) -> PyTree:
+  """Splits a batch among the devices; within a compiled function.
+
+  Args:
+    batch: Arrays whose first axis counts examples. Where these have no equal
+      shares, each device computes all of them.
+    mesh: The devices.
+  """
+  if mesh is None:
+    return batch
+  size = len(jax.tree.leaves(batch)[0])
+  spec = P(_AXIS) if size % mesh.size == 0 else P()
+  return jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, spec))
+
+
+def join(tree: PyTree, mesh: Mesh | None) -> PyTree:
+  """Makes each device compute all of a tree; within a compiled function."""
+  if mesh is None:
+    return tree
+  return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, P()))

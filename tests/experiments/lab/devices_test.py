@@ -1,0 +1,179 @@
+"""Several devices against one: the same numbers, but for rounding."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl.testing import absltest, parameterized
+
+from experiments.lab import devices, sequence_tasks
+from experiments.lab.models import MLP, ConvNet
+from experiments.lab.sequence_training import SequenceTrainer
+from experiments.lab.train_step import Examples
+from experiments.lab.training import Trainer
+from experiments.lab.transformer import LanguageModel
+from normjax.linen import make_norm, norm_names
+
+# Not Adam, which makes rounding of tiny gradients visible.
+OPTIMIZER = optax.sgd(0.1)
+
+
+def setUpModule():
+  jax.config.update("jax_disable_most_optimizations", True)
+
+
+def tearDownModule():
+  jax.config.update("jax_disable_most_optimizations", False)
+
+
+def examples(count, seed):
+  rng = np.random.default_rng(seed)
+  images = rng.integers(0, 255, (count, 4, 4, 1), np.uint8)
+  return Examples(images, rng.integers(0, 3, count).astype(np.int32))
+
+
+def options(norm):
+  return {"num_groups": 2} if norm == "gn" else {}
+
+
+class MeshTest(parameterized.TestCase):
+  @parameterized.parameters(
+    # Asked for, batch size, devices of the mesh.
+    (None, 64, 8),
+    (None, 12, 6),
+    (None, 3, 3),
+    (None, 13, None),
+    (4, 64, 4),
+    (1, 64, None),
+  )
+  def test_has_equal_shares(self, count, batch_size, expected):
+    mesh = devices.make_mesh(count, batch_size)
+    self.assertEqual(mesh and mesh.size, expected)
+
+  def test_refuses_what_cannot_be(self):
+    with self.assertRaisesRegex(devices.DevicesError, "=12 .*=8; use a multi"):
+      devices.make_mesh(8, 12)
+    with self.assertRaisesRegex(devices.DevicesError, "9 is more than the 8"):
+      devices.make_mesh(9, 18)
+
+
+@functools.cache  # Compiling is what takes time.
+def classify(norm, mesh, *, model=MLP, hidden=(8,), scan=True):
+  """Returns state, sums of training and of evaluation after two epochs."""
+  engine = Trainer(
+    model(
+      norm=functools.partial(make_norm, norm, **options(norm)),
+      hidden=hidden,
+      dropout=0.1,
+      num_classes=3,
+    ),
+    OPTIMIZER,
+    prepare=lambda images: images.astype(jnp.float32) / 255,
+    batch_size=8,
+    patience=100,
+    eval_batch_size=9,
+    scan=scan,
+    mesh=mesh,
+  )
+  train, validation = (
+    devices.replicate(examples(count, seed), mesh)
+    for seed, count in enumerate((28, 21))
+  )
+  state = engine.init([0], train.inputs).state
+  losses = []
+  for epoch in (1, 2):
+    state, sums = engine.train_epoch(state, epoch, train)
+    losses.append(np.asarray(sums.loss))
+  sums = engine.evaluate(state.params, state.batch_stats, validation)
+  return engine, state, (losses, sums)
+
+
+class ClassifierTest(parameterized.TestCase):
+  @parameterized.parameters(
+    *({"norm": norm} for norm in norm_names() if norm != "in"),
+    {"norm": "in", "model": ConvNet, "hidden": (4,)},
+    {"norm": "bn", "scan": False},
+  )
+  def test_trains_as_on_one_device(self, norm, **settings):
+    mesh = devices.make_mesh(None, 8)
+    _, expected_state, expected = classify(norm, None, **settings)
+    _, state, numbers = classify(norm, mesh, **settings)
+    self.assertLen(state.step.sharding.device_set, 8)
+    chex.assert_trees_all_close(numbers, expected, rtol=2e-5)
+    chex.assert_trees_all_close(
+      (state.params, state.batch_stats),
+      (expected_state.params, expected_state.batch_stats),
+      atol=2e-5,
+    )
+
+  def test_each_device_computes_its_share_only(self):
+    mesh = devices.make_mesh(None, 8)
+    engine, state, _ = classify("bn", mesh)
+    train = devices.replicate(examples(28, 0), mesh)
+    # The compiler is asked anew, for its text.
+    text = engine._train_epoch.lower(state, 1, train).compile().as_text()
+    self.assertIn("all-reduce", text)
+    self.assertIn("u8[1,4,4,1]", text)  # One of eight images,
+    self.assertNotIn("u8[8,4,4,1]", text)  # nowhere all of them.
+
+  def test_reestimates_as_on_one_device(self):
+    results = []
+    for mesh in (None, devices.make_mesh(None, 8)):
+      engine, state, _ = classify("bn", mesh)
+      model = engine.model.clone(
+        norm=functools.partial(make_norm, "bn", momentum=0.0), dropout=0.0
+      )
+      train = devices.replicate(examples(28, 0), mesh)
+      results.append(
+        engine.reestimate_batch_stats(
+          model, state.params, state.batch_stats, train
+        )
+      )
+    chex.assert_trees_all_close(*results, atol=2e-5)
+
+
+def sequence(norm, mesh):
+  """Returns state and losses of a language model on padded sequences."""
+  task = sequence_tasks.load("copy", dataset="", data_dir=None, context=6)
+  model = LanguageModel(
+    functools.partial(make_norm, norm, **options(norm)),
+    vocabulary=task.classes,
+    layers=1,
+    width=8,
+    heads=2,
+    context=6,
+    dropout=0.1,
+  )
+  run = SequenceTrainer(model, OPTIMIZER, task, batch_size=8, mesh=mesh)
+  state, _ = run.init([0])
+  state, stretch = run.train(state, 4)
+  some = jax.tree.map(lambda array: array[:21], run.task.validation)
+  losses = [
+    run.evaluate(state.params, state.batch_stats, some, train=train)
+    for train in ((False, True) if state.batch_stats else (False,))
+  ]
+  logit = run.largest_logit(state.params, state.batch_stats)
+  return state, (stretch, losses, logit)
+
+
+class SequenceTest(parameterized.TestCase):
+  # With statistics of the batch, of a position, and masked in both.
+  @parameterized.parameters("bn", "ln")
+  def test_trains_as_on_one_device(self, norm):
+    mesh = devices.make_mesh(None, 8)
+    expected_state, expected = sequence(norm, None)
+    state, numbers = sequence(norm, mesh)
+    self.assertLen(state.step.sharding.device_set, 8)
+    chex.assert_trees_all_close(numbers, expected, rtol=5e-5)
+    chex.assert_trees_all_close(
+      (state.params, state.batch_stats),
+      (expected_state.params, expected_state.batch_stats),
+      atol=2e-5,
+    )
+
+
+if __name__ == "__main__":
+  absltest.main()

@@ -1,0 +1,122 @@
+"""Two processes on one machine: the numbers of one, whatever is killed."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+from absl.testing import absltest
+
+ROOT = pathlib.Path(__file__).parents[3]
+ARGUMENTS = (
+  "--task=copy",
+  "--norm=bn",
+  "--layers=1",
+  "--width=8",
+  "--heads=2",
+  "--context=8",
+  "--batch_size=100",  # Evaluation talks once a batch.
+  "--eval_every=2",
+  "--steps=10",
+)
+
+
+class ProcessesTest(absltest.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.folder = pathlib.Path(
+      self.enter_context(tempfile.TemporaryDirectory())
+    )
+
+  def start(self, workdir, *arguments):
+    process = subprocess.Popen(
+      [
+        sys.executable,
+        *("-m", "experiments.transformer"),
+        *(*ARGUMENTS, f"--workdir={workdir}", *arguments),
+      ],
+      cwd=self.folder,
+      env={
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "",
+        "NORMJAX_CACHE_DIR": str(self.folder / "cache"),
+      },
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+    self.addCleanup(process.stdout.close)
+    self.addCleanup(process.wait)
+    self.addCleanup(process.kill)
+    return process
+
+  def start_pair(self, workdir):
+    with socket.socket() as free:
+      free.bind(("127.0.0.1", 0))
+      port = free.getsockname()[1]
+    return [
+      self.start(
+        workdir,
+        "--resume",
+        f"--coordinator_address=127.0.0.1:{port}",
+        "--num_processes=2",
+        f"--process_id={number}",
+      )
+      for number in (0, 1)
+    ]
+
+  def finish(self, *processes):
+    """Waits for the end; returns what each printed."""
+    outputs = [process.communicate()[0] for process in processes]
+    for process, output in zip(processes, outputs, strict=True):
+      self.assertEqual(process.returncode, 0, output)
+    return outputs
+
+  def records(self, workdir):
+    """Returns the metrics but those of speed."""
+    lines = (self.folder / workdir / "metrics.jsonl").read_text().splitlines()
+    return [
+      {
+        name: value
+        for name, value in json.loads(line).items()
+        if "second" not in name
+      }
+      for line in lines
+    ]
+
+  def test_a_pair_is_as_one_and_survives_a_kill(self):
+    self.finish(self.start("one"))
+    first, second = self.finish(*self.start_pair("pair"))
+    self.assertIn("2 devices", first)
+    self.assertNotIn("validation", second)  # It prints nothing of its own.
+    one, pair = self.records("one"), self.records("pair")
+    self.assertLen(pair, 5)
+    for expected, record in zip(one[:3], pair[:3], strict=True):
+      for name in ("train_loss", "val_loss", "grad_norm_last"):
+        np.testing.assert_allclose(record[name], expected[name], rtol=1e-4)
+
+    processes = self.start_pair("killed")
+    log = self.folder / "killed" / "metrics.jsonl"
+    while not log.exists() or log.read_text().count("\n") < 2:
+      self.assertIsNone(processes[1].poll(), "It ended before that moment.")
+      time.sleep(0.001)
+    processes[1].kill()
+    output, _ = processes[0].communicate()
+    self.assertNotEqual(processes[0].returncode, 0)
+    self.assertRegex(output, "Process 0 stops.*another one has ended")
+    self.assertLess(len(self.records("killed")), 5)
+
+    first, _ = self.finish(*self.start_pair("killed"))
+    self.assertIn("Resuming after step", first)
+    self.assertEqual(self.records("killed"), pair)
+
+
+if __name__ == "__main__":
+  absltest.main()
