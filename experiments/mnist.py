@@ -30,7 +30,6 @@ import dataclasses
 import functools
 import math
 import pathlib
-import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -43,9 +42,9 @@ from absl import app, flags, logging
 from jax.sharding import Mesh
 
 from experiments.lab import (
-  cache,
   checkpoints,
   comparison,
+  compilation,
   data,
   devices,
   plots,
@@ -430,15 +429,6 @@ def _print_comparison(results: Mapping[str, Mapping[str, Any]]) -> None:
     print(f"\n{verdicts}")
 
 
-def _keep_compiled() -> None:
-  """Lets the next process find what this one compiles."""
-  # One folder per machine: code for one processor may not run on another.
-  folder = cache.directory() / "xla" / platform.node()
-  jax.config.update("jax_compilation_cache_dir", str(folder))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-  jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-
-
 def main(
   argv: Sequence[str],
   read_flags: Callable[[], tuple[lab_flags.Config, lab_flags.Files]],
@@ -451,7 +441,7 @@ def main(
     logging.set_verbosity(logging.WARNING)
   if len(argv) > 1:
     sys.exit(f"Not a flag: {' '.join(argv[1:])}. See --help.")
-  _keep_compiled()
+  compilation.keep_compiled()
   try:
     config, files = read_flags()
     connect()
