@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.lab import landscape
 from experiments.lab.models import MLP
 from experiments.lab.sweep import Images, Sweep, norm_factory
 from experiments.lab.train_step import Examples
@@ -49,22 +50,12 @@ def gradient_errors(
     between a unit's weights and its gradient.
   """
   variables = net.init(jax.random.key(0), batch.inputs, train=False)
-  stats = {k: v for k, v in variables.items() if k != "params"}
+  batch_stats = variables.get("batch_stats", {})
+  loss = landscape.make_loss(net, batch_stats, prepare=lambda inputs: inputs)
 
   @jax.jit
   def gradient(params: PyTree) -> PyTree:
-    def loss(params: PyTree) -> jax.Array:
-      logits, _ = net.apply(
-        {"params": params, **stats},
-        batch.inputs,
-        train=True,
-        mutable=["batch_stats"],
-      )
-      return optax.softmax_cross_entropy_with_integer_labels(
-        logits, batch.labels
-      ).mean()
-
-    return jax.grad(loss)(params)
+    return jax.grad(loss)(params, batch)
 
   width = net.hidden[0]
   factors = np.full((1, width), factor, np.float32)

@@ -23,7 +23,7 @@ from experiments.lab import batch_statistics, devices, seeds, stopping
 from experiments.lab.batch_statistics import Pooled
 from experiments.lab.sequence_tasks import Batch, Task
 from experiments.lab.stopping import Stopping
-from experiments.lab.train_step import Sums, TrainState
+from experiments.lab.train_step import Sums, TrainState, init_state
 from experiments.lab.transformer import block_name
 from experiments.lab.weight_decay import decay_mask
 
@@ -279,20 +279,10 @@ class SequenceTrainer:
   # What follows handles one seed.
 
   def init_seed(self, seed: jax.Array) -> tuple[TrainState, Stopping]:
-    init_key, key = jax.random.split(jax.random.key(seed))
     inputs = self.task.validation.inputs
     sample = jnp.zeros((1, *inputs.shape[1:]), inputs.dtype)
-    variables = self.model.init(init_key, sample, train=False)
-    params = variables["params"]
-    batch_stats = variables.get("batch_stats", {})
-    state = TrainState(
-      step=jnp.zeros((), jnp.int32),
-      params=params,
-      batch_stats=batch_stats,
-      opt_state=self._optimizer.init(params),
-      key=key,
-    )
-    return state, stopping.start(params, batch_stats)
+    state = init_state(self.model, self._optimizer, seed, sample)
+    return state, stopping.start(state.params, state.batch_stats)
 
   def gradient(self, state: TrainState, batch: Batch) -> PyTree:
     """Returns the gradient of the mean loss; pure, to be jitted."""

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
+from experiments.lab import landscape
 from experiments.lab.models import MLP
 from experiments.lab.train_step import Examples
 
@@ -58,20 +58,10 @@ def at_init(
 
   def of_seed(seed: jax.Array) -> dict[str, jax.Array]:
     variables = model.init(jax.random.key(seed), batch.inputs, train=False)
-    rest = {key: v for key, v in variables.items() if key != "params"}
-
-    def loss(params: PyTree) -> jax.Array:
-      logits, _ = model.apply(
-        {"params": params, **rest},
-        batch.inputs,
-        train=True,
-        mutable=["batch_stats"],
-      )
-      return optax.softmax_cross_entropy_with_integer_labels(
-        logits, batch.labels
-      ).mean()
-
-    gradients = jax.grad(loss)(variables["params"])
+    loss = landscape.make_loss(
+      model, variables.get("batch_stats", {}), prepare=lambda inputs: inputs
+    )
+    gradients = jax.grad(loss)(variables["params"], batch)
     inputs = activation_inputs(model, variables, batch.inputs, train=True)
     return {
       "gradient": jnp.stack(

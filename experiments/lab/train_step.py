@@ -56,6 +56,31 @@ class TrainState:
   key: jax.Array
 
 
+def init_state(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  seed: jax.Array,
+  sample: jax.Array,
+) -> TrainState:
+  """Returns the state that a seed starts from.
+
+  Args:
+    model, optimizer: As in `make_train_step`.
+    seed: A number; equal numbers give equal kernels and an equal key.
+    sample: What the model takes, of any batch size; the values do not matter.
+  """
+  init_key, key = jax.random.split(jax.random.key(seed))
+  variables = model.init(init_key, sample, train=False)
+  params = variables["params"]
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    batch_stats=variables.get("batch_stats", {}),
+    opt_state=optimizer.init(params),
+    key=key,
+  )
+
+
 def make_train_step(
   model: nn.Module,
   optimizer: optax.GradientTransformation,

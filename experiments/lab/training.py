@@ -28,6 +28,7 @@ from experiments.lab.train_step import (
   Examples,
   Sums,
   TrainState,
+  init_state,
   make_eval_step,
   make_train_step,
 )
@@ -315,18 +316,8 @@ class Trainer:
   def _init_seed(
     self, seed: jax.Array, sample: jax.Array
   ) -> tuple[TrainState, Stopping]:
-    init_key, key = jax.random.split(jax.random.key(seed))
-    variables = self.model.init(init_key, self.prepare(sample), train=False)
-    params = variables["params"]
-    batch_stats = variables.get("batch_stats", {})
-    state = TrainState(
-      step=jnp.zeros((), jnp.int32),
-      params=params,
-      batch_stats=batch_stats,
-      opt_state=self.optimizer.init(params),
-      key=key,
-    )
-    return state, early_stopping.start(params, batch_stats)
+    state = init_state(self.model, self.optimizer, seed, self.prepare(sample))
+    return state, early_stopping.start(state.params, state.batch_stats)
 
   def _order_seed(
     self, key: jax.Array, epoch: jax.Array, train: Examples
