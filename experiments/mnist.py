@@ -190,8 +190,9 @@ def _load(
       f"--batch_size={config.batch_size} is more than the"
       f" {len(train.labels)} training images of {dataset.name}."
     )
+  processes.check_same_data(dataset.name, (dataset.train, dataset.test))
   arrays = Arrays(
-    train=Examples(*devices.replicate(train, mesh)),
+    train=Examples(*devices.share(train, mesh)),
     validation=Examples(*devices.replicate(validation, mesh)),
     test=Examples(*devices.replicate(dataset.test, mesh)),
     num_classes=dataset.num_classes,

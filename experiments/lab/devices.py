@@ -1,9 +1,10 @@
 """Several devices for one training: each computes a share of every batch.
 
-Parameters, optimizer and data are copied to all devices of a mesh, batches are
-split among them, and the rest is left to the compiler: a mean over a batch, be
-it a loss, a gradient or a statistic of batch norm, is one over all devices. The
-numbers are those of one device, but for the order in which XLA adds.
+Parameters and optimizer are copied to all devices of a mesh, each process keeps
+its share of the training data, batches are split among all devices, and the
+rest is left to the compiler: a mean over a batch, be it a loss, a gradient or a
+statistic of batch norm, is one over all devices. The numbers are those of one
+device, but for the order in which XLA adds.
 
 Everywhere here `mesh=None` stands for one device, whose programs know nothing
 of meshes.
@@ -21,7 +22,7 @@ from jax.sharding import PartitionSpec as P
 
 PyTree = Any
 
-_AXIS = "batch"
+_AXES = _PROCESS, _ = "process", "device"
 
 
 class DevicesError(Exception):
@@ -59,7 +60,8 @@ def make_mesh(count: int | None, batch_size: int) -> Mesh | None:
     batch_size: Examples in a training step.
 
   Returns:
-    The mesh, or None for one device.
+    The mesh, an axis of processes by one of their devices; None for one
+    device.
 
   Raises:
     DevicesError: There are not as many devices, or the batch cannot be split
@@ -85,12 +87,8 @@ def make_mesh(count: int | None, batch_size: int) -> Mesh | None:
     )
   if total == 1:
     return None
-  chosen = [
-    device
-    for process in range(processes)
-    for device in jax.local_devices(process)[:count]
-  ]
-  return Mesh(np.array(chosen), (_AXIS,))
+  chosen = [jax.local_devices(process)[:count] for process in range(processes)]
+  return Mesh(np.array(chosen), _AXES)
 
 
 def describe(mesh: Mesh | None) -> str:
@@ -144,6 +142,30 @@ def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:
   return jax.tree.map(put, tree)
 
 
+def share(tree: PyTree, mesh: Mesh | None) -> PyTree:
+  """Copies examples to the devices, to those of each process its share.
+
+  What a batch needs of the others' shares comes when it is drawn.
+
+  Args:
+    tree: Arrays of NumPy, the same in all processes, each of which looks at its
+      share only. The first axis counts examples; where these have no equal
+      shares, every process gets all.
+    mesh: The devices.
+  """
+  if mesh is None:
+    return replicate(tree, mesh)
+  processes = mesh.shape[_PROCESS]
+
+  def put(leaf: np.ndarray) -> jax.Array:
+    spec = P(_PROCESS) if len(leaf) % processes == 0 else P()
+    return jax.make_array_from_callback(
+      leaf.shape, NamedSharding(mesh, spec), lambda index: leaf[index]
+    )
+
+  return jax.tree.map(put, tree)
+
+
 def split(batch: PyTree, mesh: Mesh | None) -> PyTree:
   """Splits a batch among the devices; within a compiled function.
 
@@ -155,7 +177,7 @@ def split(batch: PyTree, mesh: Mesh | None) -> PyTree:
   if mesh is None:
     return batch
   size = len(jax.tree.leaves(batch)[0])
-  spec = P(_AXIS) if size % mesh.size == 0 else P()
+  spec = P(_AXES) if size % mesh.size == 0 else P()
   return jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, spec))
 
 

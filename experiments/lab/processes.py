@@ -3,11 +3,13 @@
 Each process runs the same program on its own devices, which together are the
 mesh of `devices`. The first process alone writes and prints. What its folder
 holds at the start, the others get from it, so that all resume, or refuse to, as
-one: hosts need no common file system. They do need the same data.
+one: hosts need no common file system. They do need the same data, of which the
+devices of each get a share.
 """
 
 import contextlib
 import dataclasses
+import hashlib
 import io
 import os
 import pathlib
@@ -110,19 +112,14 @@ def one_writes(config: Any, files: Files) -> Iterator[Files]:
     what the first one's holds, and is removed in the end.
 
   Raises:
-    DevicesError: The processes have different settings.
+    DevicesError: The processes have different settings; all raise it.
   """
   if jax.process_count() == 1:
     yield files
     return
   try:
     settings = repr((dataclasses.asdict(config), files.resume))
-    first = _of_first(settings.encode()).decode()
-    if settings != first:
-      raise DevicesError(
-        f"Process {jax.process_index()} was started with other settings than"
-        f" process 0:\n  {settings}\n  {first}"
-      )
+    _check_same("settings", settings, settings.encode())
     packed = _of_first(_pack(files.workdir))
     if jax.process_index() == 0:
       yield files
@@ -145,6 +142,36 @@ def one_writes(config: Any, files: Files) -> Iterator[Files]:
     )
     # The usual end would wait for the process that is gone.
     os._exit(1)
+
+
+def check_same_data(name: str, tree: Any) -> None:
+  """Refuses to train on different data.
+
+  Args:
+    name: Of the data.
+    tree: Their arrays, on the host.
+
+  Raises:
+    DevicesError: Another process has other data; all processes raise it.
+  """
+  if jax.process_count() > 1:
+    parts = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+    _check_same("data", name, name.encode(), *parts)
+
+
+def _check_same(what: str, told: str, *parts: bytes) -> None:
+  """Raises DevicesError in all processes unless they have the same bytes."""
+  digest = hashlib.sha256()
+  for part in parts:
+    digest.update(part)
+  mine = np.frombuffer(digest.digest(), np.uint8)
+  found = multihost_utils.process_allgather(mine)
+  others = np.flatnonzero((found != found[0]).any(axis=1))
+  if others.size:
+    raise DevicesError(
+      f"Processes 0 and {', '.join(map(str, others))} have different {what};"
+      f" process {jax.process_index()} has {told}. Start all with the same."
+    )
 
 
 def _pack(folder: str | None) -> bytes:

@@ -12,6 +12,7 @@ import numpy as np
 from experiments.lab import data, text
 
 PyTree = Any
+Array = jax.Array | np.ndarray
 
 # Copying and sorting: ten symbols, and one that asks for the answer.
 _SYMBOLS = 10
@@ -23,7 +24,7 @@ _SPLIT_SEED = 0
 
 
 class Batch(NamedTuple):
-  """Sequences with what is to be predicted.
+  """Sequences with what is to be predicted, in arrays of JAX or NumPy.
 
   Attributes:
     inputs: Tokens `[n, t]`, or features `[n, t, f]`.
@@ -32,10 +33,10 @@ class Batch(NamedTuple):
     mask: `[n, t]`, False where a sequence is padded; None without padding.
   """
 
-  inputs: jax.Array
-  targets: jax.Array
-  counted: jax.Array
-  mask: jax.Array | None
+  inputs: Array
+  targets: Array
+  counted: Array
+  mask: Array | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Task:
     causal: Whether every position predicts the next token (else the sequence
       as a whole is classified).
     classes: Number of tokens, or of classes.
-    data: What `draw` draws from: arrays, on the device.
+    data: What `draw` draws from: arrays, whose first axis counts examples.
     draw: `draw(key, data, size)` returns a batch to train on; is traced.
     validation, test: All examples of these.
     words: The text, where there is one; decodes tokens.
@@ -107,7 +108,7 @@ def _language(words: text.Text, context: int) -> Task:
     name=words.name,
     causal=True,
     classes=len(words.vocabulary),
-    data=jnp.asarray(words.train),
+    data=words.train,
     draw=functools.partial(draw_windows, context=context),
     validation=_windows(words.validation, context),
     test=_windows(words.test, context),
@@ -142,9 +143,9 @@ def _windows(tokens: np.ndarray, context: int) -> Batch:
   counted = place <= last
   place = np.minimum(place, last)
   return Batch(
-    jnp.asarray(tokens[place - 1]),
-    jnp.asarray(tokens[place]),
-    jnp.asarray(counted),
+    tokens[place - 1],
+    tokens[place],
+    counted,
     None,
   )
 
@@ -154,9 +155,9 @@ def _rows(dataset: data.Dataset) -> Task:
     count, rows = split.images.shape[:2]
     inputs = split.images.reshape(count, rows, -1).astype(np.float32)
     return Batch(
-      jnp.asarray(inputs / dataset.max_value),
-      jnp.asarray(split.labels),
-      jnp.ones(count, bool),
+      inputs / dataset.max_value,
+      split.labels,
+      np.ones(count, bool),
       None,
     )
 
@@ -202,7 +203,8 @@ def _algorithm(name: str, context: int) -> Task:
     _draw_answers, longest=context // 2, answer=_ALGORITHMS[name]
   )
   keys = jax.random.split(jax.random.key(_SPLIT_SEED))
-  validation, test = (draw(key, None, _EVALUATED) for key in keys)
+  some = jax.jit(functools.partial(draw, unused_data=None, size=_EVALUATED))
+  validation, test = map(some, keys)
   return Task(
     name=name,
     causal=True,

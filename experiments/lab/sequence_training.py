@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 
 from experiments.lab import batch_statistics, devices, seeds, stopping
 from experiments.lab.batch_statistics import Pooled
-from experiments.lab.sequence_tasks import Batch, Task
+from experiments.lab.sequence_tasks import Array, Batch, Task
 from experiments.lab.stopping import Stopping
 from experiments.lab.train_step import Sums, TrainState, init_state
 from experiments.lab.transformer import block_name
@@ -128,10 +128,9 @@ class SequenceTrainer:
     self.model = model
     self.task = dataclasses.replace(
       task,
-      **{
-        name: devices.replicate(getattr(task, name), mesh)
-        for name in ("data", "validation", "test")
-      },
+      data=devices.share(task.data, mesh),
+      validation=devices.replicate(task.validation, mesh),
+      test=devices.replicate(task.test, mesh),
     )
     self.batch_size = batch_size
     self.mesh = mesh
@@ -405,7 +404,7 @@ def _no_sums() -> Sums:
   return Sums(zero, zero, zero)
 
 
-def _sums(logits: jax.Array, targets: jax.Array, counted: jax.Array) -> Sums:
+def _sums(logits: jax.Array, targets: Array, counted: Array) -> Sums:
   logits = logits.astype(jnp.float32)
   loss = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
   correct = (jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32)

@@ -92,8 +92,9 @@ class Trainer:
       eval_batch_size: Examples at once in evaluation. Whatever the size,
         every example counts once.
       scan: Whether the loop over minibatches is compiled.
-      mesh: Devices that share every batch; None for one. Data and progress
-        must be on all of them (`devices.replicate`).
+      mesh: Devices that share every batch; None for one. Progress must be on
+        all of them (`devices.replicate`), data too, or shared among them
+        (`devices.share`).
     """
     self.model = model
     self.optimizer = optimizer
@@ -290,8 +291,8 @@ class Trainer:
     def add_batch(
       pooled: Pooled, number: jax.Array, params: PyTree, inputs: jax.Array
     ) -> Pooled:
-      start = number * self.batch_size
-      batch = jax.lax.dynamic_slice_in_dim(inputs, start, self.batch_size)
+      # A slice would bring together all inputs, where processes share them.
+      batch = inputs[number * self.batch_size + jnp.arange(self.batch_size)]
       _, updated = model.apply(
         {"params": params, "batch_stats": pooled.average},
         self.prepare(devices.split(batch, self.mesh)),

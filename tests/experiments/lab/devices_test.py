@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl.testing import absltest, parameterized
+from jax.sharding import Mesh
 
 from experiments.lab import devices, sequence_tasks
 from experiments.lab.models import MLP, ConvNet
@@ -27,6 +28,11 @@ def setUpModule():
 
 def tearDownModule():
   jax.config.update("jax_disable_most_optimizations", False)
+
+
+def two_processes():
+  """Returns the mesh of two processes with four devices each."""
+  return Mesh(devices.make_mesh(8, 8).devices.reshape(2, 4), devices._AXES)
 
 
 def examples(count, seed):
@@ -60,6 +66,29 @@ class MeshTest(parameterized.TestCase):
       devices.make_mesh(9, 18)
 
 
+class ShareTest(absltest.TestCase):
+  def test_a_process_looks_at_its_share_only(self):
+    seen = []
+
+    class Watched(np.ndarray):
+      def __getitem__(self, index):
+        seen.append(index[0].indices(len(self))[:2])
+        return super().__getitem__(index)
+
+    array = np.arange(12, dtype=np.float32).reshape(6, 2)
+    shared = devices.share(array.view(Watched), two_processes())
+    self.assertEqual({*seen}, {(0, 3), (3, 6)})
+    chex.assert_trees_all_equal(np.asarray(shared), array)
+    for shard in shared.addressable_shards:
+      self.assertEqual(shard.data.shape, (3, 2))
+
+  def test_where_there_are_no_equal_shares_all_get_all(self):
+    array = np.arange(5)
+    shared = devices.share(array, two_processes())
+    chex.assert_trees_all_equal(np.asarray(shared), array)
+    self.assertTrue(shared.is_fully_replicated)
+
+
 @functools.cache  # Compiling is what takes time.
 def classify(norm, mesh, *, model=MLP, hidden=(8,), scan=True):
   """Returns state, sums of training and of evaluation after two epochs."""
@@ -78,10 +107,8 @@ def classify(norm, mesh, *, model=MLP, hidden=(8,), scan=True):
     scan=scan,
     mesh=mesh,
   )
-  train, validation = (
-    devices.replicate(examples(count, seed), mesh)
-    for seed, count in enumerate((28, 21))
-  )
+  train = devices.share(examples(28, seed=0), mesh)
+  validation = devices.replicate(examples(21, seed=1), mesh)
   state = engine.init([0], train.inputs).state
   losses = []
   for epoch in (1, 2):
@@ -109,10 +136,16 @@ class ClassifierTest(parameterized.TestCase):
       atol=2e-5,
     )
 
+  def test_trains_as_on_one_device_where_processes_share_the_data(self):
+    _, expected_state, expected = classify("bn", None)
+    _, state, numbers = classify("bn", two_processes())
+    chex.assert_trees_all_close(numbers, expected, rtol=2e-5)
+    chex.assert_trees_all_close(state.params, expected_state.params, atol=2e-5)
+
   def test_each_device_computes_its_share_only(self):
     mesh = devices.make_mesh(None, 8)
     engine, state, _ = classify("bn", mesh)
-    train = devices.replicate(examples(28, 0), mesh)
+    train = devices.share(examples(28, 0), mesh)
     # The compiler is asked anew, for its text.
     text = engine._train_epoch.lower(state, 1, train).compile().as_text()
     self.assertIn("all-reduce", text)
@@ -121,12 +154,12 @@ class ClassifierTest(parameterized.TestCase):
 
   def test_reestimates_as_on_one_device(self):
     results = []
-    for mesh in (None, devices.make_mesh(None, 8)):
+    for mesh in (None, two_processes()):
       engine, state, _ = classify("bn", mesh)
       model = engine.model.clone(
         norm=functools.partial(make_norm, "bn", momentum=0.0), dropout=0.0
       )
-      train = devices.replicate(examples(28, 0), mesh)
+      train = devices.share(examples(28, 0), mesh)
       results.append(
         engine.reestimate_batch_stats(
           model, state.params, state.batch_stats, train

@@ -8,9 +8,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from unittest import mock
 
 import numpy as np
 from absl.testing import absltest
+from jax.experimental import multihost_utils
+
+from experiments.lab import devices, processes
 
 ROOT = pathlib.Path(__file__).parents[3]
 ARGUMENTS = (
@@ -24,6 +28,39 @@ ARGUMENTS = (
   "--eval_every=2",
   "--steps=10",
 )
+
+
+class SameTest(absltest.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.enter_context(mock.patch("jax.process_count", return_value=3))
+    self.gather = self.enter_context(
+      mock.patch.object(multihost_utils, "process_allgather")
+    )
+
+  def test_all_refuse_the_data_of_which_one_has_others(self):
+    def different(mine):
+      return np.stack([mine, mine, mine ^ 1])
+
+    self.gather.side_effect = different
+    message = "0 and 2 have different data; process 0 has digits. Start all"
+    with self.assertRaisesRegex(devices.DevicesError, message):
+      processes.check_same_data("digits", [np.zeros(3)])
+
+  def test_names_and_every_value_count(self):
+    self.gather.side_effect = lambda mine: np.stack([mine] * 3)
+    data = np.arange(6.0).reshape(2, 3)
+    given = (
+      ("a", [data]),
+      ("b", [data]),
+      ("a", [data, data]),
+      ("a", [data + np.eye(2, 3)]),
+      ("a", [data.T]),
+    )
+    for name, tree in given:
+      processes.check_same_data(name, tree)
+    digests = {call.args[0].tobytes() for call in self.gather.mock_calls}
+    self.assertLen(digests, len(given))
 
 
 class ProcessesTest(absltest.TestCase):

@@ -105,16 +105,15 @@ class TrainerTest(parameterized.TestCase):
     state, _ = run.init([3])
     whole, total = run.train(state, 5)
     state, _ = run.init([3])
-    step = jax.jit(run.train_step)
+    step, gradient = jax.jit(run.train_step), jax.jit(run.gradient)
+    draw = jax.jit(run.task.draw, static_argnums=2)
     seed = jax.tree.map(lambda leaf: leaf[0], state)
     draw_key, _ = jax.random.split(seed.key)
     expected = []
     for number in range(5):
-      batch = run.task.draw(
-        jax.random.fold_in(draw_key, number), run.task.data, 5
-      )
+      batch = draw(jax.random.fold_in(draw_key, number), run.task.data, 5)
       # The rest of what the step reports, from its gradient.
-      grads = run.gradient(seed, batch)
+      grads = gradient(seed, batch)
       leaves = jax.tree.leaves(grads["block_0"])
       first = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in leaves))
       seed, stretch = step(seed, batch)
