@@ -74,6 +74,10 @@ def by_primitive(x, scale, bias, dy, norm):
   return y, of, pulled
 
 
+compiled_formula = jax.jit(by_formula, static_argnums=4)
+compiled_primitive = jax.jit(by_primitive, static_argnums=4)
+
+
 def lowered(function, *args, platform="cpu"):
   traced = jax.jit(function).trace(*args)
   return traced.lower(lowering_platforms=(platform,)).as_text()
@@ -89,8 +93,8 @@ class KernelsTest(parameterized.TestCase):
   def test_agrees_with_formulas(self, shape, norm):
     self.assertIsNotNone(kernels.layout(shape, norm))
     given = arguments(shape, norm)
-    results = jax.jit(by_primitive, static_argnums=4)(*given, norm)
-    expected = jax.jit(by_formula, static_argnums=4)(*given, norm)
+    results = compiled_primitive(*given, norm)
+    expected = compiled_formula(*given, norm)
     chex.assert_trees_all_equal_shapes_and_dtypes(results, expected)
     chex.assert_trees_all_close(results, expected, rtol=2e-5, atol=2e-5)
 
@@ -100,8 +104,8 @@ class KernelsTest(parameterized.TestCase):
   def test_half_precision(self, dtype, layout):
     _, shape, norm = layout
     given = arguments(shape, norm, dtype)
-    results = jax.jit(by_primitive, static_argnums=4)(*given, norm)
-    expected = jax.jit(by_formula, static_argnums=4)(*given, norm)
+    results = compiled_primitive(*given, norm)
+    expected = compiled_formula(*given, norm)
     chex.assert_trees_all_equal_dtypes(results, expected)
     rounding = float(jnp.finfo(dtype).eps)
     chex.assert_trees_all_close(
@@ -135,7 +139,7 @@ class KernelsTest(parameterized.TestCase):
           ]
           chex.assert_trees_all_close(
             jax.tree.map(lambda leaf, i=i: leaf[i], results),
-            by_formula(*single, norm),
+            compiled_formula(*single, norm),
             rtol=2e-5,
             atol=2e-5,
           )
