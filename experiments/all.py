@@ -170,29 +170,31 @@ def _adapt_mnist(
 
 
 def table(summaries: Sequence[Mapping[str, Any]]) -> str:
-  """Returns the table of all findings, with figures in `studies/DATA/`."""
+  """Returns the table of all findings, with figures in `studies/DATA/`.
+
+  The first row of a study is what a link to `DATA-STUDY` leads to.
+  """
   rows = []
-  data = data_of(summaries)
+  data = "-".join(data_of(summaries))
   for summary in summaries:
     figures = ", ".join(
       f"[{pathlib.Path(name).stem}](studies/{data}/{summary['study']}_{name})"
       for name in summary["figures"]
     )
+    anchor = f'<a id="{data}-{summary["study"]}"></a>'
     last = (f"{summary['minutes']:.1f}", f"`{summary['command']}`", figures)
     for finding in summary["findings"]:
       cells = ("claim", "source", "number", "verdict", "criterion")
       row = [finding[cell].replace("|", r"\|") for cell in cells]
-      rows.append([*row, *last])
-      last = "", "", ""
+      rows.append([anchor + row[0], *row[1:], *last])
+      anchor, last = "", ("", "", "")
   return reporting.table(rows, HEADERS)
 
 
-def data_of(summaries: Sequence[Mapping[str, Any]]) -> str:
-  """Returns the name of the image data, "none" where there are none."""
-  names = {
-    summary["data"] for summary in summaries if STUDIES[summary["study"]].images
-  }
-  return "_".join(sorted(names)).replace("/", "_") or "none"
+def data_of(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
+  """Returns the names of the data, as folders can have them."""
+  names = {summary["data"] for summary in summaries if summary["data"]}
+  return sorted(name.replace("/", "_") for name in names)
 
 
 def write_docs(
@@ -201,7 +203,8 @@ def write_docs(
   docs: pathlib.Path = DOCS,
 ) -> None:
   """Replaces the table of these data in docs/studies.md, and its figures."""
-  data = data_of(summaries)
+  names = data_of(summaries)
+  data = "-".join(names)
   page = docs / "studies.md"
   start, end = f"<!-- results on {data} -->\n", f"<!-- end of {data} -->\n"
   before, found, rest = page.read_text().partition(start)
@@ -209,7 +212,7 @@ def write_docs(
   if found:
     rest = rest.partition(end)[2]
   else:
-    block = f"\n## Results on {data}\n\n{block}"
+    block = f"\n## Results on {' and '.join(names)}\n\n{block}"
   page.write_text(before + block + rest)
   for summary in summaries:
     for name in summary["figures"]:

@@ -143,6 +143,7 @@ def run(
     return finished
 
   task = transformer_run.load_task(config, files.data_dir)
+  processes.check_same_data(task.name, (task.data, task.validation, task.test))
   if config.task in ("lm", "mnist"):
     config = dataclasses.replace(config, dataset=task.name)
   models = transformer_studies.models(config)
@@ -157,6 +158,7 @@ def run(
     f" {folder}"
   )
   current = study.Run(folder, files.data_dir)
+  current.data = task.name
   if config.study == "depth":
     transformer_depth.measure(config, task, current)
     return current.finish(NAME, command, config, models={})
@@ -215,8 +217,9 @@ def main(
   given = {name for name in flags.FLAGS if flags.FLAGS[name].present}
   try:
     config, files = read_flags()
-    if not flags.FLAGS.quick:
-      config = transformer_studies.with_defaults(config, given)
+    config = transformer_studies.with_defaults(
+      config, given, quick=flags.FLAGS.quick
+    )
     connect()
     mesh = read_mesh(config.batch_size)
     with processes.one_writes(config, files) as files:

@@ -5,6 +5,7 @@ its band the 95% interval.
 """
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,7 @@ def drawing(
         entries.values(),
         entries.keys(),
         loc="outside lower center",
-        ncols=min(len(entries), 6),
+        ncols=_legend_columns(list(entries), figure.get_figwidth()),
         frameon=False,
         title=caption or None,
         title_fontsize=11,
@@ -82,6 +83,18 @@ def drawing(
     elif caption:
       figure.supxlabel(caption, fontsize=11)
     run.figure(name, figure)
+
+
+def _legend_columns(labels: Sequence[str], width: float) -> int:
+  """Returns how many columns fill the fewest rows that a figure is wide for.
+
+  Args:
+    labels: Of the legend, in letters of 13 points.
+    width: Of the figure in inches.
+  """
+  # An inch has some nine letters; a line and the space around it take six.
+  rows = math.ceil(sum(len(label) + 6 for label in labels) / (9 * width))
+  return math.ceil(len(labels) / rows)
 
 
 def _tidy_log_axis(panel: "Axes") -> None:

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.lab import panels, reporting, transformer_figures
+from experiments.lab import transformer_studies as studies
 from experiments.lab.sequence_tasks import Task
 from experiments.lab.study import Run
 from experiments.lab.transformer import block_name
 from experiments.lab.transformer_options import Config
 from experiments.lab.transformer_run import make_trainer
 
-DEPTHS = (2, 4, 6, 8, 12, 16, 24)
 # What the theorem says of the exponent of the number of blocks.
 EXPONENTS = {"post": 0.0, "pre": -0.5}
 WITHIN = 0.15
@@ -25,7 +25,9 @@ _SOURCE = "Xiong et al., 2020, arXiv:2002.04745, theorem 1"
 
 def measure(config: Config, task: Task, run: Run) -> None:
   """Measures, draws and judges."""
-  depths = np.array([layers for layers in DEPTHS if layers <= config.layers])
+  depths = np.array(
+    [layers for layers in studies.DEPTHS if layers <= config.layers]
+  )
   norms: dict[str, np.ndarray] = {}
   for placement in EXPONENTS:
     columns = []
@@ -87,7 +89,7 @@ def gradient_norms(config: Config, task: Task) -> np.ndarray:
 
   def norm(seed: jax.Array) -> jax.Array:
     state, _ = trainer.init_seed(seed)
-    batch = task.draw(state.key, task.data, config.batch_size)
+    batch = task.draw(state.key, trainer.task.data, config.batch_size)
     grads = trainer.gradient(state, batch)
     kernel = grads[block_name(config.layers - 1)]["feed_forward_out"]["kernel"]
     return jnp.linalg.norm(kernel)

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 Results = Mapping[str, Mapping[str, Any]]
 Records = Mapping[str, Sequence[Mapping[str, Any]]]
 
-# Okabe and Ito's palette, as for the norms, which are then all the same.
+# None that a norm has: hues of Tol's palettes.
+# https://personal.sron.nl/~pault/
 PLACEMENT_COLORS = {
-  "pre": "#0072b2",
-  "post": "#d55e00",
-  "sandwich": "#009e73",
-  "peri": "#cc79a7",
-  "none": "#4d4d4d",
+  "pre": "#332288",
+  "post": "#999933",
+  "sandwich": "#882255",
+  "peri": "#56b4e9",
+  "none": plots.norm_color("none"),
 }
 _PLACEMENT_STYLES = {
   "pre": "-",
@@ -166,13 +167,19 @@ def warmup(
       "Step",
       "Validation loss (nats)",
     )
-    panels.label(
-      over_rates,
-      f"After {config.steps} steps",
-      "Learning rate",
-      "Validation loss (nats)",
-      log_x=True,
-    )
+    _label_rates(over_rates, config, studies.WARMUP_RATES)
+
+
+def _label_rates(panel: "Axes", config: Config, rates: Sequence[float]) -> None:
+  panels.label(
+    panel,
+    f"After {config.steps} steps",
+    "Learning rate",
+    "Validation loss (nats)",
+    log_x=True,
+  )
+  panel.set_xticks(rates, labels=[f"{rate:g}" for rate in rates])
+  panel.minorticks_off()
 
 
 def norms(run: Run, config: Config, results: Results, records: Records) -> None:
@@ -206,13 +213,7 @@ def norms(run: Run, config: Config, results: Results, records: Records) -> None:
         "ln with QK norm" if qk else "ln",
         style=style,
       )
-    panels.label(
-      losses,
-      f"After {config.steps} steps",
-      "Learning rate",
-      "Validation loss (nats)",
-      log_x=True,
-    )
+    _label_rates(losses, config, studies.NORM_RATES)
     panels.label(
       logits,
       f"Learning rate {studies.HIGH_RATE:g}",

@@ -32,6 +32,8 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
   "norms": _COMMON,
   "batch_norm": {**_COMMON, "eval_every": 50},
 }
+# Beside what --quick sets for all. A line needs two depths.
+_QUICK: Mapping[str, Mapping[str, Any]] = {"depth": {"layers": 4}}
 # What the models of a study differ in.
 _VARIED: Mapping[str, Collection[str]] = {
   "none": (),
@@ -45,14 +47,18 @@ WARMUP_STEPS = 100
 WARMUP_RATES = (1e-3, 3e-3)
 NORM_RATES = (1e-3, 3e-3, 1e-2)
 HIGH_RATE = 3e-2
+DEPTHS = (2, 4, 6, 8, 12, 16, 24)
 
 
-def with_defaults(config: Config, given: Collection[str]) -> Config:
+def with_defaults(
+  config: Config, given: Collection[str], *, quick: bool = False
+) -> Config:
   """Returns the configuration with the defaults of its study.
 
   Args:
     config: Of the command line.
     given: Names of the flags that the command line has.
+    quick: Whether it asks for small settings.
 
   Raises:
     RefusedError: The command line sets what the study varies.
@@ -63,7 +69,7 @@ def with_defaults(config: Config, given: Collection[str]) -> Config:
       f"--study={config.study} compares models of its own, which differ in"
       f" {', '.join(_VARIED[config.study])}; leave out --{varied[0]}."
     )
-  defaults = _DEFAULTS[config.study]
+  defaults = _QUICK.get(config.study, {}) if quick else _DEFAULTS[config.study]
   return dataclasses.replace(
     config,
     **{name: value for name, value in defaults.items() if name not in given},
@@ -74,7 +80,7 @@ def models(config: Config) -> dict[str, Config]:
   """Returns the models to compare, by name; each of one norm and placement.
 
   Raises:
-    RefusedError: A study gets several norms or placements.
+    RefusedError: A study gets several norms or placements, or too few layers.
   """
   if config.study == "none":
     return {
@@ -87,6 +93,13 @@ def models(config: Config) -> dict[str, Config]:
   if len(config.norm) > 1 or len(config.placement) > 1:
     raise RefusedError(
       f"--study={config.study} takes one norm and one placement."
+    )
+
+  if config.study == "depth" and config.layers < DEPTHS[1]:
+    raise RefusedError(
+      f"--study=depth fits a line from {DEPTHS[0]} to --layers"
+      f" blocks, got --layers={config.layers}; give"
+      f" {DEPTHS[1]} or more."
     )
 
   def changed(**changes: Any) -> Config:

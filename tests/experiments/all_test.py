@@ -57,18 +57,20 @@ class SuiteTest(absltest.TestCase):
     for name in ("moons", "position"):
       (root / name / "curves.png").write_bytes(name.encode())
     first = [summary("moons", None), summary("position", "digits")]
+    first.append({**summary("transformer_depth", "pydoc"), "figures": []})
     suite.write_docs(first, root, docs)
     suite.write_docs([summary("position", "mnist")], root, docs)
     before = (docs / "studies.md").read_text()
     suite.write_docs(first, root, docs)
     self.assertEqual((docs / "studies.md").read_text(), before)
 
-    self.assertStartsWith(before, "# Title\n\n## Results on digits\n")
+    self.assertStartsWith(before, "# Title\n\n## Results on digits and pydoc\n")
     self.assertIn("## Results on mnist", before)
     self.assertIn(r"batch norm \| is faster", before)
     for link in re.findall(r"\]\((studies/.*?)\)", before):
       self.assertTrue((docs / link).exists(), link)
     self.assertEqual(before.count("`python -m experiments.position`"), 2)
+    self.assertEqual(before.count('<a id="digits-pydoc-position"></a>batch'), 1)
 
   def test_adapts_the_first_study(self):
     folder = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))

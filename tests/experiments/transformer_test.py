@@ -255,6 +255,14 @@ class StudiesTest(Folders):
     self.assertEqual((config.steps, config.layers, config.seeds), (7, 12, 5))
     self.assertLen(transformer_studies.models(config), 8)
 
+  def test_a_line_through_depths_needs_two(self):
+    quick = Config(study="depth", layers=2)
+    with self.assertRaisesRegex(study.RefusedError, "--layers=2; give 4"):
+      transformer_studies.models(quick)
+    quick = transformer_studies.with_defaults(quick, {"study"}, quick=True)
+    self.assertEqual((quick.layers, quick.seeds), (4, 1))
+    transformer_studies.models(quick)
+
 
 class CommandLineTest(Folders):
   arguments = (
