@@ -170,6 +170,9 @@ def run(
     for name in models
   }
   records = {name: list(saved[name].records()) for name in models}
+  current.count_earlier(
+    sum(record["seconds"] for found in records.values() for record in found)
+  )
   results: Results = {}
   with reporting.MetricsLog(
     folder, [record for name in models for record in records[name]]

@@ -136,7 +136,7 @@ class Run:
     if path.exists():
       with np.load(path) as file:
         arrays = dict(file)
-      self._started -= float(arrays.pop("seconds"))
+      self.count_earlier(float(arrays.pop("seconds")))
       return arrays
     began = time.perf_counter()
     arrays = {key: np.asarray(value) for key, value in measure().items()}
@@ -146,6 +146,10 @@ class Run:
     reporting.write_bytes(path, buffer.getvalue())
     print(f"{name}: {seconds:.1f} s", flush=True)
     return arrays
+
+  def count_earlier(self, seconds: float) -> None:
+    """Adds the time that what is not done again took before a resumption."""
+    self._started -= seconds
 
   def figure(self, name: str, figure: "Figure") -> None:
     """Writes `NAME.png` and lists it in the summary."""
