@@ -93,6 +93,7 @@ class ProcessesTest(absltest.TestCase):
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # Compiles sooner.
         "NORMJAX_CACHE_DIR": str(self.folder / "cache"),
       },
       stdout=subprocess.PIPE,
