@@ -240,17 +240,22 @@ class ShardedArraysTest(parameterized.TestCase):
       reference.group_norm(x, num_groups=4).y,
     )
 
-  @parameterized.parameters((P("d"),), (P(None, "d"),))
-  def test_gradients(self, spec):
+  @parameterized.product(spec=(P("d"), P(None, "d")), masked=(False, True))
+  def test_gradients(self, spec, masked):
     x, dy = normal((16, 24), 1e4), normal((16, 24), seed=1)
     sharded = jax.device_put(x, NamedSharding(mesh(), spec))
+    options = {"mask": uneven_mask(x.shape)} if masked else {}
     for norm, expected in (
-      (normjax.layer_norm, reference.layer_norm(x)),
-      (lambda x: normjax.batch_norm(x, use_running_average=False)[0],
-       reference.batch_norm(x)),
+      (normjax.layer_norm, reference.layer_norm(x, **options)),
+      (normjax.rms_norm, reference.rms_norm(x, **options)),
+      (lambda x, **options: normjax.batch_norm(
+        x, use_running_average=False, **options)[0],
+       reference.batch_norm(x, **options)),
+      (functools.partial(normjax.group_norm, num_groups=4),
+       reference.group_norm(x, num_groups=4, **options)),
     ):  # fmt: skip
-      pull = jax.jit(lambda x: jax.vjp(norm, x)[1](dy)[0])  # noqa: B023
-      dx = pull(sharded)
+      norm = functools.partial(norm, **options)
+      dx = jax.jit(lambda x: jax.vjp(norm, x)[1](dy)[0])(sharded)  # noqa: B023
       expected = expected.pullback(dy)[0]
       self.assertLess(reference.relative_error(dx, expected), 1e-5)
 
