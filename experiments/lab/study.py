@@ -349,6 +349,20 @@ def define(
   return read
 
 
+def command_line(name: str) -> str:
+  """Returns what a reader types for the same results, wherever they go.
+
+  Args:
+    name: Of the study, which is that of its module.
+  """
+  arguments = (
+    argument
+    for argument in sys.argv[1:]
+    if not re.match("--?(workdir|data_dir|resume)", argument)
+  )
+  return " ".join([f"python -m experiments.{name}", *arguments])
+
+
 def _changes(preset: Mapping[str, Any]) -> str:
   if not preset:
     return "Here it changes nothing."
@@ -388,15 +402,8 @@ def main(
     if len(argv) > 1:
       sys.exit(f"Not a flag: {' '.join(argv[1:])}. See --help.")
     compilation.keep_compiled()
-    # Where a run reads and writes is no part of what it does.
-    arguments = (
-      argument
-      for argument in sys.argv[1:]
-      if not re.match("--?(workdir|data_dir|resume)", argument)
-    )
-    command = " ".join([f"python -m experiments.{name}", *arguments])
     try:
-      run(name, measure, *read_flags(), command=command)
+      run(name, measure, *read_flags(), command=command_line(name))
     except (
       RefusedError,
       checkpoints.WorkdirError,

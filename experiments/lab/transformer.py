@@ -8,7 +8,7 @@ no statistic, no attention and no other position, whatever it holds.
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,15 @@ PLACEMENTS = {
 }
 
 POSITIONS = ("rotary", "learned")
+
+# How kernels start; biases are zero.
+KERNEL_INITS = {
+  "gpt2": "variance 1 / inputs, and kernels that write into the residual stream"
+  " 1/sqrt(2 layers) times as large",
+  "lecun": "variance 1 / inputs",
+  "xavier": "variance 2 / (inputs + outputs), queries, keys and values being"
+  " one kernel",
+}
 
 # GPT-2's. Inputs are divided by it, so that blocks start with unit variance.
 _EMBEDDING_STD = 0.02
@@ -53,6 +62,8 @@ class TransformerBlock(nn.Module):
     dropout: Share of each sub-layer's output that training drops.
     residual_scale: Standard deviation of the two kernels that write into the
       residual stream, relative to that of other kernels.
+    fan: The variance of kernels is one over this: "fan_in", their inputs, or
+      "fan_avg", the mean of inputs and outputs.
     dtype: Of the computation; parameters are float32.
   """
 
@@ -64,6 +75,7 @@ class TransformerBlock(nn.Module):
   rotary: bool = True
   dropout: float = 0.0
   residual_scale: float = 1.0
+  fan: Literal["fan_in", "fan_avg"] = "fan_in"
   dtype: jax.typing.DTypeLike = jnp.float32
 
   @nn.compact
@@ -132,9 +144,8 @@ class TransformerBlock(nn.Module):
     return self._dense(width, "feed_forward_out", self.residual_scale)(hidden)
 
   def _dense(self, features: int, name: str, scale: float = 1.0) -> nn.Dense:
-    # By the inputs alone: the outputs of the stacked kernel are three layers'.
     init = nn.initializers.variance_scaling(
-      scale**2, "fan_in", "truncated_normal"
+      scale**2, self.fan, "truncated_normal"
     )
     return nn.Dense(features, kernel_init=init, dtype=self.dtype, name=name)
 
@@ -150,9 +161,11 @@ class _Stack(nn.Module):
     context: The longest input, in positions.
     positions: "rotary", or "learned": a vector per position, added at the
       start.
-    depth_init: Whether the kernels that write into the residual stream start
-      `1 / sqrt(2 * layers)` times as large, so that its variance does not grow
-      with depth: Radford et al., 2019 (GPT-2), section 2.3.
+    kernel_init: One of `KERNEL_INITS`. With "gpt2" the variance of the residual
+      stream does not grow with depth: Radford et al., 2019, section 2.3.
+      "xavier" is Glorot & Bengio's, 2010, as fairseq has it, the code of many
+      papers: its gain of 1/sqrt(2) for queries, keys and values is the variance
+      that their stacked kernel has here.
   """
 
   norm: NormFactory
@@ -164,7 +177,7 @@ class _Stack(nn.Module):
   positions: str = "rotary"
   qk_norm: bool = False
   dropout: float = 0.0
-  depth_init: bool = True
+  kernel_init: str = "gpt2"
   dtype: jax.typing.DTypeLike = jnp.float32
 
   def _blocks(
@@ -184,6 +197,11 @@ class _Stack(nn.Module):
       raise ValueError(
         f"positions must be one of {', '.join(POSITIONS)}, got"
         f" {self.positions!r}."
+      )
+    if self.kernel_init not in KERNEL_INITS:
+      raise ValueError(
+        f"kernel_init must be one of {', '.join(KERNEL_INITS)}, got"
+        f" {self.kernel_init!r}."
       )
     time = x.shape[1]
     if time > self.context:
@@ -213,8 +231,9 @@ class _Stack(nn.Module):
         rotary=self.positions == "rotary",
         dropout=self.dropout,
         residual_scale=(
-          1 / math.sqrt(2 * self.layers) if self.depth_init else 1.0
+          1 / math.sqrt(2 * self.layers) if self.kernel_init == "gpt2" else 1.0
         ),
+        fan="fan_avg" if self.kernel_init == "xavier" else "fan_in",
         dtype=self.dtype,
         name=block_name(layer),
       )(x, mask=mask, train=train)

@@ -110,11 +110,12 @@ class Config(StudyConfig):
     " vector is added to the embedding.",
     flags.EnumParser(list(models.POSITIONS)),
   )
-  depth_init: bool = option(
-    True,
-    "Whether kernels that write into the residual stream start 1/sqrt(2 layers)"
-    " times as large, as in GPT-2.",
-    flags.BooleanParser(),
+  kernel_init: str = option(
+    "gpt2",
+    "How the kernels of blocks start. "
+    + "; ".join(f"{name}: {what}" for name, what in models.KERNEL_INITS.items())
+    + ".",
+    flags.EnumParser(list(models.KERNEL_INITS)),
   )
   dropout: float = option(
     0.0,

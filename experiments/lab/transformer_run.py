@@ -73,7 +73,7 @@ def make_trainer(
     "positions": config.positions,
     "qk_norm": config.qk_norm,
     "dropout": config.dropout,
-    "depth_init": config.depth_init,
+    "kernel_init": config.kernel_init,
     "dtype": jnp.dtype(config.dtype),
   }
   return SequenceTrainer(

@@ -23,12 +23,13 @@ _COMMON: Mapping[str, Any] = {
   "schedule": "constant",
   "weight_decay": 0.0,
   "clip_norm": 0.0,
-  "depth_init": False,
+  "kernel_init": "lecun",
 }
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
   "none": {},
-  "warmup": {**_COMMON, "layers": 12},
-  "depth": {**_COMMON, "layers": 24},
+  # That of the paper.
+  "warmup": {**_COMMON, "layers": 12, "kernel_init": "xavier"},
+  "depth": {**_COMMON, "layers": 24, "kernel_init": "xavier"},
   "norms": _COMMON,
   "batch_norm": {**_COMMON, "eval_every": 50},
 }

@@ -110,35 +110,35 @@ def _judge_warmup(
     return min(known, key=lambda v: float(np.mean(v)), default=candidates[0])
 
   high = studies.WARMUP_RATES[-1]
-  without, warm = (
-    difference(loss("post", high, warmup), loss("pre", high, warmup))
-    for warmup in (0, studies.WARMUP_STEPS)
-  )
   _claim(
     run,
     f"Without warm-up, at {high:g}, post-LN is worse than pre-LN",
-    without,
+    difference(loss("post", high, 0), loss("pre", high, 0)),
     reporting.verdict_above,
     0.5,
     "post minus pre above 0.5 nats",
     _XIONG,
   )
-  shrinkage = None
-  if without is not None and warm is not None:
-    gap_without, gap_warm = (
-      np.subtract(loss("post", high, warmup), loss("pre", high, warmup))
-      for warmup in (0, studies.WARMUP_STEPS)
+  for rate in reversed(studies.WARMUP_RATES):
+    post, pre = (
+      [loss(placement, rate, warmup) for warmup in (0, studies.WARMUP_STEPS)]
+      for placement in ("post", "pre")
     )
-    shrinkage = reporting.paired_difference(gap_without, gap_warm)
-  _claim(
-    run,
-    f"Warm-up makes that difference smaller (to {_shown(warm)})",
-    shrinkage,
-    reporting.verdict_above,
-    0.25,
-    "by more than 0.25 nats",
-    _XIONG,
-  )
+    without, warm = map(difference, post, pre)
+    shrinkage = None
+    if without is not None and warm is not None:
+      gaps = [np.subtract(*pair) for pair in zip(post, pre, strict=True)]
+      shrinkage = reporting.paired_difference(gaps[0], gaps[1])
+    _claim(
+      run,
+      f"Warm-up makes that difference smaller, at {rate:g}"
+      f" (from {_shown(without)} to {_shown(warm)})",
+      shrinkage,
+      reporting.verdict_above,
+      0.25,
+      "by more than 0.25 nats",
+      _XIONG,
+    )
   _claim(
     run,
     "Pre-LN needs no warm-up, at the better learning rate of each",

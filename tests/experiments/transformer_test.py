@@ -211,7 +211,7 @@ class StudiesTest(Folders):
     losses = {
       "pre 0.001 warm-up 0": 2.5, "pre 0.001 warm-up 100": 2.6,
       "pre 0.003 warm-up 0": 2.40, "pre 0.003 warm-up 100": 2.42,
-      "post 0.001 warm-up 0": 2.6, "post 0.001 warm-up 100": 2.5,
+      "post 0.001 warm-up 0": 3.0, "post 0.001 warm-up 100": 2.5,
       "post 0.003 warm-up 0": 3.3, "post 0.003 warm-up 100": 2.5,
     }  # fmt: skip
     self.assertEqual(set(transformer_studies.models(config)), set(losses))
@@ -219,14 +219,15 @@ class StudiesTest(Folders):
       name: {"final_val_loss": [loss, loss + 0.01]}
       for name, loss in losses.items()
     }
-    self.assertEqual(self.judged("warmup", results), ["CONFIRMED"] * 3)
+    self.assertEqual(self.judged("warmup", results), ["CONFIRMED"] * 4)
     results["pre 0.003 warm-up 0"]["final_val_loss"] = [2.5, 2.51]
     self.assertEqual(
-      self.judged("warmup", results), ["CONFIRMED", "CONFIRMED", "REFUTED"]
+      self.judged("warmup", results), ["CONFIRMED"] * 3 + ["REFUTED"]
     )
     results["post 0.003 warm-up 0"]["final_val_loss"] = [None, 3.3]
+    results["post 0.001 warm-up 0"]["final_val_loss"] = [2.6, 2.61]
     self.assertEqual(
-      self.judged("warmup", results), ["UNRESOLVED", "UNRESOLVED", "REFUTED"]
+      self.judged("warmup", results), ["UNRESOLVED"] * 2 + ["REFUTED"] * 2
     )
 
   def test_verdicts_of_norms_by_hand(self):

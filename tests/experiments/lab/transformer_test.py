@@ -1,7 +1,6 @@
 """Tests of the transformers: what sees what, and how they start."""
 
 import functools
-import math
 
 import chex
 import jax
@@ -235,21 +234,20 @@ class PlacementTest(parameterized.TestCase):
 
 
 class InitTest(parameterized.TestCase):
-  @parameterized.parameters(True, False)
-  def test_kernels_that_write_to_the_residual_stream(self, depth_init):
-    model = language_model(width=64, layers=8, depth_init=depth_init)
-    params = init(model, tokens())["params"]
-    share = 1 / math.sqrt(16) if depth_init else 1.0
-    for name, fan_in, scale in (
-      ("query_key_value", 64, 1),
-      ("attention_out", 64, share),
-      ("feed_forward_in", 64, 1),
-      ("feed_forward_out", 256, share),
-    ):
-      kernel = params["block_3"][name]["kernel"]
-      np.testing.assert_allclose(
-        np.std(kernel), scale / math.sqrt(fan_in), rtol=0.05, err_msg=name
-      )
+  # One over the variances of queries' and the attention's output's kernel,
+  # then of the two of the feed-forward layer.
+  @parameterized.parameters(
+    ("gpt2", (64, 64 * 16, 64, 256 * 16)),
+    ("lecun", (64, 64, 64, 256)),
+    ("xavier", ((64 + 192) / 2, 64, (64 + 256) / 2, (64 + 256) / 2)),
+  )
+  def test_variances_of_kernels(self, kernel_init, expected):
+    model = language_model(width=64, layers=8, kernel_init=kernel_init)
+    block = init(model, tokens())["params"]["block_3"]
+    names = "query_key_value", "attention_out"
+    names += "feed_forward_in", "feed_forward_out"
+    found = [1 / np.var(block[name]["kernel"]) for name in names]
+    np.testing.assert_allclose(found, expected, rtol=0.1)
 
   def test_logits_start_small(self):
     model = language_model(width=256, heads=4, vocabulary=50)
@@ -321,6 +319,7 @@ class OtherTest(parameterized.TestCase):
     ({"context": 5}, "6 positions, more than the context of 5"),
     ({"placement": "before"}, "placement must be one of pre, post"),
     ({"positions": "none"}, "positions must be one of rotary, learned"),
+    ({"kernel_init": "he"}, "kernel_init must be one of gpt2, lecun, xavier"),
   )
   def test_refuses(self, options, message):
     with self.assertRaisesRegex(ValueError, message):
