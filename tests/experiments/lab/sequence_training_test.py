@@ -93,6 +93,22 @@ class ScheduleTest(parameterized.TestCase):
     )
 
 
+class DecayTest(absltest.TestCase):
+  def test_leaves_gains_and_biases_alone(self):
+    optimizer = make_optimizer(**OPTIMIZER)
+    params = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
+    params["norm"] = {"scale": jnp.ones(3)}
+    with jax.numpy_dtype_promotion("standard"):  # Optax's Adam mixes them.
+      updates, _ = optimizer.update(
+        jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params
+      )
+    decay = OPTIMIZER["learning_rate"] * OPTIMIZER["weight_decay"]
+    expected = {"kernel": -decay, "bias": 0.0, "norm": {"scale": 0.0}}
+    chex.assert_trees_all_close(
+      updates, jax.tree.map(jnp.full_like, params, expected), rtol=1e-6
+    )
+
+
 class TrainerTest(parameterized.TestCase):
   def setUp(self):
     super().setUp()
