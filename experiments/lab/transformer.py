@@ -215,9 +215,6 @@ class _Stack(nn.Module):
         "position_embedding", _EMBEDDING_INIT, (self.context, self.width)
       )
       x += jnp.asarray(embedding[None, :time], self.dtype) / _EMBEDDING_STD
-    if mask is not None:
-      # Zero times NaN is NaN: no weight of zero makes up for one.
-      x = jnp.where(mask[..., None], x, 0)
     if self.placement == "peri":
       x = norm(x)
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
@@ -310,7 +307,7 @@ class Classifier(_Stack):
       mask: `[b, t]`, True where there is something to see.
       train: As in `LanguageModel`.
     """
-    if mask is not None:  # Also for the gradient of the kernel.
+    if mask is not None:  # Zero times NaN is NaN, in kernels' gradients too.
       x = jnp.where(mask[..., None], x, 0)
     x = nn.Dense(self.width, dtype=self.dtype, name="embedding")(x)
     x = self._blocks(x, mask, causal=False, train=train)
