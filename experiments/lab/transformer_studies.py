@@ -27,9 +27,9 @@ _COMMON: Mapping[str, Any] = {
 }
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
   "none": {},
-  # That of the paper.
+  # The initialization is the paper's.
   "warmup": {**_COMMON, "layers": 12, "kernel_init": "xavier"},
-  "depth": {**_COMMON, "layers": 24, "kernel_init": "xavier"},
+  "depth": {**_COMMON, "layers": 24},
   "norms": _COMMON,
   "batch_norm": {**_COMMON, "eval_every": 50},
 }
