@@ -13,7 +13,7 @@ padding.
 
 Four studies test claims on character models, each with five paired seeds
 (same initial kernels, batches and order) and criteria fixed before the runs;
-they take about nine, one, five and one minutes:
+they take about ten, one, five and two minutes:
 
     python -m experiments.transformer --study=warmup
     python -m experiments.transformer --study=depth
