@@ -22,7 +22,8 @@ from jax.sharding import PartitionSpec as P
 
 PyTree = Any
 
-_AXES = _PROCESS, _ = "process", "device"
+_PROCESS = "process"
+_AXES = (_PROCESS, "device")
 
 
 class DevicesError(Exception):

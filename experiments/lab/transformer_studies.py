@@ -98,9 +98,8 @@ def models(config: Config) -> dict[str, Config]:
 
   if config.study == "depth" and config.layers < DEPTHS[1]:
     raise RefusedError(
-      f"--study=depth fits a line from {DEPTHS[0]} to --layers"
-      f" blocks, got --layers={config.layers}; give"
-      f" {DEPTHS[1]} or more."
+      f"--study=depth fits a line from {DEPTHS[0]} to --layers blocks, got"
+      f" --layers={config.layers}; give {DEPTHS[1]} or more."
     )
 
   def changed(**changes: Any) -> Config:
