@@ -19,6 +19,12 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+  """Puts the longest first, lest all wait for one of them in the end."""
+  longest = "CommandLineTest", "ProcessesTest", "test_the_study_trains"
+  items.sort(key=lambda item: not any(name in item.nodeid for name in longest))
+
+
 @pytest.fixture(autouse=True)
 def three_digits_in_examples() -> Iterator[None]:
   """Examples print what matters, not what differs from platform to platform."""

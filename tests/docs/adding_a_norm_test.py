@@ -46,7 +46,14 @@ def test_the_study_trains_with_the_new_norm(folder):
   program, *arguments = command.split()
   assert program == "python"
   result = subprocess.run(
-    [sys.executable, *arguments, "--epochs=1", "--hidden=8"],  # Quicker.
+    # Quicker.
+    [
+      sys.executable,
+      *arguments,
+      "--epochs=1",
+      "--hidden=8",
+      "--dataset=digits",
+    ],
     cwd=folder,
     env={**os.environ, "PYTHONPATH": str(ROOT)},
     capture_output=True,
