@@ -118,6 +118,18 @@ def classify(norm, mesh, *, model=MLP, hidden=(8,), scan=True):
   return engine, state, (losses, sums)
 
 
+def assert_as_on_one_device(found, expected, *, rtol):
+  """Compares states and numbers of eight devices with those of one."""
+  (state, numbers), (expected_state, expected_numbers) = found, expected
+  assert len(state.step.sharding.device_set) == 8
+  chex.assert_trees_all_close(numbers, expected_numbers, rtol=rtol)
+  chex.assert_trees_all_close(
+    (state.params, state.batch_stats),
+    (expected_state.params, expected_state.batch_stats),
+    atol=2e-5,
+  )
+
+
 class ClassifierTest(parameterized.TestCase):
   @parameterized.parameters(
     *({"norm": norm} for norm in norm_names() if norm != "in"),
@@ -126,21 +138,14 @@ class ClassifierTest(parameterized.TestCase):
   )
   def test_trains_as_on_one_device(self, norm, **settings):
     mesh = devices.make_mesh(None, 8)
-    _, expected_state, expected = classify(norm, None, **settings)
-    _, state, numbers = classify(norm, mesh, **settings)
-    self.assertLen(state.step.sharding.device_set, 8)
-    chex.assert_trees_all_close(numbers, expected, rtol=2e-5)
-    chex.assert_trees_all_close(
-      (state.params, state.batch_stats),
-      (expected_state.params, expected_state.batch_stats),
-      atol=2e-5,
-    )
+    _, *expected = classify(norm, None, **settings)
+    _, *found = classify(norm, mesh, **settings)
+    assert_as_on_one_device(found, expected, rtol=2e-5)
 
   def test_trains_as_on_one_device_where_processes_share_the_data(self):
-    _, expected_state, expected = classify("bn", None)
-    _, state, numbers = classify("bn", two_processes())
-    chex.assert_trees_all_close(numbers, expected, rtol=2e-5)
-    chex.assert_trees_all_close(state.params, expected_state.params, atol=2e-5)
+    _, *expected = classify("bn", None)
+    _, *found = classify("bn", two_processes())
+    assert_as_on_one_device(found, expected, rtol=2e-5)
 
   def test_each_device_computes_its_share_only(self):
     mesh = devices.make_mesh(None, 8)
@@ -196,15 +201,8 @@ def sequence(mesh):
 
 class SequenceTest(absltest.TestCase):
   def test_trains_as_on_one_device(self):
-    expected_state, expected = sequence(None)
-    state, numbers = sequence(devices.make_mesh(None, 8))
-    self.assertLen(state.step.sharding.device_set, 8)
-    chex.assert_trees_all_close(numbers, expected, rtol=5e-5)
-    chex.assert_trees_all_close(
-      (state.params, state.batch_stats),
-      (expected_state.params, expected_state.batch_stats),
-      atol=2e-5,
-    )
+    found = sequence(devices.make_mesh(None, 8))
+    assert_as_on_one_device(found, sequence(None), rtol=5e-5)
 
 
 if __name__ == "__main__":
