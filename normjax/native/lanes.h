@@ -64,12 +64,17 @@ class Lanes {
         }
       }
     };
+    Index segments = division_.segments;
     if (!division_.split) {
       ForEachPart(pool, division_.parts, [&](Index part) {
         auto range = division_.Of(part);
-        std::vector<double> averages(lanes_), squares(lanes_);
+        std::vector<double> averages(segments * lanes_);
+        std::vector<double> squares(averages.size());
         for (Index a = range.outer_begin; a < range.outer_end; ++a) {
-          Moments(a, 0, layout_.reduced, averages.data(), squares.data());
+          for (Index s = 0; s < segments; ++s) {
+            Moments(a, s, &averages[s * lanes_], &squares[s * lanes_]);
+          }
+          division_.Merge(lanes_, averages.data(), squares.data());
           write(a, averages.data(), squares.data());
           apply(a, 0, layout_.reduced);
         }
@@ -77,20 +82,17 @@ class Lanes {
       return;
     }
     Index all = layout_.outer * lanes_;
-    std::vector<double> averages(division_.parts * all);
-    std::vector<double> squares(averages.size());
+    std::vector<double> averages(segments * all), squares(averages.size());
     ForEachPart(pool, division_.parts, [&](Index part) {
       auto range = division_.Of(part);
       for (Index a = 0; a < layout_.outer; ++a) {
-        Index i = part * all + a * lanes_;
-        Moments(a, range.begin, range.end, &averages[i], &squares[i]);
+        for (Index s = range.first_segment; s < range.last_segment; ++s) {
+          Index i = s * all + a * lanes_;
+          Moments(a, s, &averages[i], &squares[i]);
+        }
       }
     });
-    for (Index part = 1; part < division_.parts; ++part) {
-      auto range = division_.Of(part);
-      Merge(range.begin, range.end - range.begin, all, &averages[part * all],
-            &squares[part * all], &averages[0], &squares[0]);
-    }
+    division_.Merge(all, averages.data(), squares.data());
     for (Index a = 0; a < layout_.outer; ++a) {
       write(a, &averages[a * lanes_], &squares[a * lanes_]);
     }
@@ -148,14 +150,19 @@ class Lanes {
                               factors.data(), offsets.data(), slopes.data());
       });
     };
+    Index segments = division_.segments;
     if (!division_.split) {
       ForEachPart(pool, division_.parts, [&](Index part) {
         auto range = division_.Of(part);
-        std::vector<double> sums(lanes_), products(lanes_);
+        std::vector<double> sums(segments * lanes_), products(sums.size());
         std::vector<float> offset(lanes_), slope(lanes_);
         for (Index a = range.outer_begin; a < range.outer_end; ++a) {
-          Sums(a, 0, layout_.reduced, dy, mean, tail, sums.data(),
-               products.data());
+          for (Index s = 0; s < segments; ++s) {
+            Sums(a, s, dy, mean, tail, &sums[s * lanes_],
+                 &products[s * lanes_]);
+          }
+          division_.Add(lanes_, sums.data());
+          division_.Add(lanes_, products.data());
           reduce(a, sums.data(), products.data(), part, offset.data(),
                  slope.data());
           differentiate(a, 0, layout_.reduced, offset.data(), slope.data());
@@ -163,22 +170,18 @@ class Lanes {
       });
     } else {
       Index all = layout_.outer * lanes_;
-      std::vector<double> sums(division_.parts * all), products(sums.size());
+      std::vector<double> sums(segments * all), products(sums.size());
       std::vector<float> offset(all), slope(all);
       ForEachPart(pool, division_.parts, [&](Index part) {
         auto range = division_.Of(part);
         for (Index a = 0; a < layout_.outer; ++a) {
-          Index i = part * all + a * lanes_;
-          Sums(a, range.begin, range.end, dy, mean, tail, &sums[i],
-               &products[i]);
+          for (Index s = range.first_segment; s < range.last_segment; ++s) {
+            Index i = s * all + a * lanes_;
+            Sums(a, s, dy, mean, tail, &sums[i], &products[i]);
+          }
         }
       });
-      for (Index part = 1; part < division_.parts; ++part) {
-        for (Index i = 0; i < all; ++i) {
-          sums[i] += sums[part * all + i];
-          products[i] += products[part * all + i];
-        }
-      }
+      division_.Add(all, sums.data()), division_.Add(all, products.data());
       for (Index a = 0; a < layout_.outer; ++a) {
         Index i = a * lanes_;
         reduce(a, &sums[i], &products[i], 0, &offset[i], &slope[i]);
@@ -207,9 +210,11 @@ class Lanes {
 
     void Clear() { std::fill(values_.begin(), values_.end(), 0.f); }
 
+    // Twice as many with every step, since long copies are fast.
     void Copy() {
-      for (size_t j = lanes_; j < values_.size(); ++j) {
-        values_[j] = values_[j - lanes_];
+      Index size = static_cast<Index>(values_.size());
+      for (Index n = lanes_; n < size; n *= 2) {
+        std::copy_n(data(), std::min(n, size - n), data() + n);
       }
     }
 
@@ -242,10 +247,10 @@ class Lanes {
     if (rest) work(start + rows * period, Index{1}, rest);
   }
 
-  // Each chunk is centred by its own mean, which is found around its first
-  // element: a constant lane is exactly that.
-  void Moments(Index a, Index begin, Index end, double* mean,
-               double* m2) const {
+  // Of a segment. Each chunk is centred by its own mean, which is found around
+  // its first element: a constant lane is exactly that.
+  void Moments(Index a, Index segment, double* mean, double* m2) const {
+    Index begin = division_.begin[segment], end = division_.begin[segment + 1];
     std::fill(mean, mean + lanes_, 0.0);
     std::fill(m2, m2 + lanes_, 0.0);
     Spread center(*this), sums(*this), squares(*this);
@@ -287,9 +292,10 @@ class Lanes {
     }
   }
 
-  // Sums of dy and of dy * deviation.
-  void Sums(Index a, Index begin, Index end, const T* dy, const float* mean,
+  // Sums of dy and of dy * deviation over a segment.
+  void Sums(Index a, Index segment, const T* dy, const float* mean,
             const float* tail, double* sums, double* products) const {
+    Index begin = division_.begin[segment], end = division_.begin[segment + 1];
     Spread means(*this), tails(*this), some(*this), some_products(*this);
     for (Index c = 0; c < lanes_; ++c) {
       means[c] = mean[a * lanes_ + c], tails[c] = tail[a * lanes_ + c];

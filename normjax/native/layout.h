@@ -98,59 +98,6 @@ class Parameter {
   const float* values_;
 };
 
-// How the work is divided into parts, by size alone: the results depend
-// neither on the number of threads nor on which does what.
-//
-// Normally a part has some of the units and goes over each twice while it is
-// in the cache. Where there are few units, or the parameters' sums of the
-// parts would be as large as the data, a part has a range of `reduced` of all
-// units instead: then all parts finish the statistics before any goes on.
-struct Division {
-  Index parts = 1;
-  bool split = false;
-  Index grain = 1;  // Ranges begin at multiples of it.
-  Layout layout;
-
-  Division(const Layout& layout, const Period& period) : layout(layout) {
-    constexpr Index kPartSize = 16384, kCache = 1 << 20;
-    Index size = layout.size();
-    Index most = std::clamp<Index>(size / (8 * kPartSize), 8, 32);
-    Index parameters = layout.runs() ? layout.features : period.width;
-    Index units = layout.lanes() ? layout.outer : layout.outer / kRows;
-    parts = std::min({most, size / kPartSize, units,
-                      size / (8 * parameters)});
-    if (size < 4 * kPartSize || (parts >= 4 && layout.unit() <= kCache)) {
-      parts = std::max<Index>(parts, 1);
-      return;
-    }
-    split = true;
-    if (layout.lanes()) {
-      grain = period.width / layout.inner;
-    } else {
-      bool whole = layout.runs() || period.cycle >= layout.reduced;
-      grain = whole ? 16 : period.width;
-    }
-    Index ranges = (layout.reduced + grain - 1) / grain;
-    parts = std::max<Index>(1, std::min({most, size / kPartSize, ranges}));
-  }
-
-  struct Range {
-    Index outer_begin, outer_end, begin, end;
-  };
-
-  Range Of(Index part) const {
-    Index all = split ? layout.reduced : layout.outer;
-    Index ranges = (all + grain - 1) / grain;
-    Index begin = std::min(all, ranges * part / parts * grain);
-    Index end = std::min(all, ranges * (part + 1) / parts * grain);
-    if (split) return {0, layout.outer, begin, end};
-    return {begin, end, 0, layout.reduced};
-  }
-
-  // For a second pass over the data: the cache holds what was read last.
-  Range FromTheEnd(Index part) const { return Of(parts - 1 - part); }
-};
-
 // Adds the moments of `count` more elements per lane to those of `so_far`.
 inline void Merge(Index so_far, Index count, Index lanes, const double* mean,
                   const double* m2, double* total_mean, double* total_m2) {
@@ -163,6 +110,92 @@ inline void Merge(Index so_far, Index count, Index lanes, const double* mean,
     total_m2[c] += m2[c] + gap * gap * weight;
   }
 }
+
+// So many elements of a row, or of an image of lanes, are worth the addition of
+// their sums.
+constexpr Index kRowSegment = 1024, kLanesSegment = 16384;
+constexpr Index kSegments = 32;
+
+// How sums are taken and how the work is divided.
+//
+// A unit - a row, or an image of lanes - consists of segments. Its statistics
+// and sums are those of the segments, added up in order. Segments depend on
+// what one unit is like, never on how many there are, so a unit's results do
+// not either: they have the same bits alone and in any batch.
+//
+// Parts are what threads do. Normally a part has some of the units and goes
+// over each twice while it is in the cache. Where there are few units, or the
+// parameters' sums of the parts would be as large as the data, a part has some
+// segments of all units instead: then all parts finish the statistics before
+// any goes on. Parts depend on sizes alone, so results depend neither on the
+// number of threads nor on which does what.
+struct Division {
+  Index outer;
+  Index segments = 1;
+  Index begin[kSegments + 1];  // Of segments, in `reduced`, and the last's end.
+  Index parts = 1;
+  bool split = false;
+
+  Division(const Layout& layout, const Period& period) : outer(layout.outer) {
+    // Segments begin where loops over the unit would begin anew anyway.
+    Index grain = kRowSegment, shortest = kRowSegment;
+    if (layout.lanes()) {
+      grain = kRows * (period.width / layout.inner);
+      shortest = kLanesSegment;
+    } else if (!layout.runs() && period.cycle < layout.reduced) {
+      grain = period.width;
+    }
+    Index grains = (layout.reduced + grain - 1) / grain;
+    segments = std::clamp<Index>(layout.unit() / shortest, 1,
+                                 std::min(grains, kSegments));
+    for (Index s = 0; s <= segments; ++s) {
+      begin[s] = std::min(layout.reduced, grains * s / segments * grain);
+    }
+
+    constexpr Index kPartSize = 16384, kCache = 1 << 20;
+    Index size = layout.size();
+    Index most = std::clamp<Index>(size / (8 * kPartSize), 8, 32);
+    Index parameters = layout.runs() ? layout.features : period.width;
+    Index units = layout.lanes() ? layout.outer : layout.outer / kRows;
+    parts = std::max<Index>(1, std::min({most, size / kPartSize, units,
+                                         size / (8 * parameters)}));
+    bool fits = parts >= 4 && layout.unit() <= kCache;
+    if (size < 4 * kPartSize || fits || segments == 1) return;
+    split = true;
+    parts = std::min({most, size / kPartSize, segments});
+  }
+
+  // What a part has: units, segments, and where these are in `reduced`.
+  struct Range {
+    Index outer_begin, outer_end, first_segment, last_segment, begin, end;
+  };
+
+  Range Of(Index part) const {
+    Index all = split ? segments : outer;
+    Index first = all * part / parts, last = all * (part + 1) / parts;
+    if (split) return {0, outer, first, last, begin[first], begin[last]};
+    return {first, last, 0, segments, 0, begin[segments]};
+  }
+
+  // For a second pass over the data: the cache holds what was read last.
+  Range FromTheEnd(Index part) const { return Of(parts - 1 - part); }
+
+  // From the moments of every segment of n means, as [segments, n], to those of
+  // all of them, in the first row.
+  void Merge(Index n, double* mean, double* m2) const {
+    for (Index segment = 1; segment < segments; ++segment) {
+      normjax::Merge(begin[segment], begin[segment + 1] - begin[segment], n,
+                     mean + segment * n, m2 + segment * n, mean, m2);
+    }
+  }
+
+  // The same for sums.
+  void Add(Index n, double* sums) const {
+    for (Index segment = 1; segment < segments; ++segment) {
+      for (Index i = 0; i < n; ++i) sums[i] += sums[segment * n + i];
+    }
+  }
+};
 
 }  // namespace normjax
 

@@ -8,7 +8,8 @@
 
 #include "loops.h"
 
-#define INLINE inline __attribute__((always_inline))
+#define ALWAYS_INLINE __attribute__((always_inline))
+#define INLINE inline ALWAYS_INLINE
 #define RESTRICT __restrict__
 
 namespace normjax {
@@ -91,33 +92,35 @@ INLINE void Store(T* y, float value) {
   y->bits = static_cast<uint16_t>(Narrow<uint32_t>(T{}, value));
 }
 
-typedef float Vector __attribute__((vector_size(kLanes * sizeof(float))));
+template <class Element, int kSize>
+struct VectorOf {
+  typedef Element Type __attribute__((vector_size(kSize * sizeof(Element))));
+};
 
-typedef uint32_t Words __attribute__((vector_size(kLanes * 4)));
-typedef uint16_t Halves __attribute__((vector_size(kLanes * 2)));
+using Vector = VectorOf<float, kLanes>::Type;
 
-INLINE void LoadVector(const float* x, Vector* result) {
+template <class V>
+INLINE void LoadVector(const float* x, V* result) {
   __builtin_memcpy(result, x, sizeof(*result));
 }
 
-template <class T>
-INLINE void LoadVector(const T* x, Vector* result) {
-  Halves bits;
+template <class T, class V>
+INLINE void LoadVector(const T* x, V* result) {
+  constexpr int kSize = sizeof(V) / sizeof(float);
+  typename VectorOf<uint16_t, kSize>::Type bits;
   __builtin_memcpy(&bits, x, sizeof(bits));
-  *result = Widen<Vector>(T{}, __builtin_convertvector(bits, Words));
+  using Words = typename VectorOf<uint32_t, kSize>::Type;
+  *result = Widen<V>(T{}, __builtin_convertvector(bits, Words));
 }
-
-template <int kSize>
-struct Half {
-  typedef float Type __attribute__((vector_size(kSize * sizeof(float) / 2)));
-};
 
 template <int kSize, class V>
 INLINE float Sum(const V& v) {
-  if constexpr (kSize == 2) {
+  if constexpr (kSize == 1) {
+    return v[0];
+  } else if constexpr (kSize == 2) {
     return v[0] + v[1];
   } else {
-    typename Half<kSize>::Type low, high;
+    typename VectorOf<float, kSize / 2>::Type low, high;
     __builtin_memcpy(&low, &v, sizeof(low));
     __builtin_memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof(low),
                      sizeof(high));
@@ -217,52 +220,91 @@ void RunAffine(const T* RESTRICT x, T* RESTRICT y, Index n, float mean,
   }
 }
 
-template <class T>
-void RowsSums(const T* RESTRICT x, const T* RESTRICT dy, Index rows,
-              Index stride, Index width, const float* mean, const float* tail,
-              const float* factor, const float* RESTRICT gain,
-              float* RESTRICT d_gain, float* RESTRICT d_bias, double* sums,
-              double* products) {
+// Adds to the sums of kCount rows over elements from j on, by as many at a time
+// as a register holds, then by half as many, and so on. What a row's sums go
+// through is the same for any kCount, and nothing is left to the compiler: the
+// order of additions must not depend on a row's neighbors.
+template <int kCount, int kSize, class T>
+INLINE void AddRowSums(const T* RESTRICT x, const T* RESTRICT dy, Index stride,
+                       Index j, Index n, const float* mean, const float* tail,
+                       const float* factor, const float* RESTRICT gain,
+                       float* RESTRICT d_gain, float* RESTRICT d_bias,
+                       float* sums, float* products) {
+  static_assert(kCount == 1 || kCount == 4);
+  using V = typename VectorOf<float, kSize>::Type;
+  V s0 = {}, s1 = {}, s2 = {}, s3 = {}, p0 = {}, p1 = {}, p2 = {}, p3 = {};
+  auto add = [&](int i, const V& g, V& s, V& p, V& h, V& d) ALWAYS_INLINE {
+    LoadVector(x + i * stride + j, &h);
+    LoadVector(dy + i * stride + j, &d);
+    h = ((h - mean[i]) - tail[i]) * factor[i] * d;
+    s += d * g, p += h * g;
+  };
+  auto step = [&]() ALWAYS_INLINE {
+    V g, gains, biases, h0, h1, h2, h3, d0, d1, d2, d3;
+    LoadVector(gain + j, &g);
+    LoadVector(d_gain + j, &gains), LoadVector(d_bias + j, &biases);
+    add(0, g, s0, p0, h0, d0);
+    if constexpr (kCount == 4) {
+      add(1, g, s1, p1, h1, d1);
+      add(2, g, s2, p2, h2, d2);
+      add(3, g, s3, p3, h3, d3);
+      h0 = (h0 + h1) + (h2 + h3), d0 = (d0 + d1) + (d2 + d3);
+    }
+    gains += h0, biases += d0;
+    __builtin_memcpy(d_gain + j, &gains, sizeof(V));
+    __builtin_memcpy(d_bias + j, &biases, sizeof(V));
+    j += kSize;
+  };
+  bool any = j + kSize <= n;
+  if constexpr (kSize == kLanes) {
+    while (j + kSize <= n) step();
+  } else if (any) {
+    step();
+  }
+  if (any) {
+    sums[0] += Sum<kSize>(s0), products[0] += Sum<kSize>(p0);
+    if constexpr (kCount == 4) {
+      sums[1] += Sum<kSize>(s1), products[1] += Sum<kSize>(p1);
+      sums[2] += Sum<kSize>(s2), products[2] += Sum<kSize>(p2);
+      sums[3] += Sum<kSize>(s3), products[3] += Sum<kSize>(p3);
+    }
+  }
+  if constexpr (kSize > 1) {
+    if (j < n) {
+      AddRowSums<kCount, kSize / 2>(x, dy, stride, j, n, mean, tail, factor,
+                                    gain, d_gain, d_bias, sums, products);
+    }
+  }
+}
+
+template <int kCount, class T>
+INLINE void RowsSumsOf(const T* x, const T* dy, Index stride, Index width,
+                       const float* mean, const float* tail,
+                       const float* factor, const float* gain, float* d_gain,
+                       float* d_bias, double* sums, double* products) {
   for (Index begin = 0; begin < width; begin += kBlock) {
     Index end = begin + kBlock < width ? begin + kBlock : width;
-    if (rows == kRows) {
-      const T *x1 = x + stride, *x2 = x1 + stride, *x3 = x2 + stride;
-      const T *d1 = dy + stride, *d2 = d1 + stride, *d3 = d2 + stride;
-      float m0 = mean[0], m1 = mean[1], m2 = mean[2], m3 = mean[3];
-      float t0 = tail[0], t1 = tail[1], t2 = tail[2], t3 = tail[3];
-      float f0 = factor[0], f1 = factor[1], f2 = factor[2], f3 = factor[3];
-      float s0 = 0, s1 = 0, s2 = 0, s3 = 0;
-      float p0 = 0, p1 = 0, p2 = 0, p3 = 0;
-#pragma omp simd reduction(+ : s0, s1, s2, s3, p0, p1, p2, p3)
-      for (Index j = begin; j < end; ++j) {
-        float g = gain[j];
-        float g0 = Load(dy + j), g1 = Load(d1 + j);
-        float g2 = Load(d2 + j), g3 = Load(d3 + j);
-        float h0 = ((Load(x + j) - m0) - t0) * f0 * g0;
-        float h1 = ((Load(x1 + j) - m1) - t1) * f1 * g1;
-        float h2 = ((Load(x2 + j) - m2) - t2) * f2 * g2;
-        float h3 = ((Load(x3 + j) - m3) - t3) * f3 * g3;
-        s0 += g0 * g, s1 += g1 * g, s2 += g2 * g, s3 += g3 * g;
-        p0 += h0 * g, p1 += h1 * g, p2 += h2 * g, p3 += h3 * g;
-        d_gain[j] += (h0 + h1) + (h2 + h3);
-        d_bias[j] += (g0 + g1) + (g2 + g3);
-      }
-      sums[0] += s0, sums[1] += s1, sums[2] += s2, sums[3] += s3;
-      products[0] += p0, products[1] += p1;
-      products[2] += p2, products[3] += p3;
-      continue;
-    }
-    for (Index i = 0; i < rows; ++i) {
-      const T *xi = x + i * stride, *di = dy + i * stride;
-      float m = mean[i], t = tail[i], f = factor[i], s = 0, p = 0;
-#pragma omp simd reduction(+ : s, p)
-      for (Index j = begin; j < end; ++j) {
-        float g = Load(di + j), h = ((Load(xi + j) - m) - t) * f * g;
-        s += g * gain[j], p += h * gain[j];
-        d_gain[j] += h, d_bias[j] += g;
-      }
-      sums[i] += s, products[i] += p;
-    }
+    float s[kCount] = {}, p[kCount] = {};
+    AddRowSums<kCount, kLanes>(x, dy, stride, begin, end, mean, tail, factor,
+                               gain, d_gain, d_bias, s, p);
+    for (int i = 0; i < kCount; ++i) sums[i] += s[i], products[i] += p[i];
+  }
+}
+
+template <class T>
+void RowsSums(const T* x, const T* dy, Index rows, Index stride, Index width,
+              const float* mean, const float* tail, const float* factor,
+              const float* gain, float* d_gain, float* d_bias, double* sums,
+              double* products) {
+  if (rows == kRows) {
+    RowsSumsOf<kRows>(x, dy, stride, width, mean, tail, factor, gain, d_gain,
+                      d_bias, sums, products);
+    return;
+  }
+  for (Index i = 0; i < rows; ++i) {
+    RowsSumsOf<1>(x + i * stride, dy + i * stride, stride, width, mean + i,
+                  tail + i, factor + i, gain, d_gain, d_bias, sums + i,
+                  products + i);
   }
 }
 

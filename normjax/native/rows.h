@@ -67,10 +67,16 @@ class Rows {
   void Normalize(xla::ffi::ThreadPool& pool, const float* bias, bool has_bias,
                  T* y, float* mean, float* tail, float* m2) {
     Parameter shift = Spread(bias, has_bias, 0);
-    auto measure = [&](Index row, Index begin, Index end, double* average,
-                       double* squares) {
-      loops_.moments(x_ + row * layout_.reduced + begin, end - begin,
-                     layout_.centered, average, squares);
+    // Segments of a row; results are `stride` apart.
+    auto measure = [&](Index row, const Division::Range& range, Index stride,
+                       double* averages, double* squares) {
+      const T* from = x_ + row * layout_.reduced;
+      const Index* begin = division_.begin;
+      for (Index s = range.first_segment; s < range.last_segment; ++s) {
+        loops_.moments(from + begin[s], begin[s + 1] - begin[s],
+                       layout_.centered, averages + s * stride,
+                       squares + s * stride);
+      }
     };
     auto write = [&](Index row, double average, double squares) {
       mean[row] = static_cast<float>(average);
@@ -90,15 +96,15 @@ class Rows {
         }
       });
     };
-    Index outer = layout_.outer, parts = division_.parts;
     if (!division_.split) {
-      ForEachPart(pool, parts, [&](Index part) {
+      ForEachPart(pool, division_.parts, [&](Index part) {
         auto range = division_.Of(part);
+        double averages[kSegments], squares[kSegments];
         ForEachFew(range, at_once_, [&](Index first, Index rows) {
           for (Index row = first; row < first + rows; ++row) {
-            double average, squares;
-            measure(row, 0, layout_.reduced, &average, &squares);
-            write(row, average, squares);
+            measure(row, range, 1, averages, squares);
+            division_.Merge(1, averages, squares);
+            write(row, *averages, *squares);
           }
           for (Index row = first; row < first + rows; ++row) {
             apply(row, 0, layout_.reduced);
@@ -107,23 +113,20 @@ class Rows {
       });
       return;
     }
-    std::vector<double> means(parts * outer), squares(parts * outer);
-    ForEachPart(pool, parts, [&](Index part) {
+    Index outer = layout_.outer;
+    std::vector<double> averages(division_.segments * outer);
+    std::vector<double> squares(averages.size());
+    ForEachPart(pool, division_.parts, [&](Index part) {
       auto range = division_.Of(part);
       for (Index row = 0; row < outer; ++row) {
-        measure(row, range.begin, range.end, &means[part * outer + row],
-                &squares[part * outer + row]);
+        measure(row, range, outer, &averages[row], &squares[row]);
       }
     });
-    for (Index part = 1; part < parts; ++part) {
-      auto range = division_.Of(part);
-      Merge(range.begin, range.end - range.begin, outer, &means[part * outer],
-            &squares[part * outer], &means[0], &squares[0]);
-    }
+    division_.Merge(outer, averages.data(), squares.data());
     for (Index row = 0; row < outer; ++row) {
-      write(row, means[row], squares[row]);
+      write(row, averages[row], squares[row]);
     }
-    ForEachPart(pool, parts, [&](Index part) {
+    ForEachPart(pool, division_.parts, [&](Index part) {
       auto range = division_.FromTheEnd(part);
       for (Index row = 0; row < outer; ++row) {
         apply(row, range.begin, range.end);
@@ -134,37 +137,45 @@ class Rows {
   void Pullback(xla::ffi::ThreadPool& pool, const T* dy, const float* mean,
                 const float* tail, const float* m2, T* dx, float* d_gain,
                 float* d_bias) {
-    // Of up to kRows rows; see loops.h for the sums.
-    auto sum = [&](Index first, Index rows, Index begin, Index end,
-                   ParameterSums& to, double* sums, double* products) {
+    bool by_place = !layout_.runs() && period_.cycle >= layout_.reduced;
+    // Segments of up to kRows rows; see loops.h for the sums.
+    auto sum = [&](Index first, Index rows, const Division::Range& range,
+                   Index stride, double* sums, double* products,
+                   ParameterSums& to) {
       float factor[kRows];
       for (Index i = 0; i < rows; ++i) {
         factor[i] = layout_.ReciprocalDeviation(m2[first + i]);
-        sums[i] = products[i] = 0;
       }
       const float *m = mean + first, *t = tail + first;
-      ForEachPiece(first, begin, end, [&](Index start, Index size,
-                                          Index place) {
-        const T *from = x_ + start, *from_dy = dy + start;
-        if (layout_.runs()) {
-          double s = 0, h = 0;
-          loops_.run_sums(from, from_dy, size, *m, *t, *factor, &s, &h);
-          to.d_gain[place] += h;
-          to.d_bias[place] += s;
-          *sums += s * gain_[place];
-          *products += h * gain_[place];
-          return;
-        }
-        Index target = place;
-        if (period_.cycle >= layout_.reduced) {
-          target = place % layout_.reduced - begin +
-                   place / layout_.reduced * (end - begin);
-        }
-        loops_.rows_sums(from, from_dy, rows, layout_.reduced, size, m, t,
-                         factor, &gain_[place], to.gain() + target,
-                         to.bias() + target, sums, products);
-        if (place < layout_.reduced) to.Added();
-      });
+      const Index* begin = division_.begin;
+      for (Index s = range.first_segment; s < range.last_segment; ++s) {
+        double *s_sums = sums + s * stride, *s_products = products + s * stride;
+        std::fill_n(s_sums, rows, 0.0), std::fill_n(s_products, rows, 0.0);
+        ForEachPiece(first, begin[s], begin[s + 1],
+                     [&](Index start, Index size, Index place) {
+          const T *from = x_ + start, *from_dy = dy + start;
+          if (layout_.runs()) {
+            double g = 0, h = 0;
+            loops_.run_sums(from, from_dy, size, *m, *t, *factor, &g, &h);
+            to.d_gain[place] += h;
+            to.d_bias[place] += g;
+            *s_sums += g * gain_[place];
+            *s_products += h * gain_[place];
+            return;
+          }
+          Index target = place;
+          bool everywhere = true;
+          if (by_place) {
+            target = place % layout_.reduced - range.begin +
+                     place / layout_.reduced * (range.end - range.begin);
+            everywhere = place + size == range.end;
+          }
+          loops_.rows_sums(from, from_dy, rows, layout_.reduced, size, m, t,
+                           factor, &gain_[place], to.gain() + target,
+                           to.bias() + target, s_sums, s_products);
+          if (everywhere) to.Added();
+        });
+      }
     };
     auto differentiate = [&](Index row, Index begin, Index end, double sum,
                              double product) {
@@ -186,16 +197,15 @@ class Rows {
     // Rows are summed together where their parameters are in the same place.
     bool aligned = !layout_.runs() && period_.cycle <= layout_.reduced;
     Index at_once = aligned ? at_once_ : 1;
-    Index outer = layout_.outer, parts = division_.parts;
-    std::vector<ParameterSums> parameters(parts);
+    std::vector<ParameterSums> parameters(division_.parts);
     if (!division_.split) {
-      ForEachPart(pool, parts, [&](Index part) {
+      ForEachPart(pool, division_.parts, [&](Index part) {
         auto range = division_.Of(part);
         parameters[part] = ParameterSums(SumsOf(range));
+        double sums[kSegments * kRows], products[kSegments * kRows];
         ForEachFew(range, at_once, [&](Index first, Index rows) {
-          double sums[kRows], products[kRows];
-          sum(first, rows, 0, layout_.reduced, parameters[part], sums,
-              products);
+          sum(first, rows, range, rows, sums, products, parameters[part]);
+          division_.Add(rows, sums), division_.Add(rows, products);
           for (Index i = 0; i < rows; ++i) {
             differentiate(first + i, 0, layout_.reduced, sums[i], products[i]);
           }
@@ -203,22 +213,20 @@ class Rows {
         parameters[part].Flush();
       });
     } else {
-      std::vector<double> sums(parts * outer), products(parts * outer);
-      ForEachPart(pool, parts, [&](Index part) {
+      Index outer = layout_.outer;
+      std::vector<double> sums(division_.segments * outer);
+      std::vector<double> products(sums.size());
+      ForEachPart(pool, division_.parts, [&](Index part) {
         auto range = division_.Of(part);
         parameters[part] = ParameterSums(SumsOf(range));
         ForEachFew(range, at_once, [&](Index first, Index rows) {
-          Index i = part * outer + first;
-          sum(first, rows, range.begin, range.end, parameters[part], &sums[i],
-              &products[i]);
+          sum(first, rows, range, outer, &sums[first], &products[first],
+              parameters[part]);
         });
         parameters[part].Flush();
       });
-      for (Index i = outer; i < parts * outer; ++i) {
-        sums[i % outer] += sums[i];
-        products[i % outer] += products[i];
-      }
-      ForEachPart(pool, parts, [&](Index part) {
+      division_.Add(outer, sums.data()), division_.Add(outer, products.data());
+      ForEachPart(pool, division_.parts, [&](Index part) {
         auto range = division_.FromTheEnd(part);
         for (Index row = 0; row < outer; ++row) {
           differentiate(row, range.begin, range.end, sums[row], products[row]);
