@@ -4,6 +4,10 @@
 #ifndef NORMJAX_NATIVE_LANES_H_
 #define NORMJAX_NATIVE_LANES_H_
 
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "layout.h"
@@ -35,8 +39,9 @@ class Lanes {
       Spread means(*this), tails(*this), factors(*this), shifts(*this);
       for (Index c = 0; c < lanes_; ++c) {
         Index i = a * lanes_ + c;
-        means[c] = mean[i], tails[c] = tail[i], shifts[c] = shift[c];
-        factors[c] = layout_.ReciprocalDeviation(m2[i]) * gain_[c];
+        auto of = layout_.StandardOf(mean[i], tail[i], m2[i]);
+        means[c] = of.mean, tails[c] = of.tail;
+        factors[c] = of.factor * gain_[c], shifts[c] = shift[c];
       }
       means.Copy(), tails.Copy(), factors.Copy(), shifts.Copy();
       Rounds(a, begin, end, period_.width,
@@ -60,7 +65,7 @@ class Lanes {
         for (Index i = a * lanes_ + first, c = 0; c < size; ++i, ++c) {
           mean[i] = static_cast<float>(average);
           tail[i] = static_cast<float>(average - mean[i]);
-          m2[i] = static_cast<float>(total);
+          m2[i] = RoundSquares(total);
         }
       }
     };
@@ -115,17 +120,19 @@ class Lanes {
       Index size = lanes_ / layout_.groups;
       double n = static_cast<double>(layout_.count());
       for (Index first = 0; first < lanes_; first += size) {
-        double r = layout_.ReciprocalDeviation(m2[a * lanes_ + first]);
+        double r = layout_.StandardOf(0, 0, m2[a * lanes_ + first]).factor;
         double sum = 0, product = 0;
         for (Index c = first; c < first + size; ++c) {
+          // If r is zero, deviations may be infinite.
+          double h = r == 0 ? 0 : products[c] * r;
           sum += sums[c] * gain_[c];
-          product += products[c] * gain_[c];
-          d_gains[part * lanes_ + c] += products[c] * r;
+          product += h * gain_[c];
+          d_gains[part * lanes_ + c] += h;
           d_biases[part * lanes_ + c] += sums[c];
         }
         for (Index c = first; c < first + size; ++c) {
           offset[c] = layout_.centered ? static_cast<float>(r * sum / n) : 0;
-          slope[c] = static_cast<float>(r * r * r * product / n);
+          slope[c] = static_cast<float>(r * r * product / n);
         }
       }
     };
@@ -135,9 +142,10 @@ class Lanes {
       Spread offsets(*this), slopes(*this);
       for (Index c = 0; c < lanes_; ++c) {
         Index i = a * lanes_ + c;
-        means[c] = mean[i], tails[c] = tail[i];
+        auto of = layout_.StandardOf(mean[i], tail[i], m2[i]);
+        means[c] = of.mean, tails[c] = of.tail;
+        factors[c] = of.factor * gain_[c];
         offsets[c] = offset[c], slopes[c] = slope[c];
-        factors[c] = layout_.ReciprocalDeviation(m2[i]) * gain_[c];
       }
       means.Copy(), tails.Copy(), factors.Copy();
       offsets.Copy(), slopes.Copy();
@@ -231,6 +239,15 @@ class Lanes {
       }
     }
 
+    // Of sums of squares.
+    bool Finite() const {
+      int32_t finite = 1;  // As wide as a float, for the sake of vectors.
+      for (Index c = 0; c < lanes_; ++c) {
+        finite &= values_[c] <= std::numeric_limits<float>::max();
+      }
+      return finite;
+    }
+
    private:
     Index lanes_;
     std::vector<float> values_;
@@ -287,8 +304,37 @@ class Lanes {
         chunk_mean[c] = center[c] + step;
         chunk_m2[c] = within < 0 ? 0 : within;
       }
+      if (!squares.Finite()) {
+        WideMoments(a, row, last, squares.data(), chunk_mean.data(),
+                    chunk_m2.data());
+      }
       Merge(row - begin, last - row, lanes_, chunk_mean.data(),
             chunk_m2.data(), mean, m2);
+    }
+  }
+
+  // Those lanes' moments, in double, whose squares overflow float32.
+  void WideMoments(Index a, Index begin, Index end, const float* squares,
+                   double* mean, double* m2) const {
+    std::vector<float> x(lanes_);
+    std::vector<double> average(lanes_), total(lanes_);
+    auto for_each = [&](const auto& work) {
+      for (Index row = begin; row < end; ++row) {
+        loops_.widen(x_ + (a * layout_.reduced + row) * lanes_, lanes_,
+                     x.data());
+        for (Index c = 0; c < lanes_; ++c) work(c);
+      }
+    };
+    if (layout_.centered) {
+      for_each([&](Index c) { average[c] += x[c]; });
+      for (double& sum : average) sum /= static_cast<double>(end - begin);
+    }
+    for_each([&](Index c) {
+      double gap = x[c] - average[c];
+      total[c] += gap * gap;
+    });
+    for (Index c = 0; c < lanes_; ++c) {
+      if (!std::isfinite(squares[c])) mean[c] = average[c], m2[c] = total[c];
     }
   }
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "loops.h"
@@ -47,10 +48,27 @@ struct Layout {
     return reduced % cycle() == 0 || cycle() % reduced == 0;
   }
 
-  float ReciprocalDeviation(float m2) const {
-    return 1 / std::sqrt(m2 / static_cast<float>(count()) + epsilon);
+  // What a group's elements are standardized by: ((x - mean) - tail) * factor.
+  struct Standard {
+    float mean, tail, factor;
+  };
+
+  // A group whose squares add up to more than float32 holds has a factor of
+  // zero. It comes out as zero too if nothing is subtracted from it: even the
+  // deviations may be infinite.
+  Standard StandardOf(float mean, float tail, float m2) const {
+    float factor = 1 / std::sqrt(m2 / static_cast<float>(count()) + epsilon);
+    bool huge = m2 > std::numeric_limits<float>::max();
+    return {huge ? 0 : mean, huge ? 0 : tail, factor};
   }
 };
+
+// Sums of squares in double are infinite only if an element is: its group is
+// to be NaN, unlike one whose squares are merely large.
+inline float RoundSquares(double m2) {
+  if (std::isinf(m2)) return std::numeric_limits<float>::quiet_NaN();
+  return static_cast<float>(m2);
+}
 
 // Short cycles, of the parameters or of the lanes, are laid out several times
 // in a row, which makes inner loops long.

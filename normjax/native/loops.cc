@@ -166,6 +166,34 @@ INLINE BlockSums SumBlock(const T* x, Index n, float center) {
           kSquares ? q + Sum<kLanes>((q0 + q1) + (q2 + q3)) : 0};
 }
 
+struct WideSums {
+  double deviations, squares;
+};
+
+// As SumBlock, where float32 overflows, which is rare.
+template <class T>
+__attribute__((noinline, cold)) WideSums SumWide(const T* x, Index n,
+                                                 double center) {
+  using Wide = VectorOf<double, kLanes>::Type;
+  Wide s = {}, q = {};
+  Index j = 0;
+  for (; j + kLanes <= n; j += kLanes) {
+    Vector e;
+    LoadVector(x + j, &e);
+    Wide wide = __builtin_convertvector(e, Wide) - center;
+    s += wide, q += wide * wide;
+  }
+  WideSums sums = {0, 0};
+  for (int i = 0; i < kLanes; ++i) {
+    sums.deviations += s[i], sums.squares += q[i];
+  }
+  for (; j < n; ++j) {
+    double e = Load(x + j) - center;
+    sums.deviations += e, sums.squares += e * e;
+  }
+  return sums;
+}
+
 template <class T>
 void RunMoments(const T* x, Index n, bool centered, double* mean, double* m2) {
   double count = 0, average = 0, total = 0;
@@ -173,7 +201,10 @@ void RunMoments(const T* x, Index n, bool centered, double* mean, double* m2) {
     Index end = begin + kBlock < n ? begin + kBlock : n;
     const T* block = x + begin;
     if (!centered) {
-      total += SumBlock<true>(block, end - begin, 0).squares;
+      float squares = SumBlock<true>(block, end - begin, 0).squares;
+      total += __builtin_isfinite(squares)
+                   ? squares
+                   : SumWide(block, end - begin, 0).squares;
       continue;
     }
     // Around the block's own mean, which is found around its first element: a
@@ -186,6 +217,11 @@ void RunMoments(const T* x, Index n, bool centered, double* mean, double* m2) {
     double shift = sums.deviations * reciprocal;
     double within = sums.squares - shift * sums.deviations;
     if (within < 0) within = 0;
+    if (!__builtin_isfinite(sums.squares)) {
+      double middle = SumWide(block, end - begin, 0).deviations * reciprocal;
+      within = SumWide(block, end - begin, middle).squares;
+      center = static_cast<float>(middle), shift = middle - center;
+    }
     if (begin == 0) {
       count = size, average = center + shift, total = within;
       continue;

@@ -1,7 +1,8 @@
 // The loops over data: everything that is compiled once per processor level.
 //
 // Sums are taken in float32 over a thousand elements or so, around a centre
-// within their range, and are then added up in double.
+// within their range, and are then added up in double. Where float32 overflows,
+// moments are taken anew in double.
 
 #ifndef NORMJAX_NATIVE_LOOPS_H_
 #define NORMJAX_NATIVE_LOOPS_H_
@@ -30,7 +31,7 @@ constexpr Index kRows = 4;
 template <class T>
 struct Loops {
   // Mean and sum of squared deviations of n elements; if not `centered`, zero
-  // and the sum of squares.
+  // and the sum of squares. Infinite or NaN only if an element is.
   void (*moments)(const T* x, Index n, bool centered, double* mean,
                   double* m2);
 

@@ -81,11 +81,11 @@ class Rows {
     auto write = [&](Index row, double average, double squares) {
       mean[row] = static_cast<float>(average);
       tail[row] = static_cast<float>(average - mean[row]);
-      m2[row] = static_cast<float>(squares);
+      m2[row] = RoundSquares(squares);
     };
     auto apply = [&](Index row, Index begin, Index end) {
-      float m = mean[row], t = tail[row];
-      float factor = layout_.ReciprocalDeviation(m2[row]);
+      auto of = layout_.StandardOf(mean[row], tail[row], m2[row]);
+      float m = of.mean, t = of.tail, factor = of.factor;
       ForEachPiece(row, begin, end, [&](Index start, Index size, Index place) {
         if (layout_.runs()) {
           loops_.run_affine(x_ + start, y + start, size, m, t,
@@ -142,11 +142,12 @@ class Rows {
     auto sum = [&](Index first, Index rows, const Division::Range& range,
                    Index stride, double* sums, double* products,
                    ParameterSums& to) {
-      float factor[kRows];
+      float m[kRows], t[kRows], factor[kRows];
       for (Index i = 0; i < rows; ++i) {
-        factor[i] = layout_.ReciprocalDeviation(m2[first + i]);
+        Index row = first + i;
+        auto of = layout_.StandardOf(mean[row], tail[row], m2[row]);
+        m[i] = of.mean, t[i] = of.tail, factor[i] = of.factor;
       }
-      const float *m = mean + first, *t = tail + first;
       const Index* begin = division_.begin;
       for (Index s = range.first_segment; s < range.last_segment; ++s) {
         double *s_sums = sums + s * stride, *s_products = products + s * stride;
@@ -179,8 +180,8 @@ class Rows {
     };
     auto differentiate = [&](Index row, Index begin, Index end, double sum,
                              double product) {
-      float m = mean[row], t = tail[row];
-      float factor = layout_.ReciprocalDeviation(m2[row]);
+      auto of = layout_.StandardOf(mean[row], tail[row], m2[row]);
+      float m = of.mean, t = of.tail, factor = of.factor;
       double scale = factor / static_cast<double>(layout_.reduced);
       float offset = layout_.centered ? static_cast<float>(sum * scale) : 0;
       float slope = static_cast<float>(product * scale * factor);

@@ -1,6 +1,7 @@
 """The kernels against float64, layout by layout."""
 
 import concurrent.futures
+import copy
 import os
 import shutil
 import tempfile
@@ -200,6 +201,16 @@ class Case:
     assert excess <= 1, f"{name} is off by {excess:.3g} of what is allowed."
 
 
+def group_of_each(layout):
+  """Returns the number of every element's group."""
+  index = np.arange(layout.size)
+  unit = layout.reduced * layout.inner
+  if layout.inner == 1:
+    return index // unit
+  width = layout.inner // layout.groups
+  return index // unit * layout.groups + index % layout.inner // width
+
+
 class KernelsTest(parameterized.TestCase):
   @parameterized.named_parameters(
     (f"{name}_{variant}", layout, options)
@@ -260,36 +271,103 @@ class KernelsTest(parameterized.TestCase):
       np.testing.assert_array_equal(y, np.tile(case.bias, repeats))
       np.testing.assert_array_equal(m2, 0)
 
-  @parameterized.parameters(
-    (Layout(9, 40, features=40), 40),
-    (Layout(1030, 129, features=129), 129),
-    (Layout(9, 200, features=2, repeat=100), 200),
-    (Layout(3, 40, inner=6, features=6, groups=6), 1),
-    (Layout(1, 40000, inner=6, features=6, groups=3), 2),
+  @parameterized.product(
+    layout=(
+      Layout(9, 40, features=40),
+      Layout(1030, 129, features=129),
+      Layout(9, 200, features=2, repeat=100),
+      Layout(3, 40, inner=6, features=6, groups=6),
+      Layout(1, 40000, inner=6, features=6, groups=3),
+    ),
+    value=(np.nan, np.inf, -np.inf),
+    centered=(True, False),
   )
-  def test_nan_stays_in_its_group(self, layout, width):
-    case = Case(layout)
+  def test_what_is_not_finite_makes_its_own_group_nan(
+    self, layout, value, centered
+  ):
+    case = Case(layout, centered=centered)
     place = layout.size // 2
-    case.x = case.x.at[place].set(jnp.nan)
+    case.x = case.x.at[place].set(value)
     statistics = case.normalize()
     dx, *_ = case.pullback(*statistics[1:])
-    if layout.inner > 1:
-      index = np.arange(layout.size)
-      unit = layout.reduced * layout.inner
-      same = (index // unit == place // unit) & (
-        index % layout.inner // width == place % layout.inner // width
-      )
-    else:
-      same = np.arange(layout.size) // width == place // width
+    groups = group_of_each(layout)
+    same = groups == groups[place]
     np.testing.assert_array_equal(np.isnan(statistics[0]), same)
     np.testing.assert_array_equal(np.isnan(dx), same)
 
-  def test_infinite_group_is_nan(self):
-    case = Case(Layout(3, 40))
-    case.x = case.x.at[50].set(jnp.inf)
-    y = np.asarray(case.normalize()[0]).reshape(3, 40)
-    self.assertTrue(np.isnan(y[1]).any())
-    self.assertTrue(np.isfinite(y[[0, 2]]).all())
+  @parameterized.product(
+    layout=(
+      Layout(9, 40, features=40),
+      Layout(8, 130, features=130),
+      Layout(4, 50000, features=50000),
+      Layout(8, 200, features=2, repeat=100),
+      Layout(8, 50, features=200),
+      Layout(3, 40, inner=6, features=6, groups=6),
+      Layout(4, 70, inner=6, features=6, groups=2),
+      Layout(1, 40000, inner=8, features=8, groups=4),
+    ),
+    magnitude=(1e19, 1e25, 1e30, 3e38),
+    dtype=(jnp.float32, jnp.bfloat16),
+    centered=(True, False),
+  )
+  def test_huge_groups_come_out_as_bias(
+    self, layout, magnitude, dtype, centered
+  ):
+    case = Case(layout, dtype=dtype, centered=centered)
+    group = group_of_each(layout)
+    # In turn ordinary, of both signs, constant, and with one outlier.
+    kind = group % 4
+    sign = np.sign(np.float32(case.dy))
+    outlier = np.random.default_rng(1).permutation(layout.size)
+    x = np.where(kind == 1, magnitude * sign, case.x)
+    x = np.where(kind == 2, magnitude, x)
+    first = np.unique(group[outlier], return_index=True)[1]
+    chosen = np.zeros(layout.size, bool)
+    chosen[outlier[first]] = True
+    x = np.where((kind == 3) & chosen, -magnitude, x)
+
+    huge = copy.copy(case)
+    huge.x = jnp.asarray(x, jnp.float32).astype(dtype)
+    x = np.float64(huge.x)
+    size = np.bincount(group)
+    mean = np.bincount(group, x) / size * centered
+    squares = np.bincount(group, (x - mean[group]) ** 2)
+    self.assertTrue(np.any(squares > 3.5e38))
+    overflows = (squares > 3.5e38)[group]
+
+    y, *statistics = huge.normalize()
+    dx, d_gain, d_bias = huge.pullback(*statistics)
+    expected_y, *expected_statistics = case.normalize()
+    expected_dx, *_ = case.pullback(*expected_statistics)
+    # What is ordinary has the bits that it has elsewhere.
+    np.testing.assert_array_equal(y[kind == 0], expected_y[kind == 0])
+    np.testing.assert_array_equal(dx[kind == 0], expected_dx[kind == 0])
+    place = np.arange(layout.size) // layout.repeat % layout.features
+    bias = case.bias[place].astype(dtype)
+    exact = overflows | (centered & (kind == 2))
+    np.testing.assert_array_equal(y[exact], bias[exact])
+    np.testing.assert_array_equal(dx[overflows], 0)
+    for result in (y, dx, d_gain, d_bias):
+      self.assertTrue(np.all(np.isfinite(result)))
+
+    statistic = np.arange(layout.outer * layout.inner)
+    if layout.inner > 1:
+      statistic = group.reshape(layout.outer, -1, layout.inner)[:, 0].ravel()
+    actual_mean, tail, m2 = map(np.float64, statistics)
+    scale = np.bincount(group, np.abs(x)) / size
+    error = np.abs(actual_mean + tail - mean[statistic])
+    self.assertTrue(np.all(error <= 1e-6 * scale[statistic]))
+    np.testing.assert_array_equal(np.isinf(m2), (squares > 3.5e38)[statistic])
+    if centered:
+      np.testing.assert_array_equal(m2[statistic % 4 == 2], 0)
+    # The parameters' gradients see the other groups alone.
+    deviation = np.sqrt(squares / size + EPSILON)
+    h = (x - mean[group]) / deviation[group] * ~overflows
+    dy = np.float64(case.dy)
+    for actual, terms in ((d_gain, h * dy), (d_bias, dy)):
+      expected = np.bincount(place, terms, layout.features)
+      tolerance = 1e-6 * (np.bincount(place, np.abs(terms)) + 1)
+      self.assertTrue(np.all(np.abs(actual - expected) <= tolerance))
 
   @parameterized.parameters(
     (Layout(1030, 129, features=129),),
