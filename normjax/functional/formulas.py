@@ -19,7 +19,6 @@ from normjax.functional.moments import (
   group_moments,
   masked,
   moments_tangent,
-  settled,
 )
 
 
@@ -54,7 +53,7 @@ def normalize(
 ) -> tuple[jax.Array, Moments]:
   """Returns normalized `x`, in its dtype, and the moments of its groups."""
   wide = x.astype(statistics_dtype(x.dtype))
-  of = settled(group_moments(wide, mask, norm.groups, norm.centered))
+  of = group_moments(wide, mask, norm.groups, norm.centered)
   return normalize_by(of, wide, scale, bias, mask, norm).astype(x.dtype), of
 
 
@@ -104,9 +103,7 @@ def pushforward(
   """
   dtype = statistics_dtype(x.dtype)
   wide, dx = x.astype(dtype), masked(dx.astype(dtype), mask)
-  d_of = settled(
-    moments_tangent(wide, mask, of, dx, norm.groups, norm.centered)
-  )
+  d_of = moments_tangent(wide, mask, of, dx, norm.groups, norm.centered)
   factor, d_factor = jax.jvp(
     lambda of: _reciprocal_deviation(of, norm), (of,), (d_of,)
   )

@@ -9,7 +9,7 @@ of one number, because `x - mean` needs them.
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -175,15 +175,6 @@ def masked(x: jax.Array, mask: jax.Array | None) -> jax.Array:
   return x if mask is None else jnp.where(mask, x, jnp.zeros_like(x))
 
 
-def settled(x: Any) -> Any:
-  """Returns `x`, which is computed before anything that uses it.
-
-  XLA would otherwise fuse a sum into the pass over the array that uses its
-  result, and on CPUs compute it there in slow scalar code, or many times.
-  """
-  return lax.optimization_barrier(x)
-
-
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def group_moments(
   x: jax.Array, mask: jax.Array | None, groups: Groups, centered: bool = True
@@ -228,9 +219,8 @@ def _local_moments(
     x.shape[axis] and sharding[axis] is None for axis in axes
   )
   anchor = _first(x, axes) if has_first else _mean(total(x), count)
-  center = settled(anchor + _mean(total(x - anchor), count))
-  sums = total(x - center), total(squared_magnitude(x - center))
-  rest, squares = settled(sums)
+  center = anchor + _mean(total(x - anchor), count)
+  rest, squares = total(x - center), total(squared_magnitude(x - center))
   correction = _mean(rest, count)
   mean, mean_tail = _split_sum(center, correction)
   excess = count * squared_magnitude(correction)
