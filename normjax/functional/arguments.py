@@ -6,12 +6,14 @@ what to do.
 
 import functools
 import inspect
+import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 Axes = int | Sequence[int]
@@ -24,38 +26,100 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def jit(*static_argnames: str) -> Callable[[_Function], _Function]:
-  """Compiles a function; its static arguments may also be lists.
+  """Compiles a function; its static arguments may also be lists or arrays.
 
   The result is an ordinary function, with the docstring, signature and
-  doctests of the original. Inside another `jax.jit` it is inlined.
+  doctests of the original. It stays one compiled unit wherever it is used, so
+  that a gradient that is taken outside of `jax.jit` runs what one inside runs.
+
+  Arguments that are not static are arrays, or convert to arrays. `epsilon` may
+  be traced although it is static otherwise.
   """
 
   def decorate(function: _Function) -> _Function:
-    compiled = jax.jit(function, static_argnames=static_argnames, inline=True)
     names = tuple(inspect.signature(function).parameters)
 
+    @functools.cache
+    def compiled(static: tuple[str, ...]) -> Callable[..., Any]:
+      return jax.jit(function, static_argnames=static)
+
     def canonical(name: str, value: Any) -> Any:
-      return _hashable(value) if name in static_argnames else value
+      if name in static_argnames:
+        return _option(name, value)
+      return _array(name, value) if name in names else value
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
+      static = static_argnames
+      if isinstance(kwargs.get("epsilon"), jax.core.Tracer):
+        static = tuple(name for name in static if name != "epsilon")
       # Too many arguments are left for the function itself to report.
       named = zip(names, args, strict=False)
-      return compiled(
-        *(canonical(name, value) for name, value in named),
-        *args[len(names) :],
-        **{name: canonical(name, value) for name, value in kwargs.items()},
-      )
+      try:
+        return compiled(static)(
+          *(canonical(name, value) for name, value in named),
+          *args[len(names) :],
+          **{name: canonical(name, value) for name, value in kwargs.items()},
+        )
+      except NotImplementedError as error:
+        if kwargs.get("axis_index_groups") is None:
+          raise
+        raise NotImplementedError(
+          f"{function.__name__} with axis_index_groups"
+          f"={kwargs['axis_index_groups']}: JAX has no groups along the axis"
+          f" {kwargs.get('axis_name')!r} of a jax.vmap, nor under a"
+          " jax.shard_map that checks varying axes. Use jax.shard_map with"
+          " check_vma=False, or split the axis in two and name the one to"
+          " average over."
+        ) from error
 
     return call  # type: ignore[return-value]
 
   return decorate
 
 
-def _hashable(value: Any) -> Any:
+def _option(name: str, value: Any) -> Any:
+  """Returns a static argument in a form that can be hashed."""
+  if isinstance(value, jax.core.Tracer):
+    if name == "epsilon":
+      return value
+    raise TypeError(
+      f"{name} must be known while tracing, got {value}. Pass a Python value:"
+      " name the argument that it comes from in static_argnames of jax.jit, or"
+      " bind it with functools.partial. To choose at run time, compute both"
+      " and use jax.lax.cond."
+    )
+  if isinstance(value, np.generic | np.ndarray | jax.Array):
+    value = value.tolist()
   if isinstance(value, Iterable) and not isinstance(value, str):
-    return tuple(_hashable(item) for item in value)
+    return tuple(_option(name, item) for item in value)
   return value
+
+
+def _array(name: str, value: Any) -> Any:
+  """Returns what converts to an array as one; trees of arrays as they are.
+
+  Raises:
+    TypeError: it does not convert.
+  """
+  if value is None or isinstance(value, jax.Array | np.ndarray | np.generic):
+    return value
+  if isinstance(value, tuple) and hasattr(value, "_fields"):
+    return type(value)(
+      *(
+        _array(f"{name}.{field}", item)
+        for field, item in zip(value._fields, value, strict=True)
+      )
+    )
+  if isinstance(value, float | int | complex):
+    return value  # Weakly typed, as in jax.numpy.
+  try:
+    return jnp.asarray(value)
+  except (TypeError, ValueError) as error:
+    raise TypeError(
+      f"{name} must be an array or convert to one, got"
+      f" {type(value).__name__}: {value!r:.60}."
+    ) from error
 
 
 def check_floating(x: jax.Array, function: str) -> None:
@@ -67,13 +131,21 @@ def check_floating(x: jax.Array, function: str) -> None:
     )
 
 
-def check_epsilon(epsilon: float) -> None:
-  """Raises ValueError unless `epsilon` is positive, and not denormal."""
-  if not epsilon >= _TINY:
+def check_epsilon(epsilon: float | jax.Array) -> None:
+  """Raises ValueError unless `epsilon` is a positive, finite scalar.
+
+  The value of a traced one is not known yet.
+  """
+  if isinstance(epsilon, jax.Array):
+    if epsilon.shape != ():
+      raise ValueError(f"epsilon must be a scalar, got {epsilon.shape}.")
+    return
+  if not _TINY <= epsilon < math.inf:
     raise ValueError(
-      f"epsilon must be positive, got {epsilon}. It keeps a constant group"
-      " from a division by zero; use a tiny value such as 1e-12 to make it"
-      f" negligible. Below {_TINY:.2g}, float32 takes it for zero."
+      f"epsilon must be {'finite' if epsilon > 0 else 'positive'}, got"
+      f" {epsilon}. It keeps a constant group from a division by zero; use a"
+      " tiny value such as 1e-12 to make it negligible. Below"
+      f" {_TINY:.2g}, float32 takes it for zero."
     )
 
 
@@ -167,12 +239,17 @@ def canonical_mask(
   return mask.reshape(padded)
 
 
+def mapped_size(axis_name: AxisName) -> int:
+  """Returns the size of a mapped axis, or of several together."""
+  return jax.lax.psum(1, axis_name)
+
+
 def check_axis_name(axis_name: AxisName | None) -> None:
   """Raises NameError unless every axis name is bound by a mapping."""
   if axis_name is None:
     return
   try:
-    jax.lax.psum(1, axis_name)
+    mapped_size(axis_name)
   except NameError as error:
     raise NameError(
       f"axis_name={axis_name!r} is not bound here. Call inside jax.vmap(...,"

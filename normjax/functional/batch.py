@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from normjax.functional import sharding
 from normjax.functional.arguments import (
   Axes,
   AxisIndexGroups,
@@ -22,10 +23,11 @@ from normjax.functional.arguments import (
   jit,
   statistics_dtype,
 )
+from normjax.functional.axes import fold
 from normjax.functional.formulas import Norm, normalize_by
 from normjax.functional.groups import Groups
-from normjax.functional.moments import Moments
-from normjax.functional.standardize import normalize
+from normjax.functional.moments import GroupMoments
+from normjax.functional.standardize import normalize, with_epsilon
 
 
 class BatchStats(NamedTuple):
@@ -47,8 +49,8 @@ def batch_norm(
   *,
   use_running_average: bool,
   axis: Axes = -1,
-  momentum: float = 0.99,
-  epsilon: float = 1e-5,
+  momentum: float | jax.Array = 0.99,
+  epsilon: float | jax.Array = 1e-5,
   mask: ArrayLike | None = None,
   axis_name: AxisName | None = None,
   axis_index_groups: AxisIndexGroups | None = None,
@@ -123,7 +125,6 @@ def batch_norm(
   norm = Norm(
     Groups(axes, axis_name=axis_name, axis_index_groups=axis_index_groups),
     features,
-    epsilon,
     scale_offset=scale_offset,
   )
   if use_running_average:
@@ -133,40 +134,79 @@ def batch_norm(
         " statistics, got stats=None. Pass the BatchStats that training"
         " returned, or use_running_average=False."
       )
-    wide = x.astype(statistics_dtype(x.dtype))
-    of = _as_moments(stats, wide, axes)
-    y = normalize_by(of, wide, scale, bias, mask, norm)
-    return y.astype(x.dtype), stats
+    return _evaluate(x, scale, bias, stats, mask, epsilon, norm), stats
   check_axis_name(axis_name)
   _check_batch(x, axes, axis_name, axis_index_groups)
-  y, of = normalize(x, scale, bias, mask, norm)
-  batch = Moments(*(lax.squeeze(field, axes) for field in of))
+  y, of = normalize(x, scale, bias, mask, epsilon, norm)
+  batch = GroupMoments(*(lax.squeeze(field, axes) for field in of))
   return y, _update(stats, batch, momentum, running_var_ddof)
+
+
+def _evaluate(
+  x: jax.Array,
+  scale: jax.Array | None,
+  bias: jax.Array | None,
+  stats: BatchStats,
+  mask: jax.Array | None,
+  epsilon: float | jax.Array,
+  norm: Norm,
+) -> jax.Array:
+  """Returns `x` standardized by running statistics."""
+  features = norm.features
+  view = fold(x, mask, norm.groups, features)
+  if view is not None:
+    y = _evaluate(
+      view.array(x),
+      view.parameter(scale, features),
+      view.parameter(bias, features),
+      BatchStats(*(view.parameter(value, features) for value in stats)),
+      None if mask is None else view.array(mask),
+      epsilon,
+      norm._replace(
+        groups=view.groups(norm.groups), features=view.axes(features)
+      ),
+    )
+    return view.unfold(y)
+  traced, norm = with_epsilon(epsilon, norm)
+  wide = x.astype(statistics_dtype(x.dtype))
+  of = _as_moments(stats, wide, norm.groups.axes)
+  return normalize_by(of, wide, scale, bias, mask, traced, norm).astype(x.dtype)
 
 
 def _as_moments(
   stats: BatchStats, x: jax.Array, axes: tuple[int, ...]
-) -> Moments:
+) -> GroupMoments:
   """Returns running statistics as moments of one element that broadcast."""
   mean = jnp.expand_dims(stats.mean.astype(x.dtype), axes)
   var = jnp.expand_dims(stats.var.astype(jnp.finfo(x.dtype).dtype), axes)
-  return Moments(jnp.ones_like(var), mean, jnp.zeros_like(mean), var)
+  return GroupMoments(jnp.ones_like(var), mean, jnp.zeros_like(mean), var)
 
 
 def _update(
-  stats: BatchStats | None, batch: Moments, momentum: float, ddof: int
+  stats: BatchStats | None,
+  batch: GroupMoments,
+  momentum: float | jax.Array,
+  ddof: int,
 ) -> BatchStats:
+  """Returns running statistics in their own dtype and sharding.
+
+  A channel without elements, or whose statistics are not finite, leaves its
+  running statistics alone: a single infinite value would stay in them for ever.
+  """
   new = BatchStats(batch.mean, batch.variance(ddof))
   if stats is None:
     return new
+  finite = jnp.isfinite(new.mean) & jnp.isfinite(new.var)
 
   def mix(old: jax.Array, new: jax.Array, known: jax.Array) -> jax.Array:
-    mixed = momentum * old + (1 - momentum) * new.astype(old.dtype)
-    return jnp.where(known, mixed, old)
+    share = jnp.asarray(momentum).astype(jnp.finfo(old.dtype).dtype)
+    new = sharding.placed_like(new.astype(old.dtype), old)
+    mixed = share * old + (1 - share) * new
+    return sharding.where(sharding.placed_like(known, old), mixed, old)
 
   return BatchStats(
-    mean=mix(stats.mean, new.mean, batch.count > 0),
-    var=mix(stats.var, new.var, batch.count > ddof),
+    mean=mix(stats.mean, new.mean, finite & (batch.count > 0)),
+    var=mix(stats.var, new.var, finite & (batch.count > ddof)),
   )
 
 

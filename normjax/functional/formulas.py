@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from normjax.functional.arguments import statistics_dtype
 from normjax.functional.groups import Groups
 from normjax.functional.moments import (
-  Moments,
+  GroupMoments,
   deviations,
   group_moments,
   masked,
@@ -28,7 +28,8 @@ class Norm(NamedTuple):
   Attributes:
     groups: Which elements share a mean and a variance.
     features: Axes that scale and bias vary along, sorted.
-    epsilon: Added to the variance, inside the square root.
+    epsilon: Added to the variance, inside the square root; None where it is
+      traced, and given beside.
     centered: Whether the mean is subtracted; root-mean-square norm does not.
     ddof: The variance divides by `count - ddof`.
     epsilon_outside_sqrt: Divides by `sqrt(var) + epsilon` instead.
@@ -37,7 +38,7 @@ class Norm(NamedTuple):
 
   groups: Groups
   features: tuple[int, ...] = ()
-  epsilon: float = 1e-6
+  epsilon: float | None = 1e-6
   centered: bool = True
   ddof: int = 0
   epsilon_outside_sqrt: bool = False
@@ -49,20 +50,23 @@ def normalize(
   scale: jax.Array | None,
   bias: jax.Array | None,
   mask: jax.Array | None,
+  epsilon: jax.Array | None,
   norm: Norm,
-) -> tuple[jax.Array, Moments]:
+) -> tuple[jax.Array, GroupMoments]:
   """Returns normalized `x`, in its dtype, and the moments of its groups."""
   wide = x.astype(statistics_dtype(x.dtype))
   of = group_moments(wide, mask, norm.groups, norm.centered)
-  return normalize_by(of, wide, scale, bias, mask, norm).astype(x.dtype), of
+  y = normalize_by(of, wide, scale, bias, mask, epsilon, norm)
+  return y.astype(x.dtype), of
 
 
 def normalize_by(
-  of: Moments,
+  of: GroupMoments,
   x: jax.Array,
   scale: jax.Array | None,
   bias: jax.Array | None,
   mask: jax.Array | None,
+  epsilon: jax.Array | None,
   norm: Norm,
 ) -> jax.Array:
   """Returns `x` normalized by given moments, in the dtype of the statistics.
@@ -70,7 +74,7 @@ def normalize_by(
   Scale and deviation are multiplied first: where they vary along the same axes
   this leaves one product per element.
   """
-  factor = _reciprocal_deviation(of, norm).astype(x.dtype)
+  factor = _reciprocal_deviation(of, epsilon, norm).astype(x.dtype)
   gain = _gain(scale, x, norm)
   y = deviations(x, mask, of) * (factor if gain is None else gain * factor)
   return y if bias is None else y + _per_feature(bias, x, norm)
@@ -80,41 +84,48 @@ def pushforward(
   x: jax.Array,
   scale: jax.Array | None,
   mask: jax.Array | None,
-  of: Moments,
+  epsilon: jax.Array | None,
+  of: GroupMoments,
   dx: jax.Array,
   d_scale: jax.Array | None,
   d_bias: jax.Array | None,
+  d_epsilon: jax.Array | None,
   norm: Norm,
-) -> tuple[jax.Array, Moments]:
-  """Returns what small changes of x, scale and bias do to y and the moments.
+) -> tuple[jax.Array, GroupMoments]:
+  """Returns what small changes of the operands do to y and the moments.
 
   With c = x - mean and f = 1 / sqrt(var + epsilon), y = gain f c + bias, so
 
-    dy = (gain f) dx + (d bias - gain f d mean) + c (gain df + f d gain)
+    dy = (gain f) dx + (d bias - gain f d mean) + c gain df + c f d gain
 
   where d mean and df come from two sums over `dx` (`moments_tangent`). The
   sums are all that reverse mode needs too: transposing the line gives the sums
-  of dy and of c dy over whatever the two brackets do not vary along.
+  of dy and of c dy over whatever the factors do not vary along.
 
   Args:
-    x, scale, mask, norm: As `normalize` takes them.
+    x, scale, mask, epsilon, norm: As `normalize` takes them.
     of: The moments of `x`.
-    dx, d_scale, d_bias: Tangents; None for zero.
+    dx, d_scale, d_bias, d_epsilon: Tangents; None for zero.
   """
   dtype = statistics_dtype(x.dtype)
   wide, dx = x.astype(dtype), masked(dx.astype(dtype), mask)
   d_of = moments_tangent(wide, mask, of, dx, norm.groups, norm.centered)
   factor, d_factor = jax.jvp(
-    lambda of: _reciprocal_deviation(of, norm), (of,), (d_of,)
+    lambda of, epsilon: _reciprocal_deviation(of, epsilon, norm),
+    (of, epsilon),
+    (d_of, jnp.zeros_like(epsilon) if d_epsilon is None else d_epsilon)
+    if epsilon is not None
+    else (d_of, None),
   )
   factor, d_factor = factor.astype(dtype), d_factor.astype(dtype)
   gain = _gain(scale, wide, norm)
   gain_factor = factor if gain is None else gain * factor
   slope = d_factor if gain is None else gain * d_factor
-  if d_scale is not None:
-    slope = slope + factor * _per_feature(d_scale, wide, norm)
   c = deviations(wide, mask, of)
   dy = gain_factor * dx + c * slope
+  if d_scale is not None:
+    # Standardized first: c alone times dy may overflow where f is zero.
+    dy = dy + (c * factor) * _per_feature(d_scale, wide, norm)
   # Added up before it meets dy, the bracket takes one sum to transpose.
   shift = jnp.zeros_like(factor, dtype)
   if norm.centered:
@@ -124,19 +135,22 @@ def pushforward(
   return (dy + shift).astype(x.dtype), d_of
 
 
-def _reciprocal_deviation(of: Moments, norm: Norm) -> jax.Array:
+def _reciprocal_deviation(
+  of: GroupMoments, epsilon: jax.Array | None, norm: Norm
+) -> jax.Array:
   """Returns `1 / sqrt(var + epsilon)`, or `1 / (sqrt(var) + epsilon)`.
 
   A quotient rather than `rsqrt`, whose derivative holds (var + epsilon)^-1.5
   and overflows float32 for an epsilon below 1e-25.
   """
   var = of.variance(norm.ddof)
+  added = norm.epsilon if epsilon is None else epsilon.astype(var.dtype)
   if not norm.epsilon_outside_sqrt:
-    return 1 / jnp.sqrt(var + norm.epsilon)
+    return 1 / jnp.sqrt(var + added)
   # The derivative of sqrt at zero is infinite: keep zeros away from it.
   positive = var > 0
   root = jnp.sqrt(jnp.where(positive, var, jnp.ones_like(var)))
-  return 1 / (jnp.where(positive, root, jnp.zeros_like(var)) + norm.epsilon)
+  return 1 / (jnp.where(positive, root, jnp.zeros_like(var)) + added)
 
 
 def _gain(

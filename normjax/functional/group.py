@@ -34,7 +34,7 @@ def group_norm(
   group_size: int | None = None,
   channel_axis: int = -1,
   reduction_axes: Axes | None = None,
-  epsilon: float = 1e-6,
+  epsilon: float | jax.Array = 1e-6,
   mask: ArrayLike | None = None,
   axis_name: AxisName | None = None,
   axis_index_groups: AxisIndexGroups | None = None,
@@ -110,10 +110,9 @@ def group_norm(
       axis_index_groups,
     ),
     (channel,),
-    epsilon,
     scale_offset=scale_offset,
   )
-  y, _ = normalize(x, scale, bias, canonical_mask(mask, x.shape), norm)
+  y, _ = normalize(x, scale, bias, canonical_mask(mask, x.shape), epsilon, norm)
   return y
 
 
@@ -150,7 +149,7 @@ def instance_norm(
   bias: jax.Array | None = None,
   *,
   channel_axis: Axes = -1,
-  epsilon: float = 1e-6,
+  epsilon: float | jax.Array = 1e-6,
   mask: ArrayLike | None = None,
   axis_name: AxisName | None = None,
   axis_index_groups: AxisIndexGroups | None = None,
@@ -215,8 +214,7 @@ def instance_norm(
   norm = Norm(
     Groups(spatial, axis_name=axis_name, axis_index_groups=axis_index_groups),
     channels,
-    epsilon,
     scale_offset=scale_offset,
   )
-  y, _ = normalize(x, scale, bias, canonical_mask(mask, x.shape), norm)
+  y, _ = normalize(x, scale, bias, canonical_mask(mask, x.shape), epsilon, norm)
   return y

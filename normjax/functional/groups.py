@@ -1,12 +1,18 @@
 """Which elements a norm averages together, and how sums over them are taken."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from normjax.functional.arguments import AxisIndexGroups, AxisName
+from normjax.functional import sharding
+from normjax.functional.arguments import (
+  AxisIndexGroups,
+  AxisName,
+  mapped_size,
+)
 
 
 class Groups(NamedTuple):
@@ -37,6 +43,17 @@ class Groups(NamedTuple):
     """Whether there is a second stage."""
     return self.channel_axis is not None or self.axis_name is not None
 
+  def size(self, shape: tuple[int, ...]) -> int:
+    """Returns how many elements a group of an array of this shape has."""
+    size = math.prod(shape[axis] for axis in self.axes)
+    if self.channel_axis is not None:
+      size *= shape[self.channel_axis] // self.num_groups
+    if self.axis_index_groups is not None:
+      return size * len(self.axis_index_groups[0])
+    return (
+      size if self.axis_name is None else size * mapped_size(self.axis_name)
+    )
+
   def total(self, x: jax.Array) -> jax.Array:
     """Returns the sums of `x`, in a shape that broadcasts to that of `x`."""
     return self.pool(jnp.sum(x, self.axes, keepdims=True))
@@ -51,10 +68,14 @@ class Groups(NamedTuple):
     )
 
   def _pool_channels(self, sums: jax.Array) -> jax.Array:
-    if self.channel_axis is None:
+    axis = self.channel_axis
+    if axis is None:
       return sums
-    before = sums.shape[: self.channel_axis]
-    after = sums.shape[self.channel_axis + 1 :]
-    split = sums.reshape(*before, self.num_groups, -1, *after)
-    pooled = jnp.sum(split, self.channel_axis + 1, keepdims=True)
-    return jnp.broadcast_to(pooled, split.shape).reshape(sums.shape)
+    # Small beside the data. JAX would not split an axis between devices.
+    whole = sharding.gathered(sums, axis)
+    before, after = sums.shape[:axis], sums.shape[axis + 1 :]
+    size = sums.shape[axis] // self.num_groups
+    split = whole.reshape(*before, self.num_groups, size, *after)
+    pooled = jnp.sum(split, axis + 1, keepdims=True)
+    pooled = jnp.broadcast_to(pooled, split.shape).reshape(sums.shape)
+    return sharding.placed_like(pooled, sums)

@@ -31,7 +31,7 @@ def layer_norm(
   *,
   reduction_axes: Axes = -1,
   feature_axes: Axes = -1,
-  epsilon: float = 1e-6,
+  epsilon: float | jax.Array = 1e-6,
   mask: ArrayLike | None = None,
   axis_name: AxisName | None = None,
   axis_index_groups: AxisIndexGroups | None = None,
@@ -95,12 +95,11 @@ def layer_norm(
   norm = Norm(
     Groups(axes, axis_name=axis_name, axis_index_groups=axis_index_groups),
     features,
-    epsilon,
     ddof=ddof,
     epsilon_outside_sqrt=epsilon_outside_sqrt,
     scale_offset=scale_offset,
   )
-  y, _ = normalize(x, scale, bias, canonical_mask(mask, x.shape), norm)
+  y, _ = normalize(x, scale, bias, canonical_mask(mask, x.shape), epsilon, norm)
   return y
 
 
@@ -114,7 +113,7 @@ def rms_norm(
   *,
   reduction_axes: Axes = -1,
   feature_axes: Axes = -1,
-  epsilon: float = 1e-6,
+  epsilon: float | jax.Array = 1e-6,
   mask: ArrayLike | None = None,
   axis_name: AxisName | None = None,
   axis_index_groups: AxisIndexGroups | None = None,
@@ -162,9 +161,8 @@ def rms_norm(
   norm = Norm(
     Groups(axes, axis_name=axis_name, axis_index_groups=axis_index_groups),
     features,
-    epsilon,
     centered=False,
     scale_offset=scale_offset,
   )
-  y, _ = normalize(x, scale, None, canonical_mask(mask, x.shape), norm)
+  y, _ = normalize(x, scale, None, canonical_mask(mask, x.shape), epsilon, norm)
   return y

@@ -9,13 +9,14 @@ of one number, because `x - mean` needs them.
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from normjax.functional import sharding
 from normjax.functional.arguments import (
   Axes,
   AxisIndexGroups,
@@ -27,30 +28,75 @@ from normjax.functional.arguments import (
   jit,
   statistics_dtype,
 )
+from normjax.functional.axes import fold
 from normjax.functional.groups import Groups
 
 
-class Moments(NamedTuple):
+class _Moments(NamedTuple):
+  count: jax.Array  # type: ignore[assignment]  # Hides tuple.count.
+  mean: jax.Array
+  mean_tail: jax.Array
+  m2: jax.Array
+  count_tail: jax.Array
+  m2_tail: jax.Array
+
+
+class Moments(_Moments):
   """Count, mean and sum of squared deviations of groups of elements.
+
+  A tail is what rounding cut off its neighbor: the two of them added up are the
+  number to about twice the digits of one. That keeps `x - mean` exact when the
+  mean is a million times the spread, and a stream of merged moments right when
+  it has seen so much that one more batch changes no digit of a single number.
 
   Attributes:
     count: How many elements each group has, a real array shaped like `mean`.
     mean: The mean; zero where a group is empty.
-    mean_tail: What rounding cut off the mean. `mean + mean_tail` is the mean
-      to about twice the digits of one number, which is what keeps `x - mean`
-      exact when the mean is a million times the spread.
+    mean_tail: What rounding cut off the mean.
     m2: The sum of |x - mean|^2, real.
+    count_tail: What rounding cut off the count; zero if it is not given.
+    m2_tail: What rounding cut off `m2`; zero if it is not given.
+  """
+
+  __slots__ = ()
+
+  def __new__(
+    cls,
+    count: Any,
+    mean: Any,
+    mean_tail: Any,
+    m2: Any,
+    count_tail: Any = None,
+    m2_tail: Any = None,
+  ) -> "Moments":
+    """Fills in the tails; they are zero wherever they are not known."""
+    if count_tail is None:
+      count_tail = jnp.zeros_like(count)
+    if m2_tail is None:
+      m2_tail = jnp.zeros_like(m2)
+    return super().__new__(cls, count, mean, mean_tail, m2, count_tail, m2_tail)
+
+  @property
+  def var(self) -> jax.Array:
+    """The biased variance `m2 / count`; zero where a group is empty."""
+    return self.variance()
+
+  def variance(self, ddof: int = 0) -> jax.Array:
+    """Returns `m2 / (count - ddof)`; zero where that has no meaning."""
+    return self.m2 / jnp.maximum(self.count - ddof, 1)
+
+
+class GroupMoments(NamedTuple):
+  """The moments of the groups of one array: what a norm is computed from.
+
+  Attributes:
+    count, mean, mean_tail, m2: As in `Moments`.
   """
 
   count: jax.Array  # type: ignore[assignment]  # Hides tuple.count.
   mean: jax.Array
   mean_tail: jax.Array
   m2: jax.Array
-
-  @property
-  def var(self) -> jax.Array:
-    """The biased variance `m2 / count`; zero where a group is empty."""
-    return self.variance()
 
   def variance(self, ddof: int = 0) -> jax.Array:
     """Returns `m2 / (count - ddof)`; zero where that has no meaning."""
@@ -106,10 +152,20 @@ def moments(
   groups = Groups(
     axes, axis_name=axis_name, axis_index_groups=axis_index_groups
   )
-  result = group_moments(x.astype(statistics_dtype(x.dtype)), mask, groups)
-  if keepdims:
-    return result
-  return Moments(*(lax.squeeze(field, axes) for field in result))
+  x = x.astype(statistics_dtype(x.dtype))
+  view = fold(x, mask, groups)
+  if view is None:
+    of = group_moments(x, mask, groups)
+  else:
+    of = group_moments(
+      view.array(x),
+      None if mask is None else view.array(mask),
+      view.groups(groups),
+    )
+    of = GroupMoments(*(view.unfold(field, axes) for field in of))
+  if not keepdims:
+    of = GroupMoments(*(lax.squeeze(field, axes) for field in of))
+  return Moments(*of)
 
 
 def merge_moments(a: Moments, b: Moments) -> Moments:
@@ -118,6 +174,10 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
   Args:
     a: Moments of one group, or of many.
     b: Moments of the other, of the same shape.
+
+  Returns:
+    `Moments`. Merged one after the other, batches of a stream of 10^12 elements
+    give the count, mean and variance of all to float32's digits.
 
   Example:
     >>> import jax.numpy as jnp, normjax
@@ -128,16 +188,29 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
     10.0 4.5 8.25
 
   Reference: Chan, Golub & LeVeque, 1983, "Algorithms for computing the sample
-    variance", The American Statistician 37(3).
+    variance", The American Statistician 37(3); sums of numbers with tails:
+    Dekker, 1971, "A floating-point technique for extending the available
+    precision", Numerische Mathematik 18.
   """
-  count = a.count + b.count
+  count, count_tail = _added((a.count, a.count_tail), (b.count, b.count_tail))
   share = b.count / jnp.maximum(count, 1)
   gap = (b.mean - a.mean) + (b.mean_tail - a.mean_tail)
-  mean, mean_tail = _split_sum(
-    a.mean, _rounded(gap * share.astype(gap.dtype)) + a.mean_tail
-  )
-  m2 = a.m2 + b.m2 + squared_magnitude(gap) * (a.count * share)
-  return Moments(count, mean, mean_tail, m2)
+  step = _rounded(gap * share.astype(gap.dtype))
+  mean, mean_tail = _added((a.mean, a.mean_tail), (step, jnp.zeros_like(step)))
+  between = _rounded(squared_magnitude(gap) * (a.count * share))
+  m2, m2_tail = _added((a.m2, a.m2_tail), (b.m2, b.m2_tail))
+  m2, m2_tail = _added((m2, m2_tail), (between, jnp.zeros_like(between)))
+  return Moments(count, mean, mean_tail, m2, count_tail, m2_tail)
+
+
+def _added(
+  a: tuple[jax.Array, jax.Array], b: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the sum of two numbers with tails (Knuth's two-sum; Dekker)."""
+  total = a[0] + b[0]
+  added = total - a[0]
+  error = (a[0] - (total - added)) + (b[0] - added)
+  return _split_sum(total, error + (a[1] + b[1]))
 
 
 def squared_magnitude(x: jax.Array) -> jax.Array:
@@ -172,13 +245,13 @@ def _split_sum(large: jax.Array, small: jax.Array) -> tuple[jax.Array, ...]:
 
 def masked(x: jax.Array, mask: jax.Array | None) -> jax.Array:
   """Returns `x` with zeros where it does not count."""
-  return x if mask is None else jnp.where(mask, x, jnp.zeros_like(x))
+  return x if mask is None else sharding.where(mask, x, jnp.zeros_like(x))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def group_moments(
   x: jax.Array, mask: jax.Array | None, groups: Groups, centered: bool = True
-) -> Moments:
+) -> GroupMoments:
   """Returns the moments of checked arguments, for every group.
 
   Args:
@@ -189,15 +262,15 @@ def group_moments(
       is zero, and `var` the mean square.
 
   Returns:
-    `Moments` in a shape that broadcasts to that of `x`.
+    `GroupMoments` in a shape that broadcasts to that of `x`.
   """
   local = _local_moments(x, mask, groups.axes, centered)
-  return _merged(local, groups) if groups.pooled else local
+  return _merged(local, x.shape, groups) if groups.pooled else local
 
 
 def _local_moments(
   x: jax.Array, mask: jax.Array | None, axes: tuple[int, ...], centered: bool
-) -> Moments:
+) -> GroupMoments:
   """Centres twice, so that no sum is over numbers much larger than the spread.
 
   First by an anchor within the range of the group. It may be an outlier, but
@@ -212,19 +285,36 @@ def _local_moments(
 
   if not centered:
     zero = jnp.zeros(count.shape, x.dtype)
-    return Moments(count, zero, zero, total(squared_magnitude(x)))
+    return GroupMoments(count, zero, zero, total(squared_magnitude(x)))
+  # Shrunk by a power of two, which costs no digits, no sum of them overflows.
+  shrink = shrinking(math.prod(x.shape[axis] for axis in axes))
+  small = x * shrink
   # JAX does not slice the first element off an explicitly sharded axis.
-  sharding = jax.typeof(x).sharding.spec
+  spec = jax.typeof(x).sharding.spec
   has_first = mask is None and all(
-    x.shape[axis] and sharding[axis] is None for axis in axes
+    x.shape[axis] and spec[axis] is None for axis in axes
   )
-  anchor = _first(x, axes) if has_first else _mean(total(x), count)
-  center = anchor + _mean(total(x - anchor), count)
-  rest, squares = total(x - center), total(squared_magnitude(x - center))
+  anchor = _first(small, axes) if has_first else _mean(total(small), count)
+  center = anchor + _mean(total(small - anchor), count)
+  rest = total(small - center)
+  squares = total(squared_magnitude(x - center / shrink))
   correction = _mean(rest, count)
   mean, mean_tail = _split_sum(center, correction)
-  excess = count * squared_magnitude(correction)
-  return Moments(count, mean, mean_tail, jnp.maximum(squares - excess, 0))
+  m2 = _less(squares, count * squared_magnitude(correction / shrink))
+  return GroupMoments(count, mean / shrink, mean_tail / shrink, m2)
+
+
+def shrinking(size: int) -> float:
+  """Returns the power of two that keeps a sum of `size` numbers in range."""
+  if not isinstance(size, int):  # A symbolic shape of `jax.export`.
+    return 2.0**-31
+  return 2.0 ** -math.ceil(math.log2(max(size, 1)))
+
+
+def _less(squares: jax.Array, excess: jax.Array) -> jax.Array:
+  """Returns `squares - excess`, not negative; infinity less anything is it."""
+  difference = jnp.maximum(squares - excess, 0)
+  return jnp.where(squares == jnp.inf, squares, difference)
 
 
 def _count(
@@ -246,18 +336,21 @@ def _first(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
   return lax.slice(x, (0,) * x.ndim, limits)
 
 
-def _merged(partial: Moments, groups: Groups) -> Moments:
+def _merged(
+  partial: GroupMoments, shape: tuple[int, ...], groups: Groups
+) -> GroupMoments:
   """`merge_moments` over all parts of a group at once, in two rounds.
 
   The first finds a center close to the mean of all, which the second measures
   the parts' means from, since E[mean^2] - E[mean]^2 would cancel. Devices
   exchange a message in each.
   """
-  weight = partial.count.astype(partial.mean.dtype)
+  shrink = shrinking(groups.size(shape))
+  weight = partial.count.astype(partial.mean.dtype) * shrink
   count, scaled_sum = groups.pool(
     (partial.count, _rounded(weight * partial.mean))
   )
-  center = _mean(scaled_sum, count)
+  center = _mean(scaled_sum, count) / shrink
   gap = (partial.mean - center) + partial.mean_tail
   correction, m2 = groups.pool(
     (
@@ -265,10 +358,10 @@ def _merged(partial: Moments, groups: Groups) -> Moments:
       partial.m2 + partial.count * squared_magnitude(gap),
     )
   )
-  correction = _mean(correction, count)
+  correction = _mean(correction, count) / shrink
   mean, mean_tail = _split_sum(center, correction)
-  excess = count * squared_magnitude(correction)
-  return Moments(count, mean, mean_tail, jnp.maximum(m2 - excess, 0))
+  m2 = _less(m2, count * squared_magnitude(correction))
+  return GroupMoments(count, mean, mean_tail, m2)
 
 
 @group_moments.defjvp
@@ -277,7 +370,7 @@ def _group_moments_jvp(
   centered: bool,
   primals: tuple[jax.Array, jax.Array | None],
   tangents: tuple[jax.Array, jax.Array | None],
-) -> tuple[Moments, Moments]:
+) -> tuple[GroupMoments, GroupMoments]:
   (x, mask), (dx, _) = primals, tangents
   of = group_moments(x, mask, groups, centered)
   return of, moments_tangent(x, mask, of, dx, groups, centered)
@@ -286,11 +379,11 @@ def _group_moments_jvp(
 def moments_tangent(
   x: jax.Array,
   mask: jax.Array | None,
-  of: Moments,
+  of: GroupMoments,
   dx: jax.Array,
   groups: Groups,
   centered: bool = True,
-) -> Moments:
+) -> GroupMoments:
   """d mean = mean(dx) and d m2 = 2 sum(Re conj(x - mean) dx).
 
   Differentiating `group_moments` itself would go through both centrings and
@@ -303,10 +396,14 @@ def moments_tangent(
   d_mean = groups.total(dx) / divisor if centered else zero
   product = jnp.real(jnp.conj(deviations(x, mask, of)) * dx)
   d_m2 = 2 * groups.total(product)
-  return Moments(jnp.zeros_like(of.count), d_mean, zero, d_m2)
+  # Where the squares have overflowed, nothing changes a variance of infinity.
+  d_m2 = jnp.where(of.m2 == jnp.inf, jnp.zeros_like(d_m2), d_m2)
+  return GroupMoments(jnp.zeros_like(of.count), d_mean, zero, d_m2)
 
 
-def deviations(x: jax.Array, mask: jax.Array | None, of: Moments) -> jax.Array:
+def deviations(
+  x: jax.Array, mask: jax.Array | None, of: GroupMoments
+) -> jax.Array:
   """Returns `x - mean` to the last digit; zero where `x` does not count.
 
   `mean_tail` goes last: the first difference is exact where `x` is close to

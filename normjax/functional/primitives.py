@@ -25,19 +25,21 @@ from jax.interpreters import ad, batching, mlir
 
 from normjax.functional import formulas, kernels
 from normjax.functional.formulas import Norm
-from normjax.functional.moments import Moments, moments_tangent
+from normjax.functional.moments import GroupMoments, moments_tangent
 from normjax.native import library
 
 
 def serve(x: jax.Array, mask: jax.Array | None, norm: Norm) -> bool:
   """Returns whether the primitives can stand in for the formulas.
 
-  They are for kernels, which know no masks, no mapped axes and no complex
-  numbers. Under a mesh each device has a part of the array, which XLA cannot
-  hand to a kernel.
+  They are for kernels, which know no masks, no mapped axes, no complex numbers
+  and no traced epsilon, and whose arrays have a known size. Under a mesh each
+  device has a part of the array, which XLA cannot hand to a kernel.
   """
   return (
     mask is None
+    and norm.epsilon is not None
+    and all(isinstance(size, int) for size in x.shape)
     and norm.groups.axis_name is None
     and not norm.ddof
     and not norm.epsilon_outside_sqrt
@@ -51,7 +53,7 @@ def serve(x: jax.Array, mask: jax.Array | None, norm: Norm) -> bool:
 
 def normalize(
   x: jax.Array, scale: jax.Array | None, bias: jax.Array | None, norm: Norm
-) -> tuple[jax.Array, Moments]:
+) -> tuple[jax.Array, GroupMoments]:
   """As `formulas.normalize`, where the primitives `serve`."""
   options = _Options(norm, scale is not None, bias=_dtype(bias))
   y, *statistics = _normalize.bind(x, *_given(scale, bias), options=options)
@@ -61,12 +63,12 @@ def normalize(
 def pushforward(
   x: jax.Array,
   scale: jax.Array | None,
-  of: Moments,
+  of: GroupMoments,
   dx: jax.Array,
   d_scale: jax.Array | None,
   d_bias: jax.Array | None,
   norm: Norm,
-) -> tuple[jax.Array, Moments]:
+) -> tuple[jax.Array, GroupMoments]:
   """As `formulas.pushforward`, where the primitives `serve`."""
   options = _Options(norm, scale is not None, _dtype(d_scale), _dtype(d_bias))
   (dy,) = _pushforward.bind(
@@ -75,7 +77,7 @@ def pushforward(
 
   # Nobody computes this unless it is used, nor keeps anything for it.
   @jax.checkpoint
-  def d_moments(x: jax.Array, of: Moments, dx: jax.Array) -> Moments:
+  def d_moments(x: jax.Array, of: GroupMoments, dx: jax.Array) -> GroupMoments:
     x, dx = x.astype(jnp.float32), dx.astype(jnp.float32)
     return moments_tangent(x, None, of, dx, norm.groups, norm.centered)
 
@@ -84,6 +86,12 @@ def pushforward(
 
 class _Options(NamedTuple):
   """What a primitive is specialized to, beside the shapes of its operands.
+
+  What is absent leaves no operand. Their order is:
+
+    normalize:    x, [scale], [bias]
+    pushforward:  x, [scale], mean, mean_tail, m2, dx, [d_scale], [d_bias]
+    pullback:     x, [scale], mean, mean_tail, m2, dy
 
   Attributes:
     norm: What kind of norm.
@@ -108,15 +116,12 @@ def _given(*arrays: jax.Array | None) -> list[jax.Array]:
 
 def _moments(
   statistics: Sequence[jax.Array], shape: tuple[int, ...], norm: Norm
-) -> Moments:
+) -> GroupMoments:
   groups = norm.groups
   count = math.prod(shape[axis] for axis in groups.axes)
   if groups.channel_axis is not None:
     count *= shape[groups.channel_axis] // groups.num_groups
-  return Moments(jnp.full_like(statistics[2], count), *statistics)
-
-
-# Operands come in a row, those that there are.
+  return GroupMoments(jnp.full_like(statistics[2], count), *statistics)
 
 
 class _At(NamedTuple):
@@ -144,7 +149,7 @@ def _normalize_formula(
 ) -> list[jax.Array]:
   has_bias = options.bias is not None
   scale, bias = _parameters(parameters, options.scale, has_bias)
-  y, of = formulas.normalize(x, scale, bias, None, options.norm)
+  y, of = formulas.normalize(x, scale, bias, None, None, options.norm)
   return [y, *of[1:]]
 
 
@@ -172,7 +177,9 @@ def _pushforward_formula(
   d_scale, d_bias = _parameters(
     parameters, options.d_scale is not None, options.bias is not None
   )
-  dy, _ = formulas.pushforward(x, scale, None, of, dx, d_scale, d_bias, norm)
+  dy, _ = formulas.pushforward(
+    x, scale, None, None, of, dx, d_scale, d_bias, None, norm
+  )
   return [dy]
 
 
@@ -252,8 +259,15 @@ def _define(
   primitive = Primitive(f"normjax_{name}")
   primitive.multiple_results = True
   primitive.def_abstract_eval(avals)
-  # Only under `jax.disable_jit`: the public functions are compiled.
-  primitive.def_impl(formula)
+  compiled = jax.jit(primitive.bind, static_argnames="options")
+
+  def apply(*operands: jax.Array, options: _Options) -> list[jax.Array]:
+    # Under `jax.disable_jit`, too, this is one operation.
+    with jax.disable_jit(False):
+      return compiled(*operands, options=options)
+
+  primitive.def_impl(apply)
+  _let_checkify_look(primitive)
 
   def jvp(
     primals: Sequence[Any], tangents: Sequence[Any], *, options: _Options
@@ -288,6 +302,19 @@ def _define(
 
   mlir.register_lowering(primitive, lower, platform="cpu")
   return primitive
+
+
+def _let_checkify_look(primitive: Primitive) -> None:
+  """Lets the float checks of `jax.experimental.checkify` see NaN in results.
+
+  JAX has no public way to say that; where it keeps its checks elsewhere, they
+  pass over primitives as over anything unknown.
+  """
+  try:
+    from jax._src.checkify import error_checks, nan_error_check
+  except ImportError:
+    return
+  error_checks[primitive] = functools.partial(nan_error_check, primitive)
 
 
 def _batched(
@@ -372,3 +399,6 @@ _pullback = _define(
   "pullback", _pullback_formula, _pullback_avals, _pullback_kernel
 )
 ad.primitive_transposes[_pushforward] = _transpose_pushforward
+
+# A program that was compiled ahead of time may call a kernel first of all.
+library.load()

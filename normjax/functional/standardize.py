@@ -25,9 +25,10 @@ from normjax.functional.arguments import (
   check_floating,
   jit,
 )
+from normjax.functional.axes import fold
 from normjax.functional.formulas import Norm
 from normjax.functional.groups import Groups
-from normjax.functional.moments import Moments
+from normjax.functional.moments import GroupMoments
 
 
 @jit(
@@ -38,7 +39,7 @@ def standardize(
   x: jax.Array,
   axes: Axes,
   *,
-  epsilon: float = 1e-6,
+  epsilon: float | jax.Array = 1e-6,
   mask: ArrayLike | None = None,
   axis_name: AxisName | None = None,
   axis_index_groups: AxisIndexGroups | None = None,
@@ -85,11 +86,10 @@ def standardize(
   check_enough(x, axes, ddof, axis_name)
   norm = Norm(
     Groups(axes, axis_name=axis_name, axis_index_groups=axis_index_groups),
-    epsilon=epsilon,
     ddof=ddof,
     epsilon_outside_sqrt=epsilon_outside_sqrt,
   )
-  y, _ = normalize(x, None, None, canonical_mask(mask, x.shape), norm)
+  y, _ = normalize(x, None, None, canonical_mask(mask, x.shape), epsilon, norm)
   return y
 
 
@@ -106,38 +106,73 @@ def check_enough(
     )
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
 def normalize(
   x: jax.Array,
   scale: jax.Array | None,
   bias: jax.Array | None,
   mask: jax.Array | None,
+  epsilon: float | jax.Array,
   norm: Norm,
-) -> tuple[jax.Array, Moments]:
+) -> tuple[jax.Array, GroupMoments]:
   """Returns normalized `x`, in its dtype, and the moments of its groups.
 
   Takes checked arguments: `mask` has the rank of `x`, `scale` and `bias` the
-  sizes of `norm.features`.
+  sizes of `norm.features`. What `norm` says of epsilon does not count.
   """
+  epsilon, norm = with_epsilon(epsilon, norm)
+  groups, features = norm.groups, norm.features
+  view = fold(x, mask, groups, features)
+  if view is None:
+    return _normalize(x, scale, bias, mask, epsilon, norm)
+  y, of = _normalize(
+    view.array(x),
+    view.parameter(scale, features),
+    view.parameter(bias, features),
+    None if mask is None else view.array(mask),
+    epsilon,
+    norm._replace(groups=view.groups(groups), features=view.axes(features)),
+  )
+  of = GroupMoments(*(view.unfold(field, groups.axes) for field in of))
+  return view.unfold(y), of
+
+
+def with_epsilon(
+  epsilon: float | jax.Array, norm: Norm
+) -> tuple[jax.Array | None, Norm]:
+  """Returns epsilon where it is traced, and the norm that knows it if not."""
+  if isinstance(epsilon, jax.Array):
+    return epsilon, norm._replace(epsilon=None)
+  return None, norm._replace(epsilon=epsilon)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(5,))
+def _normalize(
+  x: jax.Array,
+  scale: jax.Array | None,
+  bias: jax.Array | None,
+  mask: jax.Array | None,
+  epsilon: jax.Array | None,
+  norm: Norm,
+) -> tuple[jax.Array, GroupMoments]:
   if primitives.serve(x, mask, norm):
     return primitives.normalize(x, scale, bias, norm)
-  return formulas.normalize(x, scale, bias, mask, norm)
+  return formulas.normalize(x, scale, bias, mask, epsilon, norm)
 
 
-@functools.partial(normalize.defjvp, symbolic_zeros=True)
+@functools.partial(_normalize.defjvp, symbolic_zeros=True)
 def _normalize_jvp(
   norm: Norm, primals: tuple[Any, ...], tangents: tuple[Any, ...]
-) -> tuple[tuple[jax.Array, Moments], tuple[jax.Array, Moments]]:
+) -> tuple[tuple[jax.Array, GroupMoments], tuple[jax.Array, GroupMoments]]:
   """The derivative of every norm, for both modes.
 
   `jax.checkpoint` keeps x - mean, which is as large as x, out of what is stored
   for the backward pass: x is alive anyway, and the moments are small.
   """
-  x, scale, bias, mask = primals
-  y, of = normalize(x, scale, bias, mask, norm)
-  dx, d_scale, d_bias = (
+  x, scale, bias, mask, epsilon = primals
+  y, of = _normalize(x, scale, bias, mask, epsilon, norm)
+  dx, d_scale, d_bias, _, d_epsilon = (
     None if isinstance(tangent, SymbolicZero) else tangent
-    for tangent in tangents[:3]
+    for tangent in tangents
   )
   if dx is None:
     dx = jnp.zeros_like(x)
@@ -146,4 +181,6 @@ def _normalize_jvp(
       x, scale, of, dx, d_scale, d_bias, norm
     )
   push = jax.checkpoint(functools.partial(formulas.pushforward, norm=norm))
-  return (y, of), push(x, scale, mask, of, dx, d_scale, d_bias)
+  return (y, of), push(
+    x, scale, mask, epsilon, of, dx, d_scale, d_bias, d_epsilon
+  )

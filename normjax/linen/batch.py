@@ -42,7 +42,9 @@ class BatchNorm(nn.Module):
       Flax and Keras, 1 as PyTorch.
 
   The running `mean` and `var` live in the collection `batch_stats`, which
-  training updates and therefore asks to be mutable.
+  training updates and therefore asks to be mutable. They have the dtype that
+  statistics are computed in: float32, or float64 where `x`, the parameters or
+  `dtype` are float64; the mean is complex where `x` is.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -107,22 +109,21 @@ class BatchNorm(nn.Module):
     )
     x = jnp.asarray(x)
     shape = feature_shape(x, self.axis, "axis")
-    mean = self.variable(
-      "batch_stats", "mean", jnp.zeros, shape, _mean_dtype(x)
-    )
-    var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
     scale = scale_parameter(self, shape)
     bias = bias_parameter(self, shape)
     dtype = result_dtype(x, scale, bias, self.dtype)
+    x = widened(x, dtype)
+    real = jnp.finfo(x.dtype).dtype
+    mean = self.variable("batch_stats", "mean", jnp.zeros, shape, x.dtype)
+    var = self.variable("batch_stats", "var", jnp.ones, shape, real)
     if self.is_initializing() and x.size == math.prod(shape):
       use_running_average = True  # One value per channel is enough to init.
     y, stats = functional.batch_norm(
-      widened(x, dtype),
+      x,
       scale,
       bias,
       functional.BatchStats(
-        widened(mean.value, _mean_dtype(x)),
-        widened(var.value, jnp.dtype(jnp.float32)),
+        widened(mean.value, x.dtype), widened(var.value, real)
       ),
       use_running_average=use_running_average,
       axis=self.axis,
@@ -146,8 +147,3 @@ class BatchNorm(nn.Module):
         )
         raise
     return y.astype(dtype)
-
-
-def _mean_dtype(x: jax.Array) -> jnp.dtype:
-  """Returns the dtype of the running mean: float32, or `x`'s if complex."""
-  return x.dtype if jnp.iscomplexobj(x) else jnp.dtype(jnp.float32)

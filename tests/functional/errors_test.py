@@ -51,6 +51,8 @@ CALLS = (
   *each("epsilon_denormal", IMAGES, ValueError, "got 1e-39.*takes it for zero",
         epsilon=1e-39),
   *each("epsilon_nan", IMAGES, ValueError, "got nan", epsilon=float("nan")),
+  *each("epsilon_infinite", IMAGES, ValueError, "must be finite, got inf",
+        epsilon=float("inf")),
   *each("unbound_name", IMAGES, NameError, r"axis_name='who'.*not bound.*vmap",
         axis_name="who"),
   *each("mask_of_integers", IMAGES, TypeError, "boolean.*int32.*mask != 0",
@@ -172,7 +174,9 @@ def concrete(value):
 class ErrorsTest(parameterized.TestCase):
   @parameterized.named_parameters(*CALLS)
   def test_message(self, function, args, options, error, message):
-    is_array = lambda v: isinstance(v, jax.ShapeDtypeStruct)
+    is_array = lambda v: any(
+      isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(v)
+    )
     arrays = {k: v for k, v in options.items() if is_array(v)}
     static = {k: v for k, v in options.items() if not is_array(v)}
     with self.assertRaisesRegex(error, f"(?s){message}"):

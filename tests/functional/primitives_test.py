@@ -55,11 +55,11 @@ def arguments(shape, norm, dtype=np.float32, mean=3.0):
 
 def by_formula(x, scale, bias, dy, norm):
   def apply(x, scale, bias):
-    return formulas.normalize(x, scale, bias, None, norm)
+    return formulas.normalize(x, scale, bias, None, None, norm)
 
   y, of = apply(x, scale, bias)
   push = lambda *tangents: formulas.pushforward(
-    x, scale, None, of, *tangents, norm
+    x, scale, None, None, of, *tangents, None, norm
   )[0]
   pulled = jax.linear_transpose(push, x, scale, bias)(dy)
   return y, of, pulled

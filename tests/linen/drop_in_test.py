@@ -179,10 +179,45 @@ class DtypeTest(parameterized.TestCase):
 
       def output(module):
         x_ = jax.ShapeDtypeStruct(case.shape, x)
-        return jax.eval_shape(module.init_with_output, jax.random.key(0), x_)
+        y, variables = jax.eval_shape(
+          module.init_with_output, jax.random.key(0), x_
+        )
+        # The next test is about the statistics of float64.
+        if x == "float64":
+          variables.pop("batch_stats", None)
+        return y, variables
 
       chex.assert_trees_all_equal_shapes_and_dtypes(
         output(case.build(**options)), output(case.build_peer(**options))
+      )
+
+  @parameterized.parameters("bfloat16", "float32", "float64")
+  def test_statistics_have_the_dtype_they_are_computed_in(self, x):
+    """From the start, where Flax's first step changes float32 to float64."""
+    with jax.enable_x64(x == "float64"), jax.numpy_dtype_promotion("standard"):
+      batch = jnp.arange(8, dtype=x).reshape(4, 2)
+
+      def train(library, variables):
+        module = library.BatchNorm(use_running_average=False)
+        _, updates = module.apply(variables, batch, mutable=["batch_stats"])
+        return {**variables, **updates}
+
+      start = normjax.linen.BatchNorm(use_running_average=False)
+      variables = start.init(jax.random.key(0), batch)
+      chex.assert_trees_all_equal_shapes_and_dtypes(
+        variables["batch_stats"], train(flax.linen, variables)["batch_stats"]
+      )
+      after, _ = jax.lax.scan(
+        lambda carry, _: (train(normjax.linen, carry), None),
+        variables,
+        length=3,
+      )
+      # Flax's own checkpoints go on as they do there.
+      stored = flax.linen.BatchNorm(use_running_average=False).init(
+        jax.random.key(0), batch
+      )
+      chex.assert_trees_all_equal_shapes_and_dtypes(
+        train(normjax.linen, stored), train(flax.linen, stored), after
       )
 
   @parameterized.product(
