@@ -9,12 +9,14 @@ over arrays of seven axes and more in jaxlib 0.10.2 and 0.11.0
 import itertools
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 
 from normjax.functional import sharding
 from normjax.functional.groups import Groups
+
+_Array = TypeVar("_Array", jax.Array, jax.Array | None)
 
 # Arrays with no more axes stay as they are, since under `jax.jit` one of the
 # axes may be sharded, and then becoming a part of another costs a transfer.
@@ -36,9 +38,7 @@ class Fold(NamedTuple):
     """Returns the view of the array, or of a mask of its rank."""
     return x.reshape(self._sizes(x.shape, range(x.ndim)))
 
-  def parameter(
-    self, value: jax.Array | None, features: tuple[int, ...]
-  ) -> jax.Array | None:
+  def parameter(self, value: _Array, features: tuple[int, ...]) -> _Array:
     """Returns the view of what varies along the axes `features` alone."""
     if value is None:
       return None

@@ -144,7 +144,7 @@ def _reciprocal_deviation(
   and overflows float32 for an epsilon below 1e-25.
   """
   var = of.variance(norm.ddof)
-  added = norm.epsilon if epsilon is None else epsilon.astype(var.dtype)
+  added = jnp.asarray(norm.epsilon if epsilon is None else epsilon, var.dtype)
   if not norm.epsilon_outside_sqrt:
     return 1 / jnp.sqrt(var + added)
   # The derivative of sqrt at zero is infinite: keep zeros away from it.

@@ -67,9 +67,10 @@ def group_norm(
   Raises:
     TypeError: `x`, `scale` or `bias` is not floating, or `mask` not boolean.
     ValueError: the groups do not divide the channels, not exactly one of
-      `num_groups` and `group_size` is given, `reduction_axes` lacks the
-      channels, `scale` or `bias` has the wrong shape, an axis is out of range
-      or repeated, `epsilon` is not positive, or `mask` does not broadcast.
+      `num_groups` and `group_size` is given, a group has only one element,
+      `reduction_axes` lacks the channels, `scale` or `bias` has the wrong
+      shape, an axis is out of range or repeated, `epsilon` is not positive, or
+      `mask` does not broadcast.
     NameError: `axis_name` is not bound.
 
   Example:
@@ -99,21 +100,27 @@ def group_norm(
   channels = x.shape[channel]
   origin = f"channel_axis={channel_axis}"
   check_parameters(x, (channel,), origin, scale=scale, bias=bias)
-  groups = _count_groups(channels, num_groups, group_size)
-
-  norm = Norm(
-    Groups(
-      tuple(axis for axis in axes if axis != channel),
-      channel,
-      groups,
-      axis_name,
-      axis_index_groups,
-    ),
-    (channel,),
-    scale_offset=scale_offset,
+  together = Groups(
+    tuple(axis for axis in axes if axis != channel),
+    channel,
+    _count_groups(channels, num_groups, group_size),
+    axis_name,
+    axis_index_groups,
   )
+  _check_more_than_one("group_norm", x, together)
+  norm = Norm(together, (channel,), scale_offset=scale_offset)
   y, _ = normalize(x, scale, bias, canonical_mask(mask, x.shape), epsilon, norm)
   return y
+
+
+def _check_more_than_one(function: str, x: jax.Array, groups: Groups) -> None:
+  """Raises ValueError where every group is a single element."""
+  if groups.size(x.shape) == 1:
+    raise ValueError(
+      f"{function} got x with shape {x.shape}: one element per group, whose"
+      " variance is zero, so the output would be the bias whatever x is. Put"
+      " more channels in a group, normalize a larger image, or use layer_norm."
+    )
 
 
 def _count_groups(
@@ -177,7 +184,8 @@ def instance_norm(
 
   Raises:
     TypeError: `x`, `scale` or `bias` is not floating, or `mask` not boolean.
-    ValueError: there is no spatial axis, the channels are the batch axis,
+    ValueError: there is no spatial axis or a single pixel, the channels are
+      the batch axis,
       `scale` or `bias` has the wrong shape, an axis is out of range or
       repeated, `epsilon` is not positive, or `mask` does not broadcast.
     NameError: `axis_name` is not bound.
@@ -211,10 +219,10 @@ def instance_norm(
     )
   origin = f"channel_axis={channel_axis}"
   check_parameters(x, channels, origin, scale=scale, bias=bias)
-  norm = Norm(
-    Groups(spatial, axis_name=axis_name, axis_index_groups=axis_index_groups),
-    channels,
-    scale_offset=scale_offset,
+  together = Groups(
+    spatial, axis_name=axis_name, axis_index_groups=axis_index_groups
   )
+  _check_more_than_one("instance_norm", x, together)
+  norm = Norm(together, channels, scale_offset=scale_offset)
   y, _ = normalize(x, scale, bias, canonical_mask(mask, x.shape), epsilon, norm)
   return y

@@ -237,7 +237,9 @@ def _rounded(product: jax.Array) -> jax.Array:
   return lax.reduce_precision(product, info.nexp, info.nmant - 1)
 
 
-def _split_sum(large: jax.Array, small: jax.Array) -> tuple[jax.Array, ...]:
+def _split_sum(
+  large: jax.Array, small: jax.Array
+) -> tuple[jax.Array, jax.Array]:
   """Returns the rounded sum and what rounding cut off (Dekker, 1971)."""
   total = large + small
   return total, small - (total - large)

@@ -23,7 +23,7 @@ from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from normjax.functional import formulas, kernels
+from normjax.functional import diagnosis, formulas, kernels
 from normjax.functional.formulas import Norm
 from normjax.functional.moments import GroupMoments, moments_tangent
 from normjax.native import library
@@ -262,12 +262,11 @@ def _define(
   compiled = jax.jit(primitive.bind, static_argnames="options")
 
   def apply(*operands: jax.Array, options: _Options) -> list[jax.Array]:
-    # Under `jax.disable_jit`, too, this is one operation.
-    with jax.disable_jit(False):
-      return compiled(*operands, options=options)
+    with jax.disable_jit(False), diagnosis.checked(primitive) as check:
+      return check(compiled(*operands, options=options))
 
   primitive.def_impl(apply)
-  _let_checkify_look(primitive)
+  diagnosis.let_in(primitive)
 
   def jvp(
     primals: Sequence[Any], tangents: Sequence[Any], *, options: _Options
@@ -302,19 +301,6 @@ def _define(
 
   mlir.register_lowering(primitive, lower, platform="cpu")
   return primitive
-
-
-def _let_checkify_look(primitive: Primitive) -> None:
-  """Lets the float checks of `jax.experimental.checkify` see NaN in results.
-
-  JAX has no public way to say that; where it keeps its checks elsewhere, they
-  pass over primitives as over anything unknown.
-  """
-  try:
-    from jax._src.checkify import error_checks, nan_error_check
-  except ImportError:
-    return
-  error_checks[primitive] = functools.partial(nan_error_check, primitive)
 
 
 def _batched(

@@ -27,7 +27,8 @@ def where(condition: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
     next(filter(None, names), None) for names in zip(*by_rank, strict=True)
   )
   mesh = _mesh(*arrays)
-  return jnp.where(*(_broadcast(array, shape, axes, mesh) for array in arrays))
+  condition, x, y = [_broadcast(v, shape, axes, mesh) for v in arrays]
+  return jnp.where(condition, x, y)
 
 
 def placed_like(value: jax.Array, other: jax.Array) -> jax.Array:

@@ -119,17 +119,17 @@ def normalize(
   Takes checked arguments: `mask` has the rank of `x`, `scale` and `bias` the
   sizes of `norm.features`. What `norm` says of epsilon does not count.
   """
-  epsilon, norm = with_epsilon(epsilon, norm)
+  traced, norm = with_epsilon(epsilon, norm)
   groups, features = norm.groups, norm.features
   view = fold(x, mask, groups, features)
   if view is None:
-    return _normalize(x, scale, bias, mask, epsilon, norm)
+    return _normalize(x, scale, bias, mask, traced, norm)
   y, of = _normalize(
     view.array(x),
     view.parameter(scale, features),
     view.parameter(bias, features),
     None if mask is None else view.array(mask),
-    epsilon,
+    traced,
     norm._replace(groups=view.groups(groups), features=view.axes(features)),
   )
   of = GroupMoments(*(view.unfold(field, groups.axes) for field in of))

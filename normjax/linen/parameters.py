@@ -1,5 +1,8 @@
 """What every module has around its pure function: parameters and dtypes."""
 
+import inspect
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -20,13 +23,19 @@ def scale_parameter(
 ) -> jax.Array | None:
   """Declares the parameter `scale`, or returns None where it is not used.
 
-  The default initializer starts the gain, `scale_offset + scale`, at one.
+  The default initializer starts the gain, `scale_offset + scale`, at one, also
+  where it is wrapped, as by `nn.with_partitioning`.
   """
   if not module.use_scale:
     return None
   init = module.scale_init
-  if module.scale_offset and init is nn.initializers.ones:
-    init = nn.initializers.constant(1 - module.scale_offset)
+  if module.scale_offset and inspect.unwrap(init) is nn.initializers.ones:
+
+    def init(*args: Any) -> Any:  # Possibly a box with metadata.
+      return jax.tree.map(
+        lambda ones: ones - module.scale_offset, module.scale_init(*args)
+      )
+
   return module.param("scale", init, shape, module.param_dtype)
 
 
