@@ -182,3 +182,18 @@ class BuffersTest(parameterized.TestCase):
             )
           del given, file
         self.assertEqual(path.read_bytes(), content)
+
+  @parameterized.named_parameters(cases.named(cases.KINDS))
+  def test_the_other_order_of_bytes(self, case):
+    """JAX refuses it, but only where it has not compiled for the dtype yet."""
+    x, _, scale, bias = arguments(case, jnp.float32)
+    y = case.apply(x, scale, bias)
+    other = x.dtype.newbyteorder()
+    for given in ((x.astype(other), scale), (x, scale.astype(other))):
+      with self.subTest(str(given[1].dtype)):
+        try:
+          swapped = case.apply(*given, bias)
+        except TypeError as error:
+          self.assertRegex(str(error), "[><]f4")
+        else:
+          np.testing.assert_array_equal(swapped, y)
