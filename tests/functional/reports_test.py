@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -128,3 +129,87 @@ class MappedProductTest(parameterized.TestCase):
     self.assertLessEqual(
       reference.relative_error(d_scale, wanted_d_scale), 1e-5
     )
+
+
+class NanBehindMaskTest(parameterized.TestCase):
+  """Embeddings out of range are NaN; a mask leaves them out.
+
+  https://github.com/jax-ml/jax/issues/26328: every gradient of the model is
+  NaN all the same.
+  """
+
+  @parameterized.named_parameters(cases.named(cases.KINDS))
+  def test_gradients(self, case):
+    scale, bias = case.parameters()
+    given = [p for p in (scale, bias) if p is not None]
+    mask = np.random.default_rng(2).random(case.shape) < 0.6
+    # One whole group is padding.
+    mask[case.groups() == 0] = False
+    weights = case.input(seed=1)
+
+    def loss(x, *given):
+      y = case.apply(x, *given, mask=mask)
+      mean = jnp.mean(y * weights, where=mask)
+      return mean + jnp.max(y, where=mask, initial=-jnp.inf) + jnp.sum(y**2)
+
+    every = tuple(range(1 + len(given)))
+    gradient = jax.grad(loss, every)
+
+    @jax.jit
+    def run(x, tangent, *given):
+      push = lambda f, x: jax.jvp(lambda x: f(x, *given), (x,), (tangent,))
+      two = jnp.stack([x, x])
+      return {
+        "reverse, second order": push(gradient, x),
+        "forward, vmap": jax.vmap(lambda x: push(loss, x))(two),
+        "checkpoint, vmap": jax.vmap(
+          lambda x: jax.grad(jax.checkpoint(loss), every)(x, *given)
+        )(two),
+      }
+
+    clean = np.where(mask, case.input(), np.float32(0))
+    tangent = case.input(seed=3)
+    expected = run(clean, tangent, *given)
+    chex.assert_tree_all_finite(expected)
+    for dx, *_ in expected["reverse, second order"]:
+      np.testing.assert_array_equal(dx[~mask], 0)
+      self.assertTrue(np.any(dx[mask] != 0))
+    for bad in (np.nan, np.inf, -np.inf):
+      dirty = np.where(mask, clean, np.float32(bad))
+      chex.assert_trees_all_equal(run(dirty, tangent, *given), expected)
+
+  @parameterized.named_parameters(cases.named(cases.KINDS))
+  def test_debug_nans(self, case):
+    scale, bias = case.parameters()
+    mask = np.random.default_rng(2).random(case.shape) < 0.6
+    mask[case.groups() == 0] = False
+    x = np.where(mask, case.input(), np.float32(np.nan))
+    dy = case.input(seed=1)
+    given, norm = cases.differentiable(case, scale, bias, mask=mask)
+    eager = lambda x, *given: case.apply(x, *given, mask=mask)
+    with jax.debug_nans(True):
+      with self.assertRaises(FloatingPointError):
+        jax.jit(jnp.mean)(x)
+      for function in (norm, eager):
+        y, pullback = jax.vjp(function, x, *given)
+        gradients = pullback(dy)
+        chex.assert_tree_all_finite((y, gradients))
+        np.testing.assert_array_equal(gradients[0][~mask], 0)
+
+  def test_the_report_itself(self):
+    ids = np.random.default_rng(0).integers(0, 20, (8, 10))
+    mask = (ids < 10)[..., None]
+    table, scale, bias = np.ones((10, 4)), np.ones(4), np.zeros(4)
+    table = table + np.random.default_rng(1).random((10, 4))
+
+    @jax.jit
+    @functools.partial(jax.grad, argnums=(0, 1, 2))
+    def gradients(table, scale, bias):
+      x = jnp.take(table, ids, axis=0, mode="fill", fill_value=jnp.nan)
+      y, _ = normjax.batch_norm(
+        x, scale, bias, use_running_average=False, mask=mask
+      )
+      return jnp.mean(jnp.max(y, (1, 2), where=mask, initial=-jnp.inf))
+
+    arguments = (np.float32(value) for value in (table, scale, bias))
+    chex.assert_tree_all_finite(gradients(*arguments))
