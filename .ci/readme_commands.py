@@ -1,26 +1,29 @@
 """Prints the README's commands: the blocks marked `<!-- ci -->`.
 
-The main job comes first, as in the README, and the tests last.
+`python .ci/readme_commands.py tests` prints the one that runs the tests,
+`python .ci/readme_commands.py others` the rest, the main job first.
 """
 
 import pathlib
 import re
+import sys
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
 MARKED = re.compile(r"<!-- ci -->\n```sh\n(.*?)\n```", re.DOTALL)
 
 
-def main() -> None:
+def main(which: str) -> None:
   commands = MARKED.findall(README.read_text())
   tests = [command for command in commands if "pytest" in command]
-  if len(tests) != 1 or len(commands) < 2:
+  others = [command for command in commands if command not in tests]
+  if len(tests) != 1 or not others:
     raise SystemExit(
       f"{README.name} has {len(commands)} blocks marked <!-- ci -->,"
       f" {len(tests)} of them with pytest; expected the main job, and the"
       " tests once."
     )
-  print("\n".join([c for c in commands if c not in tests] + tests))
+  print("\n".join({"tests": tests, "others": others}[which]))
 
 
 if __name__ == "__main__":
-  main()
+  main(*sys.argv[1:])
