@@ -110,12 +110,14 @@ def pushforward(
   dtype = statistics_dtype(x.dtype)
   wide, dx = x.astype(dtype), masked(dx.astype(dtype), mask)
   d_of = moments_tangent(wide, mask, of, dx, norm.groups, norm.centered)
+  if epsilon is not None and d_epsilon is None:
+    d_epsilon = jnp.zeros_like(epsilon)
   factor, d_factor = jax.jvp(
-    lambda of, epsilon: _reciprocal_deviation(of, epsilon, norm),
-    (of, epsilon),
-    (d_of, jnp.zeros_like(epsilon) if d_epsilon is None else d_epsilon)
-    if epsilon is not None
-    else (d_of, None),
+    lambda m2, epsilon: _reciprocal_deviation(
+      of._replace(m2=m2), epsilon, norm
+    ),
+    (of.m2, epsilon),
+    (d_of.m2, d_epsilon),
   )
   factor, d_factor = factor.astype(dtype), d_factor.astype(dtype)
   gain = _gain(scale, wide, norm)

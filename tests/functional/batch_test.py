@@ -204,3 +204,42 @@ class LayoutTest(parameterized.TestCase):
     for t in range(3):
       alone, _ = train(x[:, t])
       np.testing.assert_allclose(y[:, t], alone, rtol=1e-6, atol=1e-6)
+
+
+class StateTest(parameterized.TestCase):
+  @parameterized.parameters(
+    (np.float64(0.9),), (np.float32(0.9),), (0.9,), (np.array(0.9),)
+  )
+  def test_momentum_does_not_change_the_dtype(self, momentum):
+    x = normal((8, 4))
+    with jax.enable_x64(True):
+      _, new = train(x, stats=some_stats(4), momentum=momentum)
+    for value in new:
+      self.assertEqual(value.dtype, np.float32)
+
+  def test_momentum_may_be_traced(self):
+    x, old = normal((8, 4)), some_stats(4)
+    _, expected = train(x, stats=old, momentum=0.75)
+    _, actual = jax.jit(
+      lambda momentum: train(x, stats=old, momentum=momentum)
+    )(0.75)
+    for value, wanted in zip(actual, expected, strict=True):
+      np.testing.assert_allclose(value, wanted, rtol=1e-6)
+
+  @parameterized.parameters(np.inf, np.nan, 3e38)
+  def test_statistics_that_are_not_finite_are_skipped(self, value):
+    """Otherwise they would stay so for ever."""
+    x, old = normal((8, 4)), some_stats(4)
+    x[3, 1] = value
+    _, new = train(x, stats=old)
+    _, expected = train(np.delete(x, 1, 1), stats=old_without(old, 1))
+    for name in ("mean", "var"):
+      before, after = getattr(old, name), np.asarray(getattr(new, name))
+      self.assertEqual(after[1], before[1])
+      np.testing.assert_allclose(
+        np.delete(after, 1), getattr(expected, name), rtol=1e-6
+      )
+
+
+def old_without(stats, channel):
+  return normjax.BatchStats(*(np.delete(value, channel) for value in stats))

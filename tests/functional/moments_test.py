@@ -166,3 +166,35 @@ class MergeMomentsTest(parameterized.TestCase):
     mean, var = reference.mean_and_var(x, (1,))
     np.testing.assert_allclose(m.mean, mean[:, 0], rtol=1e-6)
     np.testing.assert_allclose(m.var, var[:, 0], rtol=1e-6)
+
+  @parameterized.parameters(2**24, 10**12)
+  def test_long_streams(self, seen):
+    """A float32 count stands still at 2^24, and so does a sum of squares."""
+    # https://github.com/DLR-RM/stable-baselines3/issues/1953 is of this kind.
+    old = normjax.Moments(*np.float32([seen, 0, 0, seen]))
+    batch = normjax.moments(normal(1024, 3.0), 0)
+    steps = 1 << 14
+
+    @jax.jit
+    def stream(m):
+      merge = lambda m, _: (normjax.merge_moments(m, batch), None)
+      return jax.lax.scan(merge, m, None, length=steps)[0]
+
+    m = stream(old)
+    exact = lambda value, tail: float(value) + float(tail)
+    # What the start itself holds, after rounding to float32.
+    count = float(np.float32(seen)) + steps * 1024
+    self.assertEqual(exact(m.count, m.count_tail), count)
+    share = steps * 1024 / count
+    mean = share * exact(batch.mean, batch.mean_tail)
+    np.testing.assert_allclose(exact(m.mean, m.mean_tail), mean, rtol=1e-5)
+    var = (
+      (1 - share)
+      + share * float(batch.var)
+      + share * (1 - share) * float(batch.mean) ** 2
+    )
+    np.testing.assert_allclose(m.var, var, rtol=1e-6)
+    np.testing.assert_allclose(
+      exact(m.m2, m.m2_tail) - float(old.m2), var * count - float(old.m2),
+      rtol=1e-4,
+    )  # fmt: skip

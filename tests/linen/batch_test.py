@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import parameterized
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from normjax.linen import BatchNorm
 from tests.linen.cases import call
@@ -127,3 +129,54 @@ class NamedAxesTest(parameterized.TestCase):
     expected, expected_updates = call(TRAIN(), variables, X)
     np.testing.assert_allclose(y[:, :, 0], expected, atol=1e-6)
     chex.assert_trees_all_close(updates, expected_updates, rtol=1e-6)
+
+
+class FlagTest(parameterized.TestCase):
+  @parameterized.parameters(jnp.bool_, np.bool_, np.array)
+  def test_may_be_an_array(self, convert):
+    x = jnp.arange(12.0).reshape(4, 3)
+    norm = BatchNorm()
+    variables = norm.init(jax.random.key(0), x, use_running_average=True)
+    for flag in (False, True):
+      actual, expected = (
+        norm.apply(
+          variables, x, use_running_average=value, mutable=["batch_stats"]
+        )
+        for value in (convert(flag), flag)
+      )
+      chex.assert_trees_all_equal(actual, expected)
+
+  def test_a_traced_one_is_refused_by_name(self):
+    x = jnp.ones((4, 3))
+    norm = BatchNorm()
+    variables = norm.init(jax.random.key(0), x, use_running_average=True)
+    with self.assertRaisesRegex(TypeError, "use_running_average must be known"):
+      jax.jit(lambda flag: norm.apply(variables, x, use_running_average=flag))(
+        True
+      )
+
+
+class ExplicitMeshTest(parameterized.TestCase):
+  def test_trains_where_channels_are_sharded(self):
+    # https://github.com/AI-Hypercomputer/maxtext/issues/4992
+    mesh = jax.make_mesh((2, 4), ("data", "model"), (AxisType.Explicit,) * 2)
+    x = np.random.default_rng(0).normal(1, 2, (8, 16)).astype(np.float32)
+    norm = BatchNorm(use_running_average=False)
+
+    @jax.jit
+    def step(variables, x):
+      def loss(params):
+        y, updates = norm.apply(
+          {**variables, "params": params}, x, mutable=["batch_stats"]
+        )
+        return jnp.sum(jnp.sin(y)), updates
+
+      return jax.grad(loss, has_aux=True)(variables["params"])
+
+    expected = step(norm.init(jax.random.key(0), x), x)
+    with jax.set_mesh(mesh):
+      x = jax.device_put(x, NamedSharding(mesh, P("data", "model")))
+      actual = step(norm.init(jax.random.key(0), x), x)
+    chex.assert_trees_all_close(
+      jax.device_get(actual), expected, rtol=1e-5, atol=1e-5
+    )

@@ -39,6 +39,15 @@ class ScaleOffsetTest(parameterized.TestCase):
       )
       np.testing.assert_allclose(y, expected, rtol=1e-6)
 
+  def test_wrapped_default_initializer(self):
+    init = nn.with_partitioning(nn.initializers.ones, ("model",))
+    module = RMSNorm(scale_offset=1.0, scale_init=init)
+    y, variables = module.init_with_output(KEY, X)
+    self.assertEqual(variables["params"]["scale"].names, ("model",))
+    np.testing.assert_array_equal(variables["params"]["scale"].value, 0)
+    expected, _ = RMSNorm().init_with_output(KEY, X)
+    np.testing.assert_array_equal(y, expected)
+
   def test_own_initializer_is_for_the_scale(self):
     module = RMSNorm(scale_offset=1.0, scale_init=nn.initializers.constant(2.0))
     y, variables = module.init_with_output(KEY, X)
