@@ -102,6 +102,9 @@ def _array(name: str, value: Any) -> Any:
   Raises:
     TypeError: it does not convert.
   """
+  if isinstance(value, np.ndarray) and not value.dtype.isnative:
+    # JAX would take the bytes for those of another number.
+    return value.astype(value.dtype.newbyteorder("="))
   if value is None or isinstance(value, jax.Array | np.ndarray | np.generic):
     return value
   if isinstance(value, tuple) and hasattr(value, "_fields"):
