@@ -307,10 +307,10 @@ def _local_moments(
 
 
 def shrinking(size: int) -> float:
-  """Returns the power of two that keeps a sum of `size` numbers in range."""
+  """Returns a power of two that keeps sums of `size` differences in range."""
   if not isinstance(size, int):  # A symbolic shape of `jax.export`.
-    return 2.0**-31
-  return 2.0 ** -math.ceil(math.log2(max(size, 1)))
+    return 0.5**32
+  return 0.5 ** (1 + math.ceil(math.log2(max(size, 1))))
 
 
 def _less(squares: jax.Array, excess: jax.Array) -> jax.Array:
@@ -409,6 +409,13 @@ def deviations(
   """Returns `x - mean` to the last digit; zero where `x` does not count.
 
   `mean_tail` goes last: the first difference is exact where `x` is close to
-  the mean, and adding the tail to the mean would round it off again.
+  the mean, and adding the tail to the mean would round it off again. Where the
+  squares have overflowed, nothing is subtracted: 1 / sqrt(var) is zero there,
+  and times a difference that overflows it would be NaN.
   """
-  return masked((masked(x, mask) - of.mean) - of.mean_tail, mask)
+  huge = of.m2 == jnp.inf
+  mean, tail = (
+    jnp.where(huge, jnp.zeros_like(value), value)
+    for value in (of.mean, of.mean_tail)
+  )
+  return masked((masked(x, mask) - mean) - tail, mask)

@@ -11,7 +11,7 @@ from absl.testing import parameterized
 import normjax
 from normjax.functional import primitives
 from normjax.native import library
-from tests.cases import CASES, LAYER, differentiable, named
+from tests.cases import BATCH, KINDS, LAYER, differentiable, named
 
 needs_kernels = unittest.skipUnless(
   library.load(), "the native kernels are not built"
@@ -19,7 +19,9 @@ needs_kernels = unittest.skipUnless(
 
 
 class EagerTest(parameterized.TestCase):
-  @parameterized.named_parameters(named(CASES, "plain", "masked"))
+  @parameterized.named_parameters(
+    named(KINDS, "plain") + named((LAYER, BATCH), "masked")
+  )
   def test_same_results(self, case, masked):
     # https://github.com/google-deepmind/gemma/issues/367 is of this kind.
     x, (scale, bias) = case.input(mean=3.0), case.parameters()

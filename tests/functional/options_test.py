@@ -8,7 +8,7 @@ import numpy as np
 from absl.testing import parameterized
 
 import normjax
-from tests.cases import KINDS, differentiable, named
+from tests.cases import KINDS, LAYER, RMS, differentiable, named
 
 X = np.arange(12, dtype=np.float32).reshape(4, 3) ** 2
 
@@ -111,7 +111,7 @@ class TracedEpsilonTest(parameterized.TestCase):
     for actual, expected in zip(vjp_(dy), vjp(dy), strict=True):
       np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
 
-  @parameterized.named_parameters(named(KINDS))
+  @parameterized.named_parameters(named((LAYER, RMS)))
   def test_derivative(self, case):
     x, (scale, bias) = case.input(), case.parameters()
 
