@@ -1,9 +1,6 @@
 """An example's results have the same bits alone and in any batch."""
 
 import functools
-import os
-import subprocess
-import sys
 import unittest
 
 import jax
@@ -115,7 +112,8 @@ class BatchInvarianceTest(parameterized.TestCase):
     )
     self.check(function, shape, (channels,), DTYPES[dtype])
 
-  @parameterized.product(image=IMAGES, channels_first=(0, 1))
+  # A single pixel is refused.
+  @parameterized.product(image=IMAGES[1:], channels_first=(0, 1))
   def test_instance_norm(self, image, channels_first):
     height, width, channels = image
     axis = 1 if channels_first else 3
@@ -128,60 +126,6 @@ class BatchInvarianceTest(parameterized.TestCase):
       normjax.rms_norm, reduction_axes=1, feature_axes=2
     )
     self.check(function, (900, 40), (40,))
-
-
-# Prints a digest of all that comes out of some norms; nothing without kernels.
-DIGEST = """
-import hashlib, jax, numpy as np, normjax
-from normjax.native import library
-
-digest = hashlib.sha256()
-def add(function, *shape):
-  x, dy = np.random.default_rng(0).standard_normal((2, *shape), np.float32)
-  scale = 1 + x.reshape(-1)[:shape[-1]]
-
-  @jax.jit
-  def run(dy, *arguments):
-    y, pull = jax.vjp(function, *arguments)
-    return y, *pull(dy)
-
-  for result in run(dy, x, scale, scale):
-    digest.update(np.asarray(result).tobytes())
-
-def batch_norm(x, scale, bias):
-  return normjax.batch_norm(x, scale, bias, use_running_average=False)[0]
-
-def group_norm(x, scale, bias):
-  return normjax.group_norm(x, scale, bias, num_groups=8)
-
-if library.load():
-  for shape in (4096, 130), (20, 4096), (3, 200000), (1, 1000003):
-    add(normjax.layer_norm, *shape)
-  for shape in (2, 50, 60, 64), (40, 14, 14, 32):
-    add(group_norm, *shape)
-  for shape in (256, 512), (60, 20, 20, 24), (100000, 3):
-    add(batch_norm, *shape)
-  print(digest.hexdigest())
-"""
-
-
-class ThreadsTest(unittest.TestCase):
-  def test_bits_do_not_depend_on_the_number_of_threads(self):
-    # The size of XLA's pool of threads, if devices do not ask for more.
-    environments = (
-      {**os.environ, "NPROC": number, "XLA_FLAGS": ""} for number in "148"
-    )
-    children = [
-      subprocess.Popen(
-        [sys.executable, "-c", DIGEST], env=env, stdout=subprocess.PIPE
-      )
-      for env in environments
-    ]
-    outputs = [child.communicate()[0] for child in children]
-    self.assertEqual([child.returncode for child in children], [0, 0, 0])
-    if not outputs[0]:
-      self.skipTest("another process does not find the kernels")
-    self.assertEqual(len(set(outputs)), 1)
 
 
 if __name__ == "__main__":
