@@ -148,9 +148,15 @@ class BuffersTest(parameterized.TestCase):
           self.assertNotEqual(str(error), "")
           continue
         before = jax.tree.map(np.copy, made)
-        chex.assert_trees_all_equal(
-          program(case)(*given), expected(case, dtype)
-        )
+        results = program(case)(*given)
+        if imported == "dlpack" and view == "transposed":
+          # XLA keeps the order of axes, and compiles another program for it.
+          tolerance = 4 * float(jnp.finfo(dtype).eps)
+          chex.assert_trees_all_close(
+            results, expected(case, dtype), rtol=tolerance, atol=tolerance
+          )
+        else:
+          chex.assert_trees_all_equal(results, expected(case, dtype))
         chex.assert_trees_all_equal(made, before)
 
   @parameterized.named_parameters(cases.named(cases.KINDS))
