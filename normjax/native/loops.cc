@@ -114,17 +114,16 @@ INLINE void LoadVector(const T* x, V* result) {
 }
 
 template <int kSize, class V>
-INLINE float Sum(const V& v) {
+INLINE float Sum(V v) {
   if constexpr (kSize == 1) {
     return v[0];
   } else if constexpr (kSize == 2) {
     return v[0] + v[1];
   } else {
-    typename VectorOf<float, kSize / 2>::Type low, high;
-    __builtin_memcpy(&low, &v, sizeof(low));
-    __builtin_memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof(low),
-                     sizeof(high));
-    return Sum<kSize / 2>(low + high);
+    // Copied as a whole: a vector that is read in parts is kept in memory.
+    typename VectorOf<float, kSize / 2>::Type halves[2];
+    __builtin_memcpy(halves, &v, sizeof(v));
+    return Sum<kSize / 2>(halves[0] + halves[1]);
   }
 }
 
