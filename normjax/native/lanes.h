@@ -228,14 +228,11 @@ class Lanes {
 
     // Adds all copies to the first, in pairs: one by one, a sum that holds an
     // outlier would lose as much in every addition.
-    void Fold() {
-      Index copies = static_cast<Index>(values_.size()) / lanes_;
-      while (copies > 1) {
+    void Fold(const Loops<T>& loops) {
+      for (Index copies = static_cast<Index>(values_.size()) / lanes_;
+           copies > 1; copies = (copies + 1) / 2) {
         Index half = (copies + 1) / 2 * lanes_;
-        for (Index j = half; j < copies * lanes_; ++j) {
-          values_[j - half] += values_[j];
-        }
-        copies = half / lanes_;
+        loops.add(data() + half, copies * lanes_ - half, data());
       }
     }
 
@@ -285,7 +282,7 @@ class Lanes {
           loops_.lanes_sum(x_ + start, rows, period_.width, width,
                            center.data(), sums.data());
         });
-        sums.Fold();
+        sums.Fold(loops_);
         for (Index c = 0; c < lanes_; ++c) {
           center[c] += sums[c] / static_cast<float>(n);
         }
@@ -297,7 +294,7 @@ class Lanes {
         loops_.lanes_deviations(x_ + start, rows, period_.width, width,
                                 center.data(), sums.data(), squares.data());
       });
-      sums.Fold(), squares.Fold();
+      sums.Fold(loops_), squares.Fold(loops_);
       for (Index c = 0; c < lanes_; ++c) {
         double step = layout_.centered ? sums[c] / n : 0;
         double within = squares[c] - step * step * n;
@@ -357,7 +354,7 @@ class Lanes {
                           means.data(), tails.data(), some.data(),
                           some_products.data());
       });
-      some.Fold(), some_products.Fold();
+      some.Fold(loops_), some_products.Fold(loops_);
       for (Index c = 0; c < lanes_; ++c) {
         sums[c] += some[c], products[c] += some_products[c];
       }

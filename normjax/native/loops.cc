@@ -508,12 +508,17 @@ void Convert(const T* RESTRICT x, Index n, float* RESTRICT out) {
   for (Index j = 0; j < n; ++j) out[j] = Load(x + j);
 }
 
+void Add(const float* RESTRICT more, Index n, float* RESTRICT sums) {
+#pragma omp simd
+  for (Index j = 0; j < n; ++j) sums[j] += more[j];
+}
+
 template <class T>
 constexpr Loops<T> LoopsFor() {
   return {RunMoments<T>, RowAffine<T>,     RunAffine<T>, RowsSums<T>,
           RunSums<T>,    RowGradient<T>,   RunGradient<T>, LanesSum<T>,
           LanesDeviations<T>, LanesAffine<T>, LanesSums<T>, LanesGradient<T>,
-          Convert<T>};
+          Convert<T>, Add};
 }
 
 }  // namespace

@@ -81,6 +81,8 @@ struct Loops {
                          const float* offset, const float* slope);
   // First elements, as floats.
   void (*widen)(const T* x, Index n, float* out);
+  // Adds n sums to others.
+  void (*add)(const float* more, Index n, float* sums);
 };
 
 struct AllLoops {
