@@ -1,7 +1,8 @@
 """Prints the README's commands: the blocks marked `<!-- ci -->`.
 
 `python .ci/readme_commands.py tests` prints the one that runs the tests,
-`python .ci/readme_commands.py others` the rest, the main job first.
+`python .ci/readme_commands.py others` the rest, and
+`python .ci/readme_commands.py main` the first of these, the main job.
 """
 
 import pathlib
@@ -22,7 +23,8 @@ def main(which: str) -> None:
       f" {len(tests)} of them with pytest; expected the main job, and the"
       " tests once."
     )
-  print("\n".join({"tests": tests, "others": others}[which]))
+  printed = {"main": others[:1], "others": others, "tests": tests}[which]
+  print("\n".join(printed))
 
 
 if __name__ == "__main__":

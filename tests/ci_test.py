@@ -50,7 +50,9 @@ class ScriptTest(absltest.TestCase):
 
     (tests,) = printed("tests")
     self.assertEndsWith(tests, " && pytest")
-    self.assertIn("experiments.mnist", printed("others")[0])
+    (main,) = printed("main")
+    self.assertIn("experiments.mnist", main)
+    self.assertEqual(printed("others")[0], main)
 
 
 class OldestTest(absltest.TestCase):
