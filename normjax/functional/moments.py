@@ -316,7 +316,7 @@ def shrinking(size: int) -> float:
 def _less(squares: jax.Array, excess: jax.Array) -> jax.Array:
   """Returns `squares - excess`, not negative; infinity less anything is it."""
   difference = jnp.maximum(squares - excess, 0)
-  return jnp.where(squares == jnp.inf, squares, difference)
+  return sharding.where(squares == jnp.inf, squares, difference)
 
 
 def _count(
@@ -399,7 +399,7 @@ def moments_tangent(
   product = jnp.real(jnp.conj(deviations(x, mask, of)) * dx)
   d_m2 = 2 * groups.total(product)
   # Where the squares have overflowed, nothing changes a variance of infinity.
-  d_m2 = jnp.where(of.m2 == jnp.inf, jnp.zeros_like(d_m2), d_m2)
+  d_m2 = sharding.where(of.m2 == jnp.inf, jnp.zeros_like(d_m2), d_m2)
   return GroupMoments(jnp.zeros_like(of.count), d_mean, zero, d_m2)
 
 
@@ -415,7 +415,7 @@ def deviations(
   """
   huge = of.m2 == jnp.inf
   mean, tail = (
-    jnp.where(huge, jnp.zeros_like(value), value)
+    sharding.where(huge, jnp.zeros_like(value), value)
     for value in (of.mean, of.mean_tail)
   )
   return masked((masked(x, mask) - mean) - tail, mask)
