@@ -268,8 +268,9 @@ class Rows {
         j += size;
       }
     } else if (period_.cycle <= layout_.reduced) {
-      for (Index j = begin; j < end;) {
-        Index place = j % period_.width;
+      // Short rows wait for this, and a division is slow.
+      Index place = begin == 0 ? 0 : begin % period_.width;
+      for (Index j = begin; j < end; place = 0) {
         Index size = std::min(end - j, period_.width - place);
         work(start + j, size, place);
         j += size;
