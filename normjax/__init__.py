@@ -14,3 +14,5 @@ from normjax.functional import merge_moments as merge_moments
 from normjax.functional import moments as moments
 from normjax.functional import rms_norm as rms_norm
 from normjax.functional import standardize as standardize
+
+__version__ = "0.1.0"
