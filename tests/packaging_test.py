@@ -1,15 +1,28 @@
 """What is released, and that all files which name versions name the same."""
 
+import os
 import pathlib
 import re
+import runpy
+import shutil
+import sys
+import tempfile
 import tomllib
+import types
+from unittest import mock
 
 from absl.testing import absltest
 
 import normjax
+from normjax.native import library
 
 ROOT = pathlib.Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def temporary(test):
+  """Returns a folder that is there until the end of a test."""
+  return pathlib.Path(test.enter_context(tempfile.TemporaryDirectory()))
 
 
 class VersionTest(absltest.TestCase):
@@ -24,6 +37,128 @@ class VersionTest(absltest.TestCase):
     written = r'^__version__ = "(.*)"$'
     found = re.findall(written, path.read_text(), re.MULTILINE)
     self.assertEqual(found, [normjax.__version__])
+
+
+class BuildTest(absltest.TestCase):
+  """The build's hook, with a compiler and with jaxlibs that only pretend."""
+
+  def setUp(self):
+    super().setUp()
+    self.folder = temporary(self)
+    native = self.folder / "normjax/native"
+    native.mkdir(parents=True)
+    for source in (ROOT / "normjax/native").iterdir():
+      if source.suffix in (".py", ".cc", ".h"):
+        shutil.copy(source, native)
+    compiler = self.folder / "compiler"
+    compiler.write_text(
+      '#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done; echo "$2" >"$2"\n'
+    )
+    compiler.chmod(0o755)
+    environment = mock.patch.dict(os.environ, CXX=str(compiler))
+    self.enter_context(environment)
+    for name in ("NORMJAX_BUILD_KERNELS", "NORMJAX_BUILD_JAXLIBS"):
+      os.environ.pop(name, None)
+
+  def jaxlib(self, minor):
+    """Returns a folder with as much of a jaxlib as building asks for."""
+    folder = self.folder / f"jaxlib-{minor}"
+    headers = folder / "jaxlib/include/xla/ffi/api"
+    headers.mkdir(parents=True)
+    (headers / "ffi.h").touch()
+    (headers / "c_api.h").write_text(
+      f"#define XLA_FFI_API_MAJOR 0\n#define XLA_FFI_API_MINOR {minor}\n"
+    )
+    return str(folder)
+
+  def build(self, version="standard"):
+    """Returns what the hook tells hatch of a wheel, and its warnings."""
+    interface = types.ModuleType("interface")
+    interface.BuildHookInterface = object
+    modules = {"hatchling.builders.hooks.plugin.interface": interface}
+    with mock.patch.dict(sys.modules, modules):
+      hooks = runpy.run_path(ROOT / "hatch_build.py")
+    hook = hooks["NativeBuildHook"]()
+    hook.root, hook.app = str(self.folder), mock.Mock()
+    data = {"force_include": {}}
+    hook.initialize(version, data)
+    for path in data["force_include"]:
+      self.assertTrue(pathlib.Path(path).is_file())
+    hook.finalize(version, data, "")
+    for path in data["force_include"]:
+      self.assertFalse(pathlib.Path(path).exists())
+    return data, hook.app.display_warning.call_args_list
+
+  def test_has_the_kernels_for_the_jaxlib_at_hand(self):
+    data, warnings = self.build()
+    self.assertEmpty(warnings)
+    (target,) = data["force_include"].values()
+    self.assertEqual(target, f"normjax/native/{library.file_name()}")
+    self.assertFalse(data["pure_python"])
+    self.assertRegex(data["tag"], "^py3-none-(linux|macosx)_")
+
+  def test_has_one_library_for_each_interface(self):
+    folders = [self.jaxlib(minor) for minor in (7, 8)]
+    os.environ["NORMJAX_BUILD_JAXLIBS"] = os.pathsep.join(
+      [*folders, folders[0]]
+    )
+    data, _ = self.build()
+    expected = [
+      f"normjax/native/{library.file_name(pathlib.Path(folder, 'jaxlib'))}"
+      for folder in folders
+    ]
+    self.assertCountEqual(data["force_include"].values(), expected)
+    self.assertLen(set(expected), 2)
+
+  def test_leaves_the_kernels_out(self):
+    os.environ["NORMJAX_BUILD_KERNELS"] = "0"
+    data, warnings = self.build()
+    self.assertEqual(data, {"force_include": {}})
+    self.assertEmpty(warnings)
+
+  def test_does_without_a_compiler_unless_told_not_to(self):
+    os.environ["CXX"] = str(self.folder / "missing")
+    data, warnings = self.build()
+    self.assertEqual(data, {"force_include": {}})
+    self.assertLen(warnings, 1)
+    os.environ["NORMJAX_BUILD_KERNELS"] = "1"
+    with self.assertRaisesRegex(RuntimeError, "missing does not start"):
+      self.build()
+
+  def test_refuses_other_values(self):
+    os.environ["NORMJAX_BUILD_KERNELS"] = "yes"
+    with self.assertRaisesRegex(ValueError, "'yes'"):
+      self.build()
+
+  def test_says_where_headers_are_missing(self):
+    os.environ["NORMJAX_BUILD_KERNELS"] = "1"
+    os.environ["NORMJAX_BUILD_JAXLIBS"] = str(self.folder)
+    with self.assertRaisesRegex(RuntimeError, f"not in {self.folder}/jaxlib"):
+      self.build()
+
+  def test_replaces_the_kernels_of_an_editable_install(self):
+    native = self.folder / "normjax/native"
+    (native / "kernels-0.so").touch()
+    self.build("editable")
+    found = [path.name for path in native.glob("*.so")]
+    self.assertEqual(found, [library.file_name()])
+
+
+class OtherJaxlibTest(absltest.TestCase):
+  def test_kernels_for_others_are_left_alone_and_reported(self):
+    native = temporary(self)
+    for source in (ROOT / "normjax/native").iterdir():
+      if source.suffix in (".cc", ".h"):
+        shutil.copy(source, native)
+    (native / "kernels-0123456789abcdef.so").write_text("Not to be loaded.")
+    empty = {"NORMJAX_CACHE_DIR": str(native / "cache"), "NORMJAX_NATIVE": "1"}
+    with (
+      mock.patch.object(library, "_FOLDER", native),
+      mock.patch.dict(os.environ, empty),
+      self.assertLogs("normjax", "WARNING") as logs,
+    ):
+      self.assertFalse(library.load.__wrapped__())
+    self.assertIn("`python -m normjax.native` builds them", logs.output[0])
 
 
 if __name__ == "__main__":

@@ -49,7 +49,9 @@ class BuildError(RuntimeError):
   """The kernels cannot be built here; the text says why."""
 
 
-def build(into: pathlib.Path) -> pathlib.Path:
+def build(
+  into: pathlib.Path, jaxlib: pathlib.Path | None = None
+) -> pathlib.Path:
   """Compiles the kernels.
 
   Needs a C++17 compiler (`$CXX`, else the first of c++, g++ and clang++) and
@@ -58,6 +60,8 @@ def build(into: pathlib.Path) -> pathlib.Path:
   Args:
     into: Folder for the library. It is made if necessary, and the file appears
       there complete or not at all.
+    jaxlib: Package folder of the jaxlib to build for; None means the installed
+      one. Its headers are all that is needed of it.
 
   Returns:
     The library's path; see `file_name`.
@@ -67,9 +71,9 @@ def build(into: pathlib.Path) -> pathlib.Path:
     OSError: `into` cannot be written.
   """
   compiler = _compiler()
-  headers = _headers()
+  headers = _headers(jaxlib)
   into.mkdir(parents=True, exist_ok=True)
-  path = into / file_name()
+  path = into / file_name(jaxlib)
   with tempfile.TemporaryDirectory(dir=into) as name:
     folder = pathlib.Path(name)
     units: list[tuple[str, ...]] = [("kernels.cc", "-isystem", str(headers))]
@@ -127,17 +131,20 @@ def load() -> bool:
   return False
 
 
-def file_name() -> str:
+def file_name(jaxlib: pathlib.Path | None = None) -> str:
   """Returns the library's name, which holds a fingerprint of all it depends on.
 
   That includes the version of XLA's foreign function interface: a handler of
   another version would be refused when the CPU backend starts, which then does
   not start at all. So what does not fit must never be found.
 
+  Args:
+    jaxlib: As for `build`.
+
   Raises:
-    BuildError: jaxlib is not installed.
+    BuildError: jaxlib is not there.
   """
-  api = (_headers() / "xla/ffi/api/c_api.h").read_text()
+  api = (_headers(jaxlib) / "xla/ffi/api/c_api.h").read_text()
   version = re.findall(r"#define XLA_FFI_API_M(?:AJ|IN)OR (\d+)", api)
   parts = (_FLAGS, _levels(), platform.system(), _machine(), version)
   digest = hashlib.sha256(repr(parts).encode())
@@ -190,13 +197,18 @@ def _compiler() -> list[str]:
   )
 
 
-def _headers() -> pathlib.Path:
-  spec = importlib.util.find_spec("jaxlib")
-  for folder in (spec and spec.submodule_search_locations) or ():
+def _headers(jaxlib: pathlib.Path | None) -> pathlib.Path:
+  spec = None if jaxlib else importlib.util.find_spec("jaxlib")
+  installed = (spec and spec.submodule_search_locations) or ()
+  for folder in [jaxlib] if jaxlib else installed:
     headers = pathlib.Path(folder, "include")
     if (headers / "xla/ffi/api/ffi.h").is_file():
       return headers
-  raise BuildError("jaxlib, whose headers are needed, is not installed.")
+  raise BuildError(
+    f"the headers of jaxlib, which are needed, are not in {jaxlib}."
+    if jaxlib
+    else "jaxlib, whose headers are needed, is not installed."
+  )
 
 
 def _run(command: tuple[str, ...]) -> None:
