@@ -11,6 +11,7 @@ import tomllib
 import types
 from unittest import mock
 
+import yaml
 from absl.testing import absltest
 
 import normjax
@@ -25,6 +26,12 @@ def temporary(test):
   return pathlib.Path(test.enter_context(tempfile.TemporaryDirectory()))
 
 
+def workflow(name):
+  """Returns a workflow's jobs."""
+  text = (ROOT / f".github/workflows/{name}.yml").read_text()
+  return yaml.safe_load(text)["jobs"]
+
+
 class VersionTest(absltest.TestCase):
   def test_is_one_that_can_be_released_and_ordered(self):
     self.assertRegex(normjax.__version__, r"^\d+\.\d+\.\d+(\.dev\d+|rc\d+)?$")
@@ -37,6 +44,28 @@ class VersionTest(absltest.TestCase):
     written = r'^__version__ = "(.*)"$'
     found = re.findall(written, path.read_text(), re.MULTILINE)
     self.assertEqual(found, [normjax.__version__])
+
+
+class PinsTest(absltest.TestCase):
+  def test_the_linter_is_the_same_everywhere(self):
+    (pinned,) = (
+      requirement.removeprefix("ruff==")
+      for requirement in PROJECT["project"]["optional-dependencies"]["dev"]
+      if requirement.startswith("ruff")
+    )
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    revisions = {repo["repo"]: repo.get("rev") for repo in config["repos"]}
+    self.assertEqual(
+      revisions["https://github.com/astral-sh/ruff-pre-commit"], f"v{pinned}"
+    )
+
+  def test_every_python_that_is_named_is_tested(self):
+    named = re.findall(
+      r"Python :: (3\.\d+)", "\n".join(PROJECT["project"]["classifiers"])
+    )
+    self.assertEqual(PROJECT["project"]["requires-python"], f">={named[0]}")
+    matrix = workflow("ci")["tests"]["strategy"]["matrix"]
+    self.assertEqual(matrix["python"], named)
 
 
 class BuildTest(absltest.TestCase):
