@@ -5,6 +5,7 @@ import pathlib
 import re
 import runpy
 import shutil
+import subprocess
 import sys
 import tempfile
 import tomllib
@@ -19,6 +20,7 @@ from normjax.native import library
 
 ROOT = pathlib.Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
 
 
 def temporary(test):
@@ -66,6 +68,65 @@ class PinsTest(absltest.TestCase):
     self.assertEqual(PROJECT["project"]["requires-python"], f">={named[0]}")
     matrix = workflow("ci")["tests"]["strategy"]["matrix"]
     self.assertEqual(matrix["python"], named)
+
+
+class ChangelogTest(absltest.TestCase):
+  def test_begins_with_this_version(self):
+    entries = re.findall(r"^## (.*)$", CHANGELOG, re.MULTILINE)
+    released = normjax.__version__.partition(".dev")[0]
+    self.assertStartsWith(entries[0], f"[{released}] - ")
+    for number, entry in enumerate(entries):
+      date = r"\d{4}-\d\d-\d\d" if number else r"(Unreleased|\d{4}-\d\d-\d\d)"
+      self.assertRegex(entry, rf"^\[\d+\.\d+\.\d+\] - {date}$")
+
+  def test_has_the_usual_headings(self):
+    headings = set(re.findall(r"^### (.*)$", CHANGELOG, re.MULTILINE))
+    usual = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    self.assertContainsSubset(headings, {*usual, "Results"})
+
+
+class NotesTest(absltest.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.root = temporary(self)
+    (self.root / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci/release_notes.py", self.root / ".ci")
+    (self.root / "normjax").mkdir()
+    (self.root / "normjax/__init__.py").write_text('__version__ = "1.2.0"\n')
+    self.write("[1.2.0] - 2030-01-31")
+
+  def write(self, title):
+    (self.root / "CHANGELOG.md").write_text(
+      f"# Changelog\n\n## {title}\n\n### Added\n\n- A thing.\n"
+      "\n## [1.1.0] - 2029-12-31\n\n### Added\n\n- Another.\n"
+    )
+
+  def run_with(self, tag):
+    return subprocess.run(
+      [sys.executable, self.root / ".ci/release_notes.py", tag],
+      capture_output=True,
+      text=True,
+    )
+
+  def test_are_those_of_the_version(self):
+    done = self.run_with("v1.2.0")
+    self.assertEqual(done.stdout, "### Added\n\n- A thing.\n", done.stderr)
+
+  def test_refuse_another_tag(self):
+    for tag in ("v1.1.0", "1.2.0", "v1.2"):
+      done = self.run_with(tag)
+      self.assertNotEqual(done.returncode, 0)
+      self.assertIn("__version__ says 1.2.0", done.stderr)
+
+  def test_refuse_what_has_no_date_or_no_entry(self):
+    for title, error in (
+      ("[1.2.0] - Unreleased", "'Unreleased', not when"),
+      ("[1.3.0] - 2030-01-31", "no entry for 1.2.0"),
+    ):
+      self.write(title)
+      done = self.run_with("v1.2.0")
+      self.assertNotEqual(done.returncode, 0)
+      self.assertIn(error, done.stderr)
 
 
 class BuildTest(absltest.TestCase):
