@@ -19,8 +19,13 @@ class WorkflowsTest(parameterized.TestCase):
     workflow = yaml.safe_load(path.read_text())
     self.assertEqual(workflow["permissions"], {"contents": "read"})
     for name, job in workflow["jobs"].items():
-      self.assertNotIn("permissions", job, name)
       self.assertIn("timeout-minutes", job, name)
+      if "permissions" not in job:
+        continue
+      # What publishes: a person approves it, and it runs no repository code.
+      self.assertEqual(path.stem, "release")
+      self.assertEqual(job["environment"], "release")
+      self.assertNotIn("actions/checkout", str(job["steps"]))
 
   @parameterized.named_parameters((path.stem, path) for path in WORKFLOWS)
   def test_use_actions_that_cannot_change(self, path):

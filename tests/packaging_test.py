@@ -14,6 +14,7 @@ from unittest import mock
 
 import yaml
 from absl.testing import absltest
+from packaging.version import Version
 
 import normjax
 from normjax.native import library
@@ -21,6 +22,9 @@ from normjax.native import library
 ROOT = pathlib.Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
+JAXLIBS = re.findall(
+  r"^[\d.]+", (ROOT / ".ci/jaxlibs.txt").read_text(), re.MULTILINE
+)
 
 
 def temporary(test):
@@ -68,6 +72,22 @@ class PinsTest(absltest.TestCase):
     self.assertEqual(PROJECT["project"]["requires-python"], f">={named[0]}")
     matrix = workflow("ci")["tests"]["strategy"]["matrix"]
     self.assertEqual(matrix["python"], named)
+
+  def test_kernels_are_released_for_the_oldest_jaxlib_and_others(self):
+    oldest = re.search(
+      r"^jaxlib==(.*)$", (ROOT / ".ci/oldest.txt").read_text(), re.MULTILINE
+    )
+    self.assertEqual(JAXLIBS[0], oldest[1])
+    self.assertEqual(JAXLIBS, sorted(JAXLIBS, key=Version))
+
+  def test_kernels_are_checked_with_each_jaxlib(self):
+    matrix = workflow("release")["check"]["strategy"]["matrix"]["include"]
+    checked = [case["jax"] for case in matrix if case["files"] == "dist-*"]
+    # The last stands for the newest at the time, which need not be in the list.
+    self.assertEqual(checked, [*JAXLIBS[:-1], ""])
+    pythons = [case["python"] for case in matrix if case["files"] == "dist-*"]
+    tested = workflow("ci")["tests"]["strategy"]["matrix"]["python"]
+    self.assertEqual(pythons, tested)
 
 
 class ChangelogTest(absltest.TestCase):
@@ -127,6 +147,42 @@ class NotesTest(absltest.TestCase):
       done = self.run_with("v1.2.0")
       self.assertNotEqual(done.returncode, 0)
       self.assertIn(error, done.stderr)
+
+
+class ReleaseTest(absltest.TestCase):
+  def test_steps_that_the_workflow_names_exist(self):
+    script = (ROOT / ".ci/release").read_text()
+    subprocess.run(["bash", "-n", ".ci/release"], cwd=ROOT, check=True)
+    offered = re.findall(r"^#   (\w+) [A-Z]", script, re.MULTILINE)
+    defined = re.findall(r"^(\w+)\(\) {", script, re.MULTILINE)
+    self.assertContainsSubset(offered, defined)
+    commands = [
+      step["run"]
+      for job in workflow("release").values()
+      for step in job["steps"]
+      if "run" in step
+    ]
+    named = re.findall(r"\.ci/release (\w+)", "\n".join(commands))
+    self.assertCountEqual(named, offered)
+
+  def test_nothing_is_published_unchecked_or_without_a_tag(self):
+    jobs = workflow("release")
+    publish = [name for name, job in jobs.items() if "permissions" in job]
+    self.assertCountEqual(publish, ["page", "index"])
+
+    def before(name):
+      needs = jobs[name].get("needs", [])
+      needs = [needs] if isinstance(needs, str) else needs
+      return {*needs, *(more for need in needs for more in before(need))}
+
+    for name in publish:
+      self.assertContainsSubset({"pure", "kernels", "check"}, before(name))
+      self.assertEqual(jobs[name]["if"], "github.ref_type == 'tag'")
+
+  def test_artifacts_have_the_names_under_which_they_are_fetched(self):
+    text = (ROOT / ".github/workflows/release.yml").read_text()
+    names = set(re.findall(r"^ +name: (dist-\w+|notes)$", text, re.MULTILINE))
+    self.assertEqual(names, {"dist-pure", "dist-kernels", "notes"})
 
 
 class BuildTest(absltest.TestCase):
