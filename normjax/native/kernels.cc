@@ -115,9 +115,8 @@ ffi::Error Normalize(ffi::ThreadPool pool, ffi::AnyBuffer x, Floats gain,
                      bool centered) {
   Layout layout{outer,  reduced, inner,   features,
                 repeat, groups,  epsilon, centered};
-  ffi::Error error =
-      Check(layout, x.element_count(), m2->element_count(),
-            {gain.element_count(), bias.element_count()});
+  ffi::Error error = Check(layout, x.element_count(), m2->element_count(),
+                           {gain.element_count(), bias.element_count()});
   if (error.failure()) return error;
   if (layout.size() == 0) {
     Zero(*mean), Zero(*mean_tail), Zero(*m2);
@@ -139,10 +138,9 @@ ffi::Error Pullback(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer dy,
                     int64_t groups, float epsilon, bool centered) {
   Layout layout{outer,  reduced, inner,   features,
                 repeat, groups,  epsilon, centered};
-  ffi::Error error =
-      Check(layout, x.element_count(), m2.element_count(),
-            {gain.element_count(), d_gain->element_count(),
-             d_bias->element_count()});
+  ffi::Error error = Check(
+      layout, x.element_count(), m2.element_count(),
+      {gain.element_count(), d_gain->element_count(), d_bias->element_count()});
   if (error.failure()) return error;
   if (layout.size() == 0) {
     Zero(*d_gain), Zero(*d_bias);

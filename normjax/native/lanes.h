@@ -46,10 +46,10 @@ class Lanes {
       means.Copy(), tails.Copy(), factors.Copy(), shifts.Copy();
       Rounds(a, begin, end, period_.width,
              [&](Index start, Index rows, Index width) {
-        loops_.lanes_affine(x_ + start, y + start, rows, period_.width, width,
-                            means.data(), tails.data(), factors.data(),
-                            shifts.data());
-      });
+               loops_.lanes_affine(x_ + start, y + start, rows, period_.width,
+                                   width, means.data(), tails.data(),
+                                   factors.data(), shifts.data());
+             });
     };
     // From the moments of lanes to those of groups.
     auto write = [&](Index a, const double* averages, const double* squares) {
@@ -154,8 +154,8 @@ class Lanes {
       Index period = lanes_ * std::clamp<Index>(256 / lanes_, 1, copies_);
       Rounds(a, begin, end, period, [&](Index start, Index rows, Index width) {
         loops_.lanes_gradient(x_ + start, dy + start, dx + start, rows, period,
-                              width, means.data(), tails.data(),
-                              factors.data(), offsets.data(), slopes.data());
+                              width, means.data(), tails.data(), factors.data(),
+                              offsets.data(), slopes.data());
       });
     };
     Index segments = division_.segments;
@@ -279,9 +279,9 @@ class Lanes {
         sums.Clear();
         Rounds(a, row, last, period_.width,
                [&](Index start, Index rows, Index width) {
-          loops_.lanes_sum(x_ + start, rows, period_.width, width,
-                           center.data(), sums.data());
-        });
+                 loops_.lanes_sum(x_ + start, rows, period_.width, width,
+                                  center.data(), sums.data());
+               });
         sums.Fold(loops_);
         for (Index c = 0; c < lanes_; ++c) {
           center[c] += sums[c] / static_cast<float>(n);
@@ -291,9 +291,10 @@ class Lanes {
       sums.Clear(), squares.Clear();
       Rounds(a, row, last, period_.width,
              [&](Index start, Index rows, Index width) {
-        loops_.lanes_deviations(x_ + start, rows, period_.width, width,
-                                center.data(), sums.data(), squares.data());
-      });
+               loops_.lanes_deviations(x_ + start, rows, period_.width, width,
+                                       center.data(), sums.data(),
+                                       squares.data());
+             });
       sums.Fold(loops_), squares.Fold(loops_);
       for (Index c = 0; c < lanes_; ++c) {
         double step = layout_.centered ? sums[c] / n : 0;
@@ -305,8 +306,8 @@ class Lanes {
         WideMoments(a, row, last, squares.data(), chunk_mean.data(),
                     chunk_m2.data());
       }
-      Merge(row - begin, last - row, lanes_, chunk_mean.data(),
-            chunk_m2.data(), mean, m2);
+      Merge(row - begin, last - row, lanes_, chunk_mean.data(), chunk_m2.data(),
+            mean, m2);
     }
   }
 
@@ -350,10 +351,10 @@ class Lanes {
       some.Clear(), some_products.Clear();
       Rounds(a, row, last, period_.width,
              [&](Index start, Index rows, Index width) {
-        loops_.lanes_sums(x_ + start, dy + start, rows, period_.width, width,
-                          means.data(), tails.data(), some.data(),
-                          some_products.data());
-      });
+               loops_.lanes_sums(x_ + start, dy + start, rows, period_.width,
+                                 width, means.data(), tails.data(), some.data(),
+                                 some_products.data());
+             });
       some.Fold(loops_), some_products.Fold(loops_);
       for (Index c = 0; c < lanes_; ++c) {
         sums[c] += some[c], products[c] += some_products[c];

@@ -175,8 +175,8 @@ struct Division {
     Index most = std::clamp<Index>(size / (8 * kPartSize), 8, 32);
     Index parameters = layout.runs() ? layout.features : period.width;
     Index units = layout.lanes() ? layout.outer : layout.outer / kRows;
-    parts = std::max<Index>(1, std::min({most, size / kPartSize, units,
-                                         size / (8 * parameters)}));
+    parts = std::max<Index>(
+        1, std::min({most, size / kPartSize, units, size / (8 * parameters)}));
     bool fits = parts >= 4 && layout.unit() <= kCache;
     if (size < 4 * kPartSize || fits || segments == 1) return;
     split = true;

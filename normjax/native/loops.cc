@@ -473,10 +473,9 @@ void LanesSums(const T* RESTRICT x, const T* RESTRICT dy, Index rows,
       float g0 = Load(dy + j), g1 = Load(d1 + j);
       float g2 = Load(d2 + j), g3 = Load(d3 + j);
       sums[j] += (g0 + g1) + (g2 + g3);
-      products[j] += (g0 * ((Load(x + j) - m) - t) +
-                      g1 * ((Load(x1 + j) - m) - t)) +
-                     (g2 * ((Load(x2 + j) - m) - t) +
-                      g3 * ((Load(x3 + j) - m) - t));
+      products[j] +=
+          (g0 * ((Load(x + j) - m) - t) + g1 * ((Load(x1 + j) - m) - t)) +
+          (g2 * ((Load(x2 + j) - m) - t) + g3 * ((Load(x3 + j) - m) - t));
     }
   }
   for (; i < rows; ++i, x += stride, dy += stride) {
@@ -515,10 +514,11 @@ void Add(const float* RESTRICT more, Index n, float* RESTRICT sums) {
 
 template <class T>
 constexpr Loops<T> LoopsFor() {
-  return {RunMoments<T>, RowAffine<T>,     RunAffine<T>, RowsSums<T>,
-          RunSums<T>,    RowGradient<T>,   RunGradient<T>, LanesSum<T>,
-          LanesDeviations<T>, LanesAffine<T>, LanesSums<T>, LanesGradient<T>,
-          Convert<T>, Add};
+  return {RunMoments<T>,  RowAffine<T>, RunAffine<T>,
+          RowsSums<T>,    RunSums<T>,   RowGradient<T>,
+          RunGradient<T>, LanesSum<T>,  LanesDeviations<T>,
+          LanesAffine<T>, LanesSums<T>, LanesGradient<T>,
+          Convert<T>,     Add};
 }
 
 }  // namespace

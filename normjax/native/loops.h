@@ -32,8 +32,7 @@ template <class T>
 struct Loops {
   // Mean and sum of squared deviations of n elements; if not `centered`, zero
   // and the sum of squares. Infinite or NaN only if an element is.
-  void (*moments)(const T* x, Index n, bool centered, double* mean,
-                  double* m2);
+  void (*moments)(const T* x, Index n, bool centered, double* mean, double* m2);
 
   // y = deviation * (gain * factor) + bias, in part of a row.
   void (*row_affine)(const T* x, T* y, Index n, float mean, float tail,

@@ -152,30 +152,31 @@ class Rows {
       for (Index s = range.first_segment; s < range.last_segment; ++s) {
         double *s_sums = sums + s * stride, *s_products = products + s * stride;
         std::fill_n(s_sums, rows, 0.0), std::fill_n(s_products, rows, 0.0);
-        ForEachPiece(first, begin[s], begin[s + 1],
-                     [&](Index start, Index size, Index place) {
-          const T *from = x_ + start, *from_dy = dy + start;
-          if (layout_.runs()) {
-            double g = 0, h = 0;
-            loops_.run_sums(from, from_dy, size, *m, *t, *factor, &g, &h);
-            to.d_gain[place] += h;
-            to.d_bias[place] += g;
-            *s_sums += g * gain_[place];
-            *s_products += h * gain_[place];
-            return;
-          }
-          Index target = place;
-          bool everywhere = true;
-          if (by_place) {
-            target = place % layout_.reduced - range.begin +
-                     place / layout_.reduced * (range.end - range.begin);
-            everywhere = place + size == range.end;
-          }
-          loops_.rows_sums(from, from_dy, rows, layout_.reduced, size, m, t,
-                           factor, &gain_[place], to.gain() + target,
-                           to.bias() + target, s_sums, s_products);
-          if (everywhere) to.Added();
-        });
+        ForEachPiece(
+            first, begin[s], begin[s + 1],
+            [&](Index start, Index size, Index place) {
+              const T *from = x_ + start, *from_dy = dy + start;
+              if (layout_.runs()) {
+                double g = 0, h = 0;
+                loops_.run_sums(from, from_dy, size, *m, *t, *factor, &g, &h);
+                to.d_gain[place] += h;
+                to.d_bias[place] += g;
+                *s_sums += g * gain_[place];
+                *s_products += h * gain_[place];
+                return;
+              }
+              Index target = place;
+              bool everywhere = true;
+              if (by_place) {
+                target = place % layout_.reduced - range.begin +
+                         place / layout_.reduced * (range.end - range.begin);
+                everywhere = place + size == range.end;
+              }
+              loops_.rows_sums(from, from_dy, rows, layout_.reduced, size, m, t,
+                               factor, &gain_[place], to.gain() + target,
+                               to.bias() + target, s_sums, s_products);
+              if (everywhere) to.Added();
+            });
       }
     };
     auto differentiate = [&](Index row, Index begin, Index end, double sum,
@@ -287,7 +288,7 @@ class Rows {
   }
 
   void Total(const std::vector<ParameterSums>& parts,
-             std::vector<double> ParameterSums::*sums, float* result) const {
+             std::vector<double> ParameterSums::* sums, float* result) const {
     if (result == nullptr) return;
     bool by_place = !layout_.runs() && period_.cycle >= layout_.reduced;
     Index width = layout_.runs() ? layout_.features : period_.width;
