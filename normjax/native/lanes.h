@@ -36,14 +36,14 @@ class Lanes {
                  T* y, float* mean, float* tail, float* m2) {
     Parameter shift(bias, has_bias, 0, lanes_, 1, lanes_);
     auto apply = [&](Index a, Index begin, Index end) {
-      Spread means(*this), tails(*this), factors(*this), shifts(*this);
+      PerLane means(*this), tails(*this), factors(*this), shifts(*this);
       for (Index c = 0; c < lanes_; ++c) {
         Index i = a * lanes_ + c;
-        auto of = layout_.StandardOf(mean[i], tail[i], m2[i]);
-        means[c] = of.mean, tails[c] = of.tail;
-        factors[c] = of.factor * gain_[c], shifts[c] = shift[c];
+        auto stats = layout_.StandardOf(mean[i], tail[i], m2[i]);
+        means[c] = stats.mean, tails[c] = stats.tail;
+        factors[c] = stats.factor * gain_[c], shifts[c] = shift[c];
       }
-      means.Copy(), tails.Copy(), factors.Copy(), shifts.Copy();
+      means.Repeat(), tails.Repeat(), factors.Repeat(), shifts.Repeat();
       Rounds(a, begin, end, period_.width,
              [&](Index start, Index rows, Index width) {
                loops_.lanes_affine(x_ + start, y + start, rows, period_.width,
@@ -72,7 +72,7 @@ class Lanes {
     Index segments = division_.segments;
     if (!division_.split) {
       ForEachPart(pool, division_.parts, [&](Index part) {
-        auto range = division_.Of(part);
+        auto range = division_.RangeOf(part);
         std::vector<double> averages(segments * lanes_);
         std::vector<double> squares(averages.size());
         for (Index a = range.outer_begin; a < range.outer_end; ++a) {
@@ -89,7 +89,7 @@ class Lanes {
     Index all = layout_.outer * lanes_;
     std::vector<double> averages(segments * all), squares(averages.size());
     ForEachPart(pool, division_.parts, [&](Index part) {
-      auto range = division_.Of(part);
+      auto range = division_.RangeOf(part);
       for (Index a = 0; a < layout_.outer; ++a) {
         for (Index s = range.first_segment; s < range.last_segment; ++s) {
           Index i = s * all + a * lanes_;
@@ -138,17 +138,17 @@ class Lanes {
     };
     auto differentiate = [&](Index a, Index begin, Index end,
                              const float* offset, const float* slope) {
-      Spread means(*this), tails(*this), factors(*this);
-      Spread offsets(*this), slopes(*this);
+      PerLane means(*this), tails(*this), factors(*this);
+      PerLane offsets(*this), slopes(*this);
       for (Index c = 0; c < lanes_; ++c) {
         Index i = a * lanes_ + c;
-        auto of = layout_.StandardOf(mean[i], tail[i], m2[i]);
-        means[c] = of.mean, tails[c] = of.tail;
-        factors[c] = of.factor * gain_[c];
+        auto stats = layout_.StandardOf(mean[i], tail[i], m2[i]);
+        means[c] = stats.mean, tails[c] = stats.tail;
+        factors[c] = stats.factor * gain_[c];
         offsets[c] = offset[c], slopes[c] = slope[c];
       }
-      means.Copy(), tails.Copy(), factors.Copy();
-      offsets.Copy(), slopes.Copy();
+      means.Repeat(), tails.Repeat(), factors.Repeat();
+      offsets.Repeat(), slopes.Repeat();
       // A shorter period than in other loops: five values per lane must stay in
       // the first-level cache.
       Index period = lanes_ * std::clamp<Index>(256 / lanes_, 1, copies_);
@@ -161,13 +161,13 @@ class Lanes {
     Index segments = division_.segments;
     if (!division_.split) {
       ForEachPart(pool, division_.parts, [&](Index part) {
-        auto range = division_.Of(part);
+        auto range = division_.RangeOf(part);
         std::vector<double> sums(segments * lanes_), products(sums.size());
         std::vector<float> offset(lanes_), slope(lanes_);
         for (Index a = range.outer_begin; a < range.outer_end; ++a) {
           for (Index s = 0; s < segments; ++s) {
-            Sums(a, s, dy, mean, tail, &sums[s * lanes_],
-                 &products[s * lanes_]);
+            PullbackSums(a, s, dy, mean, tail, &sums[s * lanes_],
+                         &products[s * lanes_]);
           }
           division_.Add(lanes_, sums.data());
           division_.Add(lanes_, products.data());
@@ -181,11 +181,11 @@ class Lanes {
       std::vector<double> sums(segments * all), products(sums.size());
       std::vector<float> offset(all), slope(all);
       ForEachPart(pool, division_.parts, [&](Index part) {
-        auto range = division_.Of(part);
+        auto range = division_.RangeOf(part);
         for (Index a = 0; a < layout_.outer; ++a) {
           for (Index s = range.first_segment; s < range.last_segment; ++s) {
             Index i = s * all + a * lanes_;
-            Sums(a, s, dy, mean, tail, &sums[i], &products[i]);
+            PullbackSums(a, s, dy, mean, tail, &sums[i], &products[i]);
           }
         }
       });
@@ -208,10 +208,11 @@ class Lanes {
 
  private:
   // A value per lane, spread over a period: the lanes several times in a row.
-  class Spread {
+  class PerLane {
    public:
-    explicit Spread(const Lanes& of)
-        : lanes_(of.lanes_), values_(static_cast<size_t>(of.period_.width)) {}
+    explicit PerLane(const Lanes& lanes)
+        : lanes_(lanes.lanes_),
+          values_(static_cast<size_t>(lanes.period_.width)) {}
 
     float& operator[](Index lane) { return values_[lane]; }
     float* data() { return values_.data(); }
@@ -219,7 +220,7 @@ class Lanes {
     void Clear() { std::fill(values_.begin(), values_.end(), 0.f); }
 
     // Twice as many with every step, since long copies are fast.
-    void Copy() {
+    void Repeat() {
       Index size = static_cast<Index>(values_.size());
       for (Index n = lanes_; n < size; n *= 2) {
         std::copy_n(data(), std::min(n, size - n), data() + n);
@@ -267,7 +268,7 @@ class Lanes {
     Index begin = division_.begin[segment], end = division_.begin[segment + 1];
     std::fill(mean, mean + lanes_, 0.0);
     std::fill(m2, m2 + lanes_, 0.0);
-    Spread center(*this), sums(*this), squares(*this);
+    PerLane center(*this), sums(*this), squares(*this);
     std::vector<double> chunk_mean(lanes_), chunk_m2(lanes_);
     for (Index row = begin; row < end; row += chunk_) {
       Index last = std::min(end, row + chunk_);
@@ -275,18 +276,18 @@ class Lanes {
       if (layout_.centered) {
         loops_.widen(x_ + (a * layout_.reduced + row) * lanes_, lanes_,
                      center.data());
-        center.Copy();
+        center.Repeat();
         sums.Clear();
         Rounds(a, row, last, period_.width,
                [&](Index start, Index rows, Index width) {
-                 loops_.lanes_sum(x_ + start, rows, period_.width, width,
-                                  center.data(), sums.data());
+                 loops_.lanes_shifted_sum(x_ + start, rows, period_.width,
+                                          width, center.data(), sums.data());
                });
         sums.Fold(loops_);
         for (Index c = 0; c < lanes_; ++c) {
           center[c] += sums[c] / static_cast<float>(n);
         }
-        center.Copy();
+        center.Repeat();
       }
       sums.Clear(), squares.Clear();
       Rounds(a, row, last, period_.width,
@@ -337,27 +338,29 @@ class Lanes {
   }
 
   // Sums of dy and of dy * deviation over a segment.
-  void Sums(Index a, Index segment, const T* dy, const float* mean,
-            const float* tail, double* sums, double* products) const {
+  void PullbackSums(Index a, Index segment, const T* dy, const float* mean,
+                    const float* tail, double* sums, double* products) const {
     Index begin = division_.begin[segment], end = division_.begin[segment + 1];
-    Spread means(*this), tails(*this), some(*this), some_products(*this);
+    PerLane means(*this), tails(*this), chunk_sums(*this),
+        chunk_products(*this);
     for (Index c = 0; c < lanes_; ++c) {
       means[c] = mean[a * lanes_ + c], tails[c] = tail[a * lanes_ + c];
       sums[c] = products[c] = 0;
     }
-    means.Copy(), tails.Copy();
+    means.Repeat(), tails.Repeat();
     for (Index row = begin; row < end; row += chunk_) {
       Index last = std::min(end, row + chunk_);
-      some.Clear(), some_products.Clear();
+      chunk_sums.Clear(), chunk_products.Clear();
       Rounds(a, row, last, period_.width,
              [&](Index start, Index rows, Index width) {
-               loops_.lanes_sums(x_ + start, dy + start, rows, period_.width,
-                                 width, means.data(), tails.data(), some.data(),
-                                 some_products.data());
+               loops_.lanes_pullback_sums(x_ + start, dy + start, rows,
+                                          period_.width, width, means.data(),
+                                          tails.data(), chunk_sums.data(),
+                                          chunk_products.data());
              });
-      some.Fold(loops_), some_products.Fold(loops_);
+      chunk_sums.Fold(loops_), chunk_products.Fold(loops_);
       for (Index c = 0; c < lanes_; ++c) {
-        sums[c] += some[c], products[c] += some_products[c];
+        sums[c] += chunk_sums[c], products[c] += chunk_products[c];
       }
     }
   }

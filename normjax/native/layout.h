@@ -132,7 +132,7 @@ inline void Merge(Index so_far, Index count, Index lanes, const double* mean,
 // So many elements of a row, or of an image of lanes, are worth the addition of
 // their sums.
 constexpr Index kRowSegment = 1024, kLanesSegment = 16384;
-constexpr Index kSegments = 32;
+constexpr Index kMaxSegments = 32;
 
 // How sums are taken and how the work is divided.
 //
@@ -150,7 +150,8 @@ constexpr Index kSegments = 32;
 struct Division {
   Index outer;
   Index segments = 1;
-  Index begin[kSegments + 1];  // Of segments, in `reduced`, and the last's end.
+  Index begin[kMaxSegments +
+              1];  // Of segments, in `reduced`, and the last's end.
   Index parts = 1;
   bool split = false;
 
@@ -165,7 +166,7 @@ struct Division {
     }
     Index grains = (layout.reduced + grain - 1) / grain;
     segments = std::clamp<Index>(layout.unit() / shortest, 1,
-                                 std::min(grains, kSegments));
+                                 std::min(grains, kMaxSegments));
     for (Index s = 0; s <= segments; ++s) {
       begin[s] = std::min(layout.reduced, grains * s / segments * grain);
     }
@@ -188,7 +189,7 @@ struct Division {
     Index outer_begin, outer_end, first_segment, last_segment, begin, end;
   };
 
-  Range Of(Index part) const {
+  Range RangeOf(Index part) const {
     Index all = split ? segments : outer;
     Index first = all * part / parts, last = all * (part + 1) / parts;
     if (split) return {0, outer, first, last, begin[first], begin[last]};
@@ -196,7 +197,7 @@ struct Division {
   }
 
   // For a second pass over the data: the cache holds what was read last.
-  Range FromTheEnd(Index part) const { return Of(parts - 1 - part); }
+  Range FromTheEnd(Index part) const { return RangeOf(parts - 1 - part); }
 
   // From the moments of every segment of n means, as [segments, n], to those of
   // all of them, in the first row.

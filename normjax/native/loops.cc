@@ -260,11 +260,12 @@ void RunAffine(const T* RESTRICT x, T* RESTRICT y, Index n, float mean,
 // through is the same for any kCount, and nothing is left to the compiler: the
 // order of additions must not depend on a row's neighbors.
 template <int kCount, int kSize, class T>
-INLINE void AddRowSums(const T* RESTRICT x, const T* RESTRICT dy, Index stride,
-                       Index j, Index n, const float* mean, const float* tail,
-                       const float* factor, const float* RESTRICT gain,
-                       float* RESTRICT d_gain, float* RESTRICT d_bias,
-                       float* sums, float* products) {
+INLINE void AddRowPullbackSums(const T* RESTRICT x, const T* RESTRICT dy,
+                               Index stride, Index j, Index n,
+                               const float* mean, const float* tail,
+                               const float* factor, const float* RESTRICT gain,
+                               float* RESTRICT d_gain, float* RESTRICT d_bias,
+                               float* sums, float* products) {
   static_assert(kCount == 1 || kCount == 4);
   using V = typename VectorOf<float, kSize>::Type;
   V s0 = {}, s1 = {}, s2 = {}, s3 = {}, p0 = {}, p1 = {}, p2 = {}, p3 = {};
@@ -306,46 +307,50 @@ INLINE void AddRowSums(const T* RESTRICT x, const T* RESTRICT dy, Index stride,
   }
   if constexpr (kSize > 1) {
     if (j < n) {
-      AddRowSums<kCount, kSize / 2>(x, dy, stride, j, n, mean, tail, factor,
-                                    gain, d_gain, d_bias, sums, products);
+      AddRowPullbackSums<kCount, kSize / 2>(x, dy, stride, j, n, mean, tail,
+                                            factor, gain, d_gain, d_bias, sums,
+                                            products);
     }
   }
 }
 
 template <int kCount, class T>
-INLINE void RowsSumsOf(const T* x, const T* dy, Index stride, Index width,
-                       const float* mean, const float* tail,
-                       const float* factor, const float* gain, float* d_gain,
-                       float* d_bias, double* sums, double* products) {
+INLINE void SomeRowsPullbackSums(const T* x, const T* dy, Index stride,
+                                 Index width, const float* mean,
+                                 const float* tail, const float* factor,
+                                 const float* gain, float* d_gain,
+                                 float* d_bias, double* sums,
+                                 double* products) {
   for (Index begin = 0; begin < width; begin += kBlock) {
     Index end = begin + kBlock < width ? begin + kBlock : width;
     float s[kCount] = {}, p[kCount] = {};
-    AddRowSums<kCount, kLanes>(x, dy, stride, begin, end, mean, tail, factor,
-                               gain, d_gain, d_bias, s, p);
+    AddRowPullbackSums<kCount, kLanes>(x, dy, stride, begin, end, mean, tail,
+                                       factor, gain, d_gain, d_bias, s, p);
     for (int i = 0; i < kCount; ++i) sums[i] += s[i], products[i] += p[i];
   }
 }
 
 template <class T>
-void RowsSums(const T* x, const T* dy, Index rows, Index stride, Index width,
-              const float* mean, const float* tail, const float* factor,
-              const float* gain, float* d_gain, float* d_bias, double* sums,
-              double* products) {
+void RowsPullbackSums(const T* x, const T* dy, Index rows, Index stride,
+                      Index width, const float* mean, const float* tail,
+                      const float* factor, const float* gain, float* d_gain,
+                      float* d_bias, double* sums, double* products) {
   if (rows == kRows) {
-    RowsSumsOf<kRows>(x, dy, stride, width, mean, tail, factor, gain, d_gain,
-                      d_bias, sums, products);
+    SomeRowsPullbackSums<kRows>(x, dy, stride, width, mean, tail, factor, gain,
+                                d_gain, d_bias, sums, products);
     return;
   }
   for (Index i = 0; i < rows; ++i) {
-    RowsSumsOf<1>(x + i * stride, dy + i * stride, stride, width, mean + i,
-                  tail + i, factor + i, gain, d_gain, d_bias, sums + i,
-                  products + i);
+    SomeRowsPullbackSums<1>(x + i * stride, dy + i * stride, stride, width,
+                            mean + i, tail + i, factor + i, gain, d_gain,
+                            d_bias, sums + i, products + i);
   }
 }
 
 template <class T>
-void RunSums(const T* RESTRICT x, const T* RESTRICT dy, Index n, float mean,
-             float tail, float factor, double* sum, double* product) {
+void RunPullbackSums(const T* RESTRICT x, const T* RESTRICT dy, Index n,
+                     float mean, float tail, float factor, double* sum,
+                     double* product) {
   for (Index begin = 0; begin < n; begin += kBlock) {
     Index size = n - begin < kBlock ? n - begin : kBlock, half = size / 2;
     const T *xa = x + begin, *xb = xa + half;
@@ -389,8 +394,8 @@ void RunGradient(const T* RESTRICT x, const T* RESTRICT dy, T* RESTRICT dx,
 }
 
 template <class T>
-void LanesSum(const T* RESTRICT x, Index rows, Index stride, Index width,
-              const float* RESTRICT pivot, float* RESTRICT sums) {
+void LanesShiftedSum(const T* RESTRICT x, Index rows, Index stride, Index width,
+                     const float* RESTRICT pivot, float* RESTRICT sums) {
   Index i = 0;
   for (; i + 4 <= rows; i += 4, x += 4 * stride) {
     const T *x1 = x + stride, *x2 = x1 + stride, *x3 = x2 + stride;
@@ -459,10 +464,10 @@ void LanesAffine(const T* RESTRICT x, T* RESTRICT y, Index rows, Index stride,
 }
 
 template <class T>
-void LanesSums(const T* RESTRICT x, const T* RESTRICT dy, Index rows,
-               Index stride, Index width, const float* RESTRICT mean,
-               const float* RESTRICT tail, float* RESTRICT sums,
-               float* RESTRICT products) {
+void LanesPullbackSums(const T* RESTRICT x, const T* RESTRICT dy, Index rows,
+                       Index stride, Index width, const float* RESTRICT mean,
+                       const float* RESTRICT tail, float* RESTRICT sums,
+                       float* RESTRICT products) {
   Index i = 0;
   for (; i + 4 <= rows; i += 4, x += 4 * stride, dy += 4 * stride) {
     const T *x1 = x + stride, *x2 = x1 + stride, *x3 = x2 + stride;
@@ -514,11 +519,13 @@ void Add(const float* RESTRICT more, Index n, float* RESTRICT sums) {
 
 template <class T>
 constexpr Loops<T> LoopsFor() {
-  return {RunMoments<T>,  RowAffine<T>, RunAffine<T>,
-          RowsSums<T>,    RunSums<T>,   RowGradient<T>,
-          RunGradient<T>, LanesSum<T>,  LanesDeviations<T>,
-          LanesAffine<T>, LanesSums<T>, LanesGradient<T>,
-          Convert<T>,     Add};
+  return {RunMoments<T>,        RowAffine<T>,
+          RunAffine<T>,         RowsPullbackSums<T>,
+          RunPullbackSums<T>,   RowGradient<T>,
+          RunGradient<T>,       LanesShiftedSum<T>,
+          LanesDeviations<T>,   LanesAffine<T>,
+          LanesPullbackSums<T>, LanesGradient<T>,
+          Convert<T>,           Add};
 }
 
 }  // namespace

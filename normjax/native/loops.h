@@ -44,13 +44,15 @@ struct Loops {
   // With h = deviation * factor, adds sum(dy * gain) and sum(dy * gain * h) of
   // each row to `sums` and `products`, and sums over the rows of dy * h and dy
   // to `d_gain` and `d_bias`. Takes up to kRows rows that are `stride` apart.
-  void (*rows_sums)(const T* x, const T* dy, Index rows, Index stride,
-                    Index width, const float* mean, const float* tail,
-                    const float* factor, const float* gain, float* d_gain,
-                    float* d_bias, double* sums, double* products);
+  void (*rows_pullback_sums)(const T* x, const T* dy, Index rows, Index stride,
+                             Index width, const float* mean, const float* tail,
+                             const float* factor, const float* gain,
+                             float* d_gain, float* d_bias, double* sums,
+                             double* products);
   // Adds sum(dy) and sum(dy * h).
-  void (*run_sums)(const T* x, const T* dy, Index n, float mean, float tail,
-                   float factor, double* sum, double* product);
+  void (*run_pullback_sums)(const T* x, const T* dy, Index n, float mean,
+                            float tail, float factor, double* sum,
+                            double* product);
 
   // dx = dy * (gain * factor) - offset - deviation * slope.
   void (*row_gradient)(const T* x, const T* dy, T* dx, Index n, float mean,
@@ -60,8 +62,8 @@ struct Loops {
                        float tail, float factor, float offset, float slope);
 
   // Adds sum(x - pivot) over `rows` dense rows to `sums`.
-  void (*lanes_sum)(const T* x, Index rows, Index stride, Index width,
-                    const float* pivot, float* sums);
+  void (*lanes_shifted_sum)(const T* x, Index rows, Index stride, Index width,
+                            const float* pivot, float* sums);
   // Adds sum(x - center) and sum((x - center)^2).
   void (*lanes_deviations)(const T* x, Index rows, Index stride, Index width,
                            const float* center, float* sums, float* squares);
@@ -70,9 +72,9 @@ struct Loops {
                        const float* mean, const float* tail,
                        const float* factor, const float* bias);
   // Adds sum(dy) and sum(dy * deviation).
-  void (*lanes_sums)(const T* x, const T* dy, Index rows, Index stride,
-                     Index width, const float* mean, const float* tail,
-                     float* sums, float* products);
+  void (*lanes_pullback_sums)(const T* x, const T* dy, Index rows, Index stride,
+                              Index width, const float* mean, const float* tail,
+                              float* sums, float* products);
   // dx = dy * factor - offset - deviation * slope.
   void (*lanes_gradient)(const T* x, const T* dy, T* dx, Index rows,
                          Index stride, Index width, const float* mean,

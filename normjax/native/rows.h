@@ -62,11 +62,11 @@ class Rows {
                          sizeof(T) * layout.size() <= (4 << 20)
                      ? kRows
                      : 1),
-        gain_(Spread(gain, has_gain, 1)) {}
+        gain_(LayOut(gain, has_gain, 1)) {}
 
   void Normalize(xla::ffi::ThreadPool& pool, const float* bias, bool has_bias,
                  T* y, float* mean, float* tail, float* m2) {
-    Parameter shift = Spread(bias, has_bias, 0);
+    Parameter shift = LayOut(bias, has_bias, 0);
     // Segments of a row; results are `stride` apart.
     auto measure = [&](Index row, const Division::Range& range, Index stride,
                        double* averages, double* squares) {
@@ -84,8 +84,8 @@ class Rows {
       m2[row] = RoundSquares(squares);
     };
     auto apply = [&](Index row, Index begin, Index end) {
-      auto of = layout_.StandardOf(mean[row], tail[row], m2[row]);
-      float m = of.mean, t = of.tail, factor = of.factor;
+      auto stats = layout_.StandardOf(mean[row], tail[row], m2[row]);
+      float m = stats.mean, t = stats.tail, factor = stats.factor;
       ForEachPiece(row, begin, end, [&](Index start, Index size, Index place) {
         if (layout_.runs()) {
           loops_.run_affine(x_ + start, y + start, size, m, t,
@@ -98,8 +98,8 @@ class Rows {
     };
     if (!division_.split) {
       ForEachPart(pool, division_.parts, [&](Index part) {
-        auto range = division_.Of(part);
-        double averages[kSegments], squares[kSegments];
+        auto range = division_.RangeOf(part);
+        double averages[kMaxSegments], squares[kMaxSegments];
         ForEachFew(range, at_once_, [&](Index first, Index rows) {
           for (Index row = first; row < first + rows; ++row) {
             measure(row, range, 1, averages, squares);
@@ -117,7 +117,7 @@ class Rows {
     std::vector<double> averages(division_.segments * outer);
     std::vector<double> squares(averages.size());
     ForEachPart(pool, division_.parts, [&](Index part) {
-      auto range = division_.Of(part);
+      auto range = division_.RangeOf(part);
       for (Index row = 0; row < outer; ++row) {
         measure(row, range, outer, &averages[row], &squares[row]);
       }
@@ -145,8 +145,8 @@ class Rows {
       float m[kRows], t[kRows], factor[kRows];
       for (Index i = 0; i < rows; ++i) {
         Index row = first + i;
-        auto of = layout_.StandardOf(mean[row], tail[row], m2[row]);
-        m[i] = of.mean, t[i] = of.tail, factor[i] = of.factor;
+        auto stats = layout_.StandardOf(mean[row], tail[row], m2[row]);
+        m[i] = stats.mean, t[i] = stats.tail, factor[i] = stats.factor;
       }
       const Index* begin = division_.begin;
       for (Index s = range.first_segment; s < range.last_segment; ++s) {
@@ -158,7 +158,8 @@ class Rows {
               const T *from = x_ + start, *from_dy = dy + start;
               if (layout_.runs()) {
                 double g = 0, h = 0;
-                loops_.run_sums(from, from_dy, size, *m, *t, *factor, &g, &h);
+                loops_.run_pullback_sums(from, from_dy, size, *m, *t, *factor,
+                                         &g, &h);
                 to.d_gain[place] += h;
                 to.d_bias[place] += g;
                 *s_sums += g * gain_[place];
@@ -172,17 +173,18 @@ class Rows {
                          place / layout_.reduced * (range.end - range.begin);
                 everywhere = place + size == range.end;
               }
-              loops_.rows_sums(from, from_dy, rows, layout_.reduced, size, m, t,
-                               factor, &gain_[place], to.gain() + target,
-                               to.bias() + target, s_sums, s_products);
+              loops_.rows_pullback_sums(from, from_dy, rows, layout_.reduced,
+                                        size, m, t, factor, &gain_[place],
+                                        to.gain() + target, to.bias() + target,
+                                        s_sums, s_products);
               if (everywhere) to.Added();
             });
       }
     };
     auto differentiate = [&](Index row, Index begin, Index end, double sum,
                              double product) {
-      auto of = layout_.StandardOf(mean[row], tail[row], m2[row]);
-      float m = of.mean, t = of.tail, factor = of.factor;
+      auto stats = layout_.StandardOf(mean[row], tail[row], m2[row]);
+      float m = stats.mean, t = stats.tail, factor = stats.factor;
       double scale = factor / static_cast<double>(layout_.reduced);
       float offset = layout_.centered ? static_cast<float>(sum * scale) : 0;
       float slope = static_cast<float>(product * scale * factor);
@@ -202,9 +204,9 @@ class Rows {
     std::vector<ParameterSums> parameters(division_.parts);
     if (!division_.split) {
       ForEachPart(pool, division_.parts, [&](Index part) {
-        auto range = division_.Of(part);
-        parameters[part] = ParameterSums(SumsOf(range));
-        double sums[kSegments * kRows], products[kSegments * kRows];
+        auto range = division_.RangeOf(part);
+        parameters[part] = ParameterSums(CountSums(range));
+        double sums[kMaxSegments * kRows], products[kMaxSegments * kRows];
         ForEachFew(range, at_once, [&](Index first, Index rows) {
           sum(first, rows, range, rows, sums, products, parameters[part]);
           division_.Add(rows, sums), division_.Add(rows, products);
@@ -219,8 +221,8 @@ class Rows {
       std::vector<double> sums(division_.segments * outer);
       std::vector<double> products(sums.size());
       ForEachPart(pool, division_.parts, [&](Index part) {
-        auto range = division_.Of(part);
-        parameters[part] = ParameterSums(SumsOf(range));
+        auto range = division_.RangeOf(part);
+        parameters[part] = ParameterSums(CountSums(range));
         ForEachFew(range, at_once, [&](Index first, Index rows) {
           sum(first, rows, range, outer, &sums[first], &products[first],
               parameters[part]);
@@ -240,7 +242,7 @@ class Rows {
   }
 
  private:
-  Parameter Spread(const float* values, bool present, float missing) const {
+  Parameter LayOut(const float* values, bool present, float missing) const {
     bool runs = layout_.runs();
     return Parameter(values, present, missing, layout_.features,
                      runs ? 1 : layout_.repeat,
@@ -281,7 +283,7 @@ class Rows {
     }
   }
 
-  Index SumsOf(const Division::Range& range) const {
+  Index CountSums(const Division::Range& range) const {
     if (layout_.runs()) return layout_.features;
     if (period_.cycle < layout_.reduced) return period_.width;
     return period_.cycle / layout_.reduced * (range.end - range.begin);
@@ -295,7 +297,7 @@ class Rows {
     std::vector<double> total(width);
     for (Index part = 0; part < division_.parts; ++part) {
       const double* from = (parts[part].*sums).data();
-      auto range = division_.Of(part);
+      auto range = division_.RangeOf(part);
       Index stride = by_place ? layout_.reduced : width;
       Index begin = by_place ? range.begin : 0;
       Index size = by_place ? range.end - range.begin : width;
