@@ -2,8 +2,8 @@
 //
 //   y = (x - mean) * gain / sqrt(m2 / n + epsilon) + bias
 //
-// See layout.h for which elements share a mean and which a parameter, rows.h
-// and lanes.h for the two families of layouts, loops.h for the arithmetic.
+// See layout.h for the layout of arrays, rows.h and lanes.h for the two
+// families of layouts, and loops.h for the arithmetic.
 
 #include <algorithm>
 #include <cstdint>
@@ -54,17 +54,17 @@ ffi::Error Wrong(const std::string& what) {
   return ffi::Error(ffi::ErrorCode::kInvalidArgument, "normjax: " + what);
 }
 
-// A parameter may be missing.
+// A parameter that is missing has no elements.
 bool Present(const Floats& parameter) { return parameter.element_count() != 0; }
 
 ffi::Error Check(const Layout& layout, size_t size, size_t statistics,
                  std::initializer_list<size_t> parameters) {
   if (!layout.valid()) return Wrong("this layout is not supported.");
   if (size != static_cast<size_t>(layout.size())) {
-    return Wrong("the array is not outer * reduced * inner large.");
+    return Wrong("x must have outer * reduced * inner elements.");
   }
   if (statistics != static_cast<size_t>(layout.outer * layout.inner)) {
-    return Wrong("statistics are not outer * inner large.");
+    return Wrong("statistics must have outer * inner elements.");
   }
   for (size_t given : parameters) {
     if (given != 0 && given != static_cast<size_t>(layout.features)) {
@@ -172,7 +172,7 @@ auto WithLayout(Binding binding) {
 }  // namespace
 }  // namespace normjax
 
-// All that the library exports.
+// The library exports nothing else.
 #define NORMJAX_EXPORT extern "C" __attribute__((visibility("default")))
 NORMJAX_EXPORT XLA_FFI_Error* normjax_normalize(XLA_FFI_CallFrame* frame);
 NORMJAX_EXPORT XLA_FFI_Error* normjax_pullback(XLA_FFI_CallFrame* frame);

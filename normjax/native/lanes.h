@@ -1,5 +1,5 @@
-// Norms whose every lane of adjacent elements has a mean: batch norm, and group
-// and instance norm with their channels last.
+// Norms of images whose lanes, or groups of adjacent lanes, have a mean each:
+// batch norm, and group and instance norm with channels last. See layout.h.
 
 #ifndef NORMJAX_NATIVE_LANES_H_
 #define NORMJAX_NATIVE_LANES_H_
@@ -16,6 +16,18 @@
 
 namespace normjax {
 
+// A chunk is what is centered by one mean and summed in float32. It has about
+// this many elements, 128 kB of float32, which fits the second-level cache.
+constexpr Index kChunkSize = 32768;
+// Periods in a chunk. At least the first number, because every chunk has to
+// fold the sums of its period into lanes. At most the second, because each
+// addition to a sum in float32 costs up to half a unit in the last place.
+constexpr Index kFewestPeriods = 16, kMostPeriods = 64;
+// The period in lanes_gradient has at most this many elements, unless there are
+// more lanes. It is shorter than in other loops because five values per
+// element, 5 kB together, have to stay in the first-level cache.
+constexpr Index kGradientPeriod = 256;
+
 template <class T>
 class Lanes {
  public:
@@ -27,8 +39,9 @@ class Lanes {
         loops_(loops),
         lanes_(layout.inner),
         copies_(period_.width / layout.inner),
-        // Fits the second-level cache, and no sum gets long.
-        chunk_(std::clamp<Index>(32768 / period_.width, 16, 64) * copies_),
+        chunk_(std::clamp(kChunkSize / period_.width, kFewestPeriods,
+                          kMostPeriods) *
+               copies_),
         x_(x),
         gain_(gain, has_gain, 1, lanes_, 1, lanes_) {}
 
@@ -51,7 +64,7 @@ class Lanes {
                                    factors.data(), shifts.data());
              });
     };
-    // From the moments of lanes to those of groups.
+    // Merges the moments of lanes into those of groups.
     auto write = [&](Index a, const double* averages, const double* squares) {
       Index size = lanes_ / layout_.groups, rows = layout_.reduced;
       for (Index first = 0; first < lanes_; first += size) {
@@ -114,7 +127,7 @@ class Lanes {
                 float* d_bias) {
     Index parts = division_.split ? 1 : division_.parts;
     std::vector<double> d_gains(parts * lanes_), d_biases(parts * lanes_);
-    // From the sums of lanes to what differentiating subtracts.
+    // From the sums of the lanes to `offset` and `slope` of lanes_gradient.
     auto reduce = [&](Index a, const double* sums, const double* products,
                       Index part, float* offset, float* slope) {
       Index size = lanes_ / layout_.groups;
@@ -123,7 +136,7 @@ class Lanes {
         double r = layout_.StandardOf(0, 0, m2[a * lanes_ + first]).factor;
         double sum = 0, product = 0;
         for (Index c = first; c < first + size; ++c) {
-          // If r is zero, deviations may be infinite.
+          // If r is zero, the product may be infinite.
           double h = r == 0 ? 0 : products[c] * r;
           sum += sums[c] * gain_[c];
           product += h * gain_[c];
@@ -149,9 +162,8 @@ class Lanes {
       }
       means.Repeat(), tails.Repeat(), factors.Repeat();
       offsets.Repeat(), slopes.Repeat();
-      // A shorter period than in other loops: five values per lane must stay in
-      // the first-level cache.
-      Index period = lanes_ * std::clamp<Index>(256 / lanes_, 1, copies_);
+      Index period =
+          lanes_ * std::clamp<Index>(kGradientPeriod / lanes_, 1, copies_);
       Rounds(a, begin, end, period, [&](Index start, Index rows, Index width) {
         loops_.lanes_gradient(x_ + start, dy + start, dx + start, rows, period,
                               width, means.data(), tails.data(), factors.data(),
@@ -207,7 +219,7 @@ class Lanes {
   }
 
  private:
-  // A value per lane, spread over a period: the lanes several times in a row.
+  // One value per lane, repeated to fill a period.
   class PerLane {
    public:
     explicit PerLane(const Lanes& lanes)
@@ -219,7 +231,8 @@ class Lanes {
 
     void Clear() { std::fill(values_.begin(), values_.end(), 0.f); }
 
-    // Twice as many with every step, since long copies are fast.
+    // Fills the period with copies of the lanes. Doubles the copied length in
+    // every step, because long copies are fast.
     void Repeat() {
       Index size = static_cast<Index>(values_.size());
       for (Index n = lanes_; n < size; n *= 2) {
@@ -227,8 +240,9 @@ class Lanes {
       }
     }
 
-    // Adds all copies to the first, in pairs: one by one, a sum that holds an
-    // outlier would lose as much in every addition.
+    // Adds all copies to the first, in pairs. One after the other, every
+    // addition to a sum that contains an outlier would round as coarsely as the
+    // outlier.
     void Fold(const Loops<T>& loops) {
       for (Index copies = static_cast<Index>(values_.size()) / lanes_;
            copies > 1; copies = (copies + 1) / 2) {
@@ -237,9 +251,9 @@ class Lanes {
       }
     }
 
-    // Of sums of squares.
+    // For sums of squares, which are not negative.
     bool Finite() const {
-      int32_t finite = 1;  // As wide as a float, for the sake of vectors.
+      int32_t finite = 1;  // As wide as a float, so that the loop vectorizes.
       for (Index c = 0; c < lanes_; ++c) {
         finite &= values_[c] <= std::numeric_limits<float>::max();
       }
@@ -251,7 +265,7 @@ class Lanes {
     std::vector<float> values_;
   };
 
-  // Calls work(start, rows, width) for whole periods, then for the rest.
+  // Calls work(start, rows, width) for all whole periods, then for the rest.
   template <class Work>
   void Rounds(Index a, Index begin, Index end, Index period,
               const Work& work) const {
@@ -262,8 +276,9 @@ class Lanes {
     if (rest) work(start + rows * period, Index{1}, rest);
   }
 
-  // Of a segment. Each chunk is centred by its own mean, which is found around
-  // its first element: a constant lane is exactly that.
+  // Moments of the lanes of a segment. Each chunk is centered by its own mean,
+  // which is computed relative to the chunk's first row. So the mean of a
+  // constant lane is exact.
   void Moments(Index a, Index segment, double* mean, double* m2) const {
     Index begin = division_.begin[segment], end = division_.begin[segment + 1];
     std::fill(mean, mean + lanes_, 0.0);
@@ -312,7 +327,8 @@ class Lanes {
     }
   }
 
-  // Those lanes' moments, in double, whose squares overflow float32.
+  // Replaces the moments of lanes whose `squares` overflow float32 by moments
+  // that are computed in double.
   void WideMoments(Index a, Index begin, Index end, const float* squares,
                    double* mean, double* m2) const {
     std::vector<float> x(lanes_);
@@ -337,12 +353,12 @@ class Lanes {
     }
   }
 
-  // Sums of dy and of dy * deviation over a segment.
+  // Sums of dy and of dy * deviation over a segment, per lane.
   void PullbackSums(Index a, Index segment, const T* dy, const float* mean,
                     const float* tail, double* sums, double* products) const {
     Index begin = division_.begin[segment], end = division_.begin[segment + 1];
-    PerLane means(*this), tails(*this), chunk_sums(*this),
-        chunk_products(*this);
+    PerLane means(*this), tails(*this);
+    PerLane chunk_sums(*this), chunk_products(*this);
     for (Index c = 0; c < lanes_; ++c) {
       means[c] = mean[a * lanes_ + c], tails[c] = tail[a * lanes_ + c];
       sums[c] = products[c] = 0;
@@ -365,6 +381,7 @@ class Lanes {
     }
   }
 
+  // Adds up the parts' sums for a parameter.
   void Total(const std::vector<double>& sums, Index parts,
              float* result) const {
     if (result == nullptr) return;

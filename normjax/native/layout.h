@@ -1,4 +1,5 @@
-// Which elements share a mean and which a parameter, and how work is divided.
+// Which elements share a mean, which share a parameter, and how the work is
+// divided among threads.
 
 #ifndef NORMJAX_NATIVE_LAYOUT_H_
 #define NORMJAX_NATIVE_LAYOUT_H_
@@ -13,24 +14,35 @@
 
 namespace normjax {
 
-// x is [outer, reduced, inner], dense; means are over `reduced`. Element e has
-// parameter (e / repeat) % features. With inner == 1 a row shares a mean; else
-// `groups` groups of adjacent lanes do.
+// Runs of equal parameters that are at least this long have loops of their own,
+// which read one number in place of an array. A shorter run is not worth the
+// call of a loop.
+constexpr Index kShortestRun = 64;
+
+// x is a dense array [outer, reduced, inner]. Means are over `reduced`. Element
+// e has parameter (e / repeat) % features.
+//
+// If inner == 1, x consists of rows, and each row has one mean. Otherwise x
+// consists of images [reduced, inner]. A lane is a column of an image. The
+// lanes are divided into `groups` groups of adjacent lanes, which share a mean.
 struct Layout {
   Index outer, reduced, inner, features, repeat, groups;
   float epsilon;
   bool centered;
 
+  // Elements of a unit, which is a row or an image.
   Index unit() const { return reduced * inner; }
   Index size() const { return outer * unit(); }
   bool lanes() const { return inner > 1; }
   // Elements that share a mean.
   Index count() const { return lanes() ? reduced * (inner / groups) : reduced; }
 
-  // Parameters stand still over long runs, or there is one for all.
-  bool runs() const { return !lanes() && (repeat >= 64 || features == 1); }
+  // Whether parameters are equal over long runs, or over the whole array.
+  bool runs() const {
+    return !lanes() && (repeat >= kShortestRun || features == 1);
+  }
   Index run() const { return features == 1 ? size() : repeat; }
-  // After this many elements the parameters begin anew.
+  // Elements after which the parameters start again.
   Index cycle() const { return features * repeat; }
 
   bool valid() const {
@@ -53,9 +65,9 @@ struct Layout {
     float mean, tail, factor;
   };
 
-  // A group whose squares add up to more than float32 holds has a factor of
-  // zero. It comes out as zero too if nothing is subtracted from it: even the
-  // deviations may be infinite.
+  // If a group's sum of squares overflows float32, its factor is zero. Its
+  // deviations may overflow as well, and infinity times zero is NaN. So nothing
+  // is subtracted from such a group, and the product is zero.
   Standard StandardOf(float mean, float tail, float m2) const {
     float factor = 1 / std::sqrt(m2 / static_cast<float>(count()) + epsilon);
     bool huge = m2 > std::numeric_limits<float>::max();
@@ -63,35 +75,48 @@ struct Layout {
   }
 };
 
-// Sums of squares in double are infinite only if an element is: its group is
-// to be NaN, unlike one whose squares are merely large.
+// A sum of squares in double is infinite only if an element is infinite. Such a
+// group becomes NaN. A group whose squares overflow only float32 does not.
 inline float RoundSquares(double m2) {
   if (std::isinf(m2)) return std::numeric_limits<float>::quiet_NaN();
   return static_cast<float>(m2);
 }
 
-// Short cycles, of the parameters or of the lanes, are laid out several times
-// in a row, which makes inner loops long.
+// Limits for Period, in elements.
+//
+// Lanes: 4 kB of float32, because processors prefetch best if the four rows
+// that a loop reads are on four pages.
+constexpr Index kLanesPeriod = 1024;
+// Lanes: long enough for inner loops over several vectors.
+constexpr Index kShortestLanesPeriod = 64;
+// Lanes: one copy for this many rows, since writing the copies takes time too.
+constexpr Index kRowsPerCopy = 32;
+// Parameters: cycles of this length are long enough for inner loops. Shorter
+// ones are repeated up to about kParametersPeriod, 2 kB of float32.
+constexpr Index kLongCycle = 256, kParametersPeriod = 512;
+
+// Short cycles, of parameters or of lanes, are written several times in a row.
+// That makes inner loops long.
 struct Period {
   Index cycle;  // In elements.
   Index width;  // A multiple of it.
 
   explicit Period(const Layout& layout) : cycle(layout.cycle()) {
-    auto reaching = [&](Index size) { return (size - 1 + cycle) / cycle; };
+    auto copies_for = [&](Index size) { return (size - 1 + cycle) / cycle; };
     Index copies = 1;
     if (layout.lanes()) {
-      // 4 kB, so that four rows of this width are on four pages, which is what
-      // processors prefetch best; less where laying out would take too long.
-      copies = std::min({layout.reduced, reaching(1024),
-                         std::max(layout.reduced / 32, reaching(64))});
-    } else if (!layout.runs() && cycle < 256 && cycle < layout.reduced) {
-      copies = std::min(reaching(512), layout.reduced / cycle);
+      copies = std::min({layout.reduced, copies_for(kLanesPeriod),
+                         std::max(layout.reduced / kRowsPerCopy,
+                                  copies_for(kShortestLanesPeriod))});
+    } else if (!layout.runs() && cycle < kLongCycle && cycle < layout.reduced) {
+      copies = std::min(copies_for(kParametersPeriod), layout.reduced / cycle);
     }
     width = cycle * copies;
   }
 };
 
-// A parameter laid out over `width` elements; `missing` where there is none.
+// A parameter, one value per element of a period of `width` elements. If there
+// is no parameter, all values are `missing`.
 class Parameter {
  public:
   Parameter(const float* values, bool present, float missing, Index features,
@@ -116,7 +141,8 @@ class Parameter {
   const float* values_;
 };
 
-// Adds the moments of `count` more elements per lane to those of `so_far`.
+// Merges the moments of `count` elements per lane into the totals, which are
+// those of `so_far` elements per lane.
 inline void Merge(Index so_far, Index count, Index lanes, const double* mean,
                   const double* m2, double* total_mean, double* total_m2) {
   if (count == 0) return;
@@ -129,34 +155,56 @@ inline void Merge(Index so_far, Index count, Index lanes, const double* mean,
   }
 }
 
-// So many elements of a row, or of an image of lanes, are worth the addition of
-// their sums.
+// Limits for segments, which change the order of additions, hence the last bits
+// of results.
+//
+// Elements of the shortest segment of a row and of an image: for shorter ones,
+// adding up the sums of all segments would take too long.
 constexpr Index kRowSegment = 1024, kLanesSegment = 16384;
+// Segments of a unit at most. There need not be more of them than parts.
 constexpr Index kMaxSegments = 32;
+
+// Limits for parts. The gradients of parameters are added up over the parts, so
+// these limits change their last bits.
+//
+// Elements of the smallest part: a smaller one is not worth waking a thread.
+constexpr Index kPartSize = 16384;
+// Parts at most, for small arrays and for large ones. More parts than threads
+// even out the speeds of the threads. But every part has its own sums for the
+// parameters, so that more than kMostSmallParts need to be large.
+constexpr Index kMostSmallParts = 8, kMostParts = 32;
+constexpr Index kLargePart = 8 * kPartSize;
+// Elements of the array per element of the parts' sums for the parameters, at
+// least: then these sums take little time.
+constexpr Index kElementsPerSum = 8;
+// Fewer parts than these leave threads of many processors without work.
+constexpr Index kEnoughParts = 4;
+// Elements of a unit that is still in the cache when it is read again.
+constexpr Index kCachedUnit = 1 << 20;
 
 // How sums are taken and how the work is divided.
 //
-// A unit - a row, or an image of lanes - consists of segments. Its statistics
-// and sums are those of the segments, added up in order. Segments depend on
-// what one unit is like, never on how many there are, so a unit's results do
-// not either: they have the same bits alone and in any batch.
+// A unit (a row or an image) consists of segments. Its statistics and sums are
+// those of its segments, added up in order. The segments depend only on the
+// shape of one unit, not on the number of units. So a unit has the same bits
+// alone and in any batch.
 //
-// Parts are what threads do. Normally a part has some of the units and goes
-// over each twice while it is in the cache. Where there are few units, or the
-// parameters' sums of the parts would be as large as the data, a part has some
-// segments of all units instead: then all parts finish the statistics before
-// any goes on. Parts depend on sizes alone, so results depend neither on the
-// number of threads nor on which does what.
+// Threads work on parts. Usually a part is a range of units, and the thread
+// passes twice over each unit while it is in the cache. If there are few units,
+// or the parts' sums for the parameters would be as large as the data, a part
+// is a range of segments of all units. Then all parts finish the statistics
+// before any part continues. Parts depend on sizes only, so results depend
+// neither on the number of threads nor on their order.
 struct Division {
   Index outer;
   Index segments = 1;
-  Index begin[kMaxSegments +
-              1];  // Of segments, in `reduced`, and the last's end.
+  // Where segments begin along `reduced`, then where the last one ends.
+  Index begin[kMaxSegments + 1];
   Index parts = 1;
   bool split = false;
 
   Division(const Layout& layout, const Period& period) : outer(layout.outer) {
-    // Segments begin where loops over the unit would begin anew anyway.
+    // Segments begin where a loop over the unit would start again anyway.
     Index grain = kRowSegment, shortest = kRowSegment;
     if (layout.lanes()) {
       grain = kRows * (period.width / layout.inner);
@@ -171,20 +219,19 @@ struct Division {
       begin[s] = std::min(layout.reduced, grains * s / segments * grain);
     }
 
-    constexpr Index kPartSize = 16384, kCache = 1 << 20;
     Index size = layout.size();
-    Index most = std::clamp<Index>(size / (8 * kPartSize), 8, 32);
-    Index parameters = layout.runs() ? layout.features : period.width;
+    Index most = std::clamp(size / kLargePart, kMostSmallParts, kMostParts);
+    Index sums = layout.runs() ? layout.features : period.width;
     Index units = layout.lanes() ? layout.outer : layout.outer / kRows;
-    parts = std::max<Index>(
-        1, std::min({most, size / kPartSize, units, size / (8 * parameters)}));
-    bool fits = parts >= 4 && layout.unit() <= kCache;
-    if (size < 4 * kPartSize || fits || segments == 1) return;
+    parts = std::max<Index>(1, std::min({most, size / kPartSize, units,
+                                         size / (kElementsPerSum * sums)}));
+    bool by_units = parts >= kEnoughParts && layout.unit() <= kCachedUnit;
+    if (by_units || size < kEnoughParts * kPartSize || segments == 1) return;
     split = true;
     parts = std::min({most, size / kPartSize, segments});
   }
 
-  // What a part has: units, segments, and where these are in `reduced`.
+  // A part: its units, its segments, and where these are along `reduced`.
   struct Range {
     Index outer_begin, outer_end, first_segment, last_segment, begin, end;
   };
@@ -196,11 +243,11 @@ struct Division {
     return {first, last, 0, segments, 0, begin[segments]};
   }
 
-  // For a second pass over the data: the cache holds what was read last.
+  // Parts in reverse order, for a second pass over the data: what was read last
+  // is still in the cache.
   Range FromTheEnd(Index part) const { return RangeOf(parts - 1 - part); }
 
-  // From the moments of every segment of n means, as [segments, n], to those of
-  // all of them, in the first row.
+  // Merges moments [segments, n] over the segments, into the first row.
   void Merge(Index n, double* mean, double* m2) const {
     for (Index segment = 1; segment < segments; ++segment) {
       normjax::Merge(begin[segment], begin[segment + 1] - begin[segment], n,
@@ -208,7 +255,7 @@ struct Division {
     }
   }
 
-  // The same for sums.
+  // Adds sums [segments, n] over the segments, into the first row.
   void Add(Index n, double* sums) const {
     for (Index segment = 1; segment < segments; ++segment) {
       for (Index i = 0; i < n; ++i) sums[i] += sums[segment * n + i];

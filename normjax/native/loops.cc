@@ -1,9 +1,10 @@
-// See loops.h. Compiled once per processor level; NORMJAX_LEVEL is the table's
-// name.
+// See loops.h. Compiled once per processor level. NORMJAX_LEVEL is the name of
+// the table of loops.
 //
-// Nothing here may come from a header's inline functions: the linker keeps one
-// copy of those for all levels, perhaps one that this processor cannot run.
-// `-ffast-math` is out of the question: it would turn (x - mean) - tail into
+// Do not call inline functions of other headers here: the linker keeps one copy
+// of those for all levels, which may need a newer processor than this one.
+//
+// Do not compile with -ffast-math: it would turn (x - mean) - tail into
 // x - (mean + tail), which is x - mean.
 
 #include "loops.h"
@@ -15,7 +16,7 @@
 namespace normjax {
 namespace {
 
-// As many adjacent elements as a register holds.
+// Elements that a vector register holds.
 #if defined(__AVX512F__)
 constexpr int kLanes = 16;
 #elif defined(__AVX__)
@@ -24,9 +25,14 @@ constexpr int kLanes = 8;
 constexpr int kLanes = 4;
 #endif
 
-// So many elements are summed in float32: the fewer, the fewer sums are taken
-// side by side, since each loses up to half a unit in every addition.
-constexpr Index kBlock = 64 * kLanes;
+// At most this many additions to each float32 of a vector before its sum moves
+// on to double. Each addition costs up to half a unit in the last place, so the
+// number is the same on all processors, and blocks are longer where vectors
+// are.
+constexpr Index kAdditions = 64;
+constexpr Index kBlock = kAdditions * kLanes;
+
+static_assert(kRows == 4, "The loops are written out for four rows.");
 
 template <class To, class From>
 INLINE To Bits(From value) {
@@ -36,7 +42,8 @@ INLINE To Bits(From value) {
   return result;
 }
 
-// The conversions below take one element or, as `U` and `F`, vectors of them.
+// The conversions below work on single elements and on vectors: `U` is for
+// bits, `F` for float32.
 
 template <class F, class U>
 INLINE F Widen(Bfloat16, U bits) {
@@ -46,7 +53,8 @@ INLINE F Widen(Bfloat16, U bits) {
 template <class U, class F>
 INLINE U Narrow(Bfloat16, F value) {
   U bits = Bits<U>(value);
-  // To the nearest, ties to even; a carry out of the mantissa is right too.
+  // To nearest, ties to even. A carry from the mantissa into the exponent gives
+  // the right number too.
   U rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   U quiet = (bits >> 16) | 0x40;
   return value != value ? quiet : rounded;
@@ -57,7 +65,8 @@ INLINE F Widen(Float16, U half) {
   U magnitude = (half & 0x7fff) << 13;
   U normal = magnitude + (112u << 23);
   U infinite = magnitude + (224u << 23);
-  // Subnormal: 2^-14 * (1 + m) - 2^-14, where no float32 is subnormal.
+  // Subnormal numbers as 2^-14 * (1 + m) - 2^-14, which avoids subnormal
+  // float32.
   U small = Bits<U>(Bits<F>(magnitude + (113u << 23)) - 0x1p-14f);
   U bits = magnitude < (1u << 23) ? small : normal;
   bits = magnitude >= (31u << 23) ? infinite : bits;
@@ -69,7 +78,7 @@ INLINE U Narrow(Float16, F value) {
   U bits = Bits<U>(value);
   U magnitude = bits & 0x7fffffff;
   U normal = (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
-  // The unit in the last place of 1/2 is that of half's subnormals.
+  // The unit in the last place of the float32 1/2 is the smallest float16.
   U small = Bits<U>(Bits<F>(magnitude) + 0.5f) - (126u << 23);
   U infinite = magnitude * 0 + 0x7c00, quiet = infinite | 0x200;
   U half = magnitude < (113u << 23) ? small : normal;
@@ -120,7 +129,8 @@ INLINE float Sum(V v) {
   } else if constexpr (kSize == 2) {
     return v[0] + v[1];
   } else {
-    // Copied as a whole: a vector that is read in parts is kept in memory.
+    // Copied as a whole: the compiler keeps a vector that is read in parts in
+    // memory.
     typename VectorOf<float, kSize / 2>::Type halves[2];
     __builtin_memcpy(halves, &v, sizeof(v));
     return Sum<kSize / 2>(halves[0] + halves[1]);
@@ -131,9 +141,9 @@ struct BlockSums {
   float deviations, squares;
 };
 
-// Sums of x - center, and of its square if `kSquares`. Into several
-// accumulators, which hides the latency of an addition, and in one stream,
-// which processors prefetch best.
+// Sums of x - center, and of its square if `kSquares`. Several accumulators
+// hide the latency of an addition. They read one stream, which processors
+// prefetch best.
 template <bool kSquares, class T>
 INLINE BlockSums SumBlock(const T* x, Index n, float center) {
   Vector s0 = {}, s1 = {}, s2 = {}, s3 = {}, q0 = {}, q1 = {}, q2 = {}, q3 = {};
@@ -169,7 +179,7 @@ struct WideSums {
   double deviations, squares;
 };
 
-// As SumBlock, where float32 overflows, which is rare.
+// SumBlock in double, for the rare case that float32 overflows.
 template <class T>
 __attribute__((noinline, cold)) WideSums SumWide(const T* x, Index n,
                                                  double center) {
@@ -206,8 +216,8 @@ void RunMoments(const T* x, Index n, bool centered, double* mean, double* m2) {
                    : SumWide(block, end - begin, 0).squares;
       continue;
     }
-    // Around the block's own mean, which is found around its first element: a
-    // constant block is exactly that.
+    // The center is the block's mean, which is computed relative to its first
+    // element. So the mean of a constant block is exact.
     double size = static_cast<double>(end - begin), reciprocal = 1 / size;
     float center = Load(block);
     float rough = SumBlock<false>(block, end - begin, center).deviations;
@@ -255,10 +265,10 @@ void RunAffine(const T* RESTRICT x, T* RESTRICT y, Index n, float mean,
   }
 }
 
-// Adds to the sums of kCount rows over elements from j on, by as many at a time
-// as a register holds, then by half as many, and so on. What a row's sums go
-// through is the same for any kCount, and nothing is left to the compiler: the
-// order of additions must not depend on a row's neighbors.
+// Adds elements from j on to the sums of kCount rows: whole vectors first, then
+// vectors of half the size, and so on. A row's sums must not depend on its
+// neighbors. So the order of additions is the same for any kCount, and is not
+// left to the compiler.
 template <int kCount, int kSize, class T>
 INLINE void AddRowPullbackSums(const T* RESTRICT x, const T* RESTRICT dy,
                                Index stride, Index j, Index n,
@@ -266,7 +276,7 @@ INLINE void AddRowPullbackSums(const T* RESTRICT x, const T* RESTRICT dy,
                                const float* factor, const float* RESTRICT gain,
                                float* RESTRICT d_gain, float* RESTRICT d_bias,
                                float* sums, float* products) {
-  static_assert(kCount == 1 || kCount == 4);
+  static_assert(kCount == 1 || kCount == kRows);
   using V = typename VectorOf<float, kSize>::Type;
   V s0 = {}, s1 = {}, s2 = {}, s3 = {}, p0 = {}, p1 = {}, p2 = {}, p3 = {};
   auto add = [&](int i, const V& g, V& s, V& p, V& h, V& d) ALWAYS_INLINE {
@@ -280,7 +290,7 @@ INLINE void AddRowPullbackSums(const T* RESTRICT x, const T* RESTRICT dy,
     LoadVector(gain + j, &g);
     LoadVector(d_gain + j, &gains), LoadVector(d_bias + j, &biases);
     add(0, g, s0, p0, h0, d0);
-    if constexpr (kCount == 4) {
+    if constexpr (kCount == kRows) {
       add(1, g, s1, p1, h1, d1);
       add(2, g, s2, p2, h2, d2);
       add(3, g, s3, p3, h3, d3);
@@ -299,7 +309,7 @@ INLINE void AddRowPullbackSums(const T* RESTRICT x, const T* RESTRICT dy,
   }
   if (any) {
     sums[0] += Sum<kSize>(s0), products[0] += Sum<kSize>(p0);
-    if constexpr (kCount == 4) {
+    if constexpr (kCount == kRows) {
       sums[1] += Sum<kSize>(s1), products[1] += Sum<kSize>(p1);
       sums[2] += Sum<kSize>(s2), products[2] += Sum<kSize>(p2);
       sums[3] += Sum<kSize>(s3), products[3] += Sum<kSize>(p3);
@@ -397,7 +407,7 @@ template <class T>
 void LanesShiftedSum(const T* RESTRICT x, Index rows, Index stride, Index width,
                      const float* RESTRICT pivot, float* RESTRICT sums) {
   Index i = 0;
-  for (; i + 4 <= rows; i += 4, x += 4 * stride) {
+  for (; i + kRows <= rows; i += kRows, x += kRows * stride) {
     const T *x1 = x + stride, *x2 = x1 + stride, *x3 = x2 + stride;
 #pragma omp simd
     for (Index j = 0; j < width; ++j) {
@@ -417,7 +427,7 @@ void LanesDeviations(const T* RESTRICT x, Index rows, Index stride, Index width,
                      const float* RESTRICT center, float* RESTRICT sums,
                      float* RESTRICT squares) {
   Index i = 0;
-  for (; i + 4 <= rows; i += 4, x += 4 * stride) {
+  for (; i + kRows <= rows; i += kRows, x += kRows * stride) {
     const T *x1 = x + stride, *x2 = x1 + stride, *x3 = x2 + stride;
 #pragma omp simd
     for (Index j = 0; j < width; ++j) {
@@ -443,7 +453,8 @@ void LanesAffine(const T* RESTRICT x, T* RESTRICT y, Index rows, Index stride,
                  const float* RESTRICT tail, const float* RESTRICT factor,
                  const float* RESTRICT bias) {
   Index i = 0;
-  for (; i + 4 <= rows; i += 4, x += 4 * stride, y += 4 * stride) {
+  for (; i + kRows <= rows;
+       i += kRows, x += kRows * stride, y += kRows * stride) {
     const T *x1 = x + stride, *x2 = x1 + stride, *x3 = x2 + stride;
     T *y1 = y + stride, *y2 = y1 + stride, *y3 = y2 + stride;
 #pragma omp simd
@@ -469,7 +480,8 @@ void LanesPullbackSums(const T* RESTRICT x, const T* RESTRICT dy, Index rows,
                        const float* RESTRICT tail, float* RESTRICT sums,
                        float* RESTRICT products) {
   Index i = 0;
-  for (; i + 4 <= rows; i += 4, x += 4 * stride, dy += 4 * stride) {
+  for (; i + kRows <= rows;
+       i += kRows, x += kRows * stride, dy += kRows * stride) {
     const T *x1 = x + stride, *x2 = x1 + stride, *x3 = x2 + stride;
     const T *d1 = dy + stride, *d2 = d1 + stride, *d3 = d2 + stride;
 #pragma omp simd

@@ -1,4 +1,4 @@
-// Work in parts, on XLA's threads and on the caller's.
+// Runs the parts of some work on XLA's threads and on the caller's.
 
 #ifndef NORMJAX_NATIVE_PARALLEL_H_
 #define NORMJAX_NATIVE_PARALLEL_H_
@@ -14,11 +14,17 @@
 
 namespace normjax {
 
+// How often the caller checks whether all parts are done before it goes to
+// sleep. The other threads are in their last part by then, and a thread that
+// sleeps wakes up late.
+constexpr int kSpins = 2000;
+
 // Calls body(part) for every part in [0, parts) and returns when all are done.
 //
-// The caller works too and takes whatever no thread has begun, so that it
-// never waits for a task that has not started: a busy pool cannot dead-lock.
-// Tasks that start late find nothing left, and own the counters they look at.
+// The caller works on parts too, until no part is left to start. So it never
+// waits for a task that has not started, and a busy pool cannot deadlock. Tasks
+// that start late find no part left. They share ownership of `progress`, which
+// may outlive this call.
 template <class Body>
 void ForEachPart(xla::ffi::ThreadPool& pool, Index parts, const Body& body) {
   if (parts <= 1) {
@@ -32,7 +38,7 @@ void ForEachPart(xla::ffi::ThreadPool& pool, Index parts, const Body& body) {
     std::condition_variable finished;
   };
   auto progress = std::make_shared<Progress>();
-  // `body` is touched only for a part that is not done, hence while it lives.
+  // `body` lives until all parts are done, and is called only before that.
   auto work = [progress, parts, &body] {
     for (;;) {
       Index part = progress->next.fetch_add(1);
@@ -48,8 +54,7 @@ void ForEachPart(xla::ffi::ThreadPool& pool, Index parts, const Body& body) {
   for (Index i = 0; i < helpers; ++i) pool.Schedule(decltype(work)(work));
   work();
   auto all_done = [&] { return progress->done.load() == parts; };
-  // The other threads are in their last part: asleep, one would wake up late.
-  for (int i = 0; i < 2000; ++i) {
+  for (int i = 0; i < kSpins; ++i) {
     if (all_done()) return;
 #if defined(__x86_64__)
     __builtin_ia32_pause();

@@ -1,5 +1,5 @@
-// Norms whose every row has one mean: layer norm, and whatever keeps its
-// channels in front.
+// Norms of rows that have one mean each: layer norm, and group and instance
+// norm with channels first. See layout.h.
 
 #ifndef NORMJAX_NATIVE_ROWS_H_
 #define NORMJAX_NATIVE_ROWS_H_
@@ -12,8 +12,17 @@
 
 namespace normjax {
 
-// Sums of one part for the parameters' gradients, one per place in the period,
-// or, where the period is longer than a row, per place of the part's range.
+// Additions to a sum in float32 before it moves on to a sum in double. More
+// would cost digits, fewer would cost time.
+constexpr int kShortSum = 32;
+
+// Rows are best read one at a time if they are short and come from memory. If a
+// row is on pages of its own, or the array is in the cache, reading kRows at
+// once is faster. Shortest such row, largest such array, in bytes:
+constexpr size_t kLongRow = 6144, kCachedArray = 4 << 20;
+
+// One part's sums for the gradients of the parameters: one sum per element of
+// the period, or, if the period is longer than a row, per element of the part.
 class ParameterSums {
  public:
   ParameterSums() = default;
@@ -23,12 +32,12 @@ class ParameterSums {
   float* gain() { return gain_.data(); }
   float* bias() { return bias_.data(); }
 
-  // Called after something was added everywhere: moves short sums to the long
-  // ones before they get inaccurate.
+  // Call this after every sum got one more addition.
   void Added() {
-    if (++additions_ == 32) Flush();
+    if (++additions_ == kShortSum) Flush();
   }
 
+  // Moves the sums in float32 to those in double.
   void Flush() {
     for (size_t j = 0; j < gain_.size(); ++j) {
       d_gain[j] += gain_[j];
@@ -56,10 +65,8 @@ class Rows {
         division_(layout, period_),
         loops_(loops),
         x_(x),
-        // Short rows that come from memory are best read in a single stream; in
-        // the cache, or when each is on pages of its own, more are faster.
-        at_once_(sizeof(T) * layout.reduced >= 6144 ||
-                         sizeof(T) * layout.size() <= (4 << 20)
+        at_once_(sizeof(T) * layout.reduced >= kLongRow ||
+                         sizeof(T) * layout.size() <= kCachedArray
                      ? kRows
                      : 1),
         gain_(LayOut(gain, has_gain, 1)) {}
@@ -67,7 +74,7 @@ class Rows {
   void Normalize(xla::ffi::ThreadPool& pool, const float* bias, bool has_bias,
                  T* y, float* mean, float* tail, float* m2) {
     Parameter shift = LayOut(bias, has_bias, 0);
-    // Segments of a row; results are `stride` apart.
+    // Moments of a row's segments, written `stride` apart.
     auto measure = [&](Index row, const Division::Range& range, Index stride,
                        double* averages, double* squares) {
       const T* from = x_ + row * layout_.reduced;
@@ -138,7 +145,7 @@ class Rows {
                 const float* tail, const float* m2, T* dx, float* d_gain,
                 float* d_bias) {
     bool by_place = !layout_.runs() && period_.cycle >= layout_.reduced;
-    // Segments of up to kRows rows; see loops.h for the sums.
+    // Sums of the segments of up to kRows rows; see rows_pullback_sums.
     auto sum = [&](Index first, Index rows, const Division::Range& range,
                    Index stride, double* sums, double* products,
                    ParameterSums& to) {
@@ -198,7 +205,7 @@ class Rows {
         }
       });
     };
-    // Rows are summed together where their parameters are in the same place.
+    // Rows are summed together only if their parameters are at the same place.
     bool aligned = !layout_.runs() && period_.cycle <= layout_.reduced;
     Index at_once = aligned ? at_once_ : 1;
     std::vector<ParameterSums> parameters(division_.parts);
@@ -242,6 +249,8 @@ class Rows {
   }
 
  private:
+  // Returns a parameter with one value per run, or else per element of a
+  // period.
   Parameter LayOut(const float* values, bool present, float missing) const {
     bool runs = layout_.runs();
     return Parameter(values, present, missing, layout_.features,
@@ -249,7 +258,7 @@ class Rows {
                      runs ? layout_.features : period_.width);
   }
 
-  // Calls work(first, rows) for up to `at_once` rows at a time.
+  // Calls work(first, rows) for all rows of a part, up to `at_once` at a time.
   template <class Work>
   void ForEachFew(const Division::Range& range, Index at_once,
                   const Work& work) const {
@@ -258,8 +267,9 @@ class Rows {
     }
   }
 
-  // Calls work(start, size, place) for stretches that read on in the
-  // parameters without a break: where they start in x and in the parameters.
+  // Divides part of a row into pieces that read the parameters without a break,
+  // and calls work(start, size, place) for each: where the piece starts in x,
+  // its size, and where it starts in the parameters.
   template <class Work>
   void ForEachPiece(Index row, Index begin, Index end, const Work& work) const {
     Index start = row * layout_.reduced;
@@ -271,7 +281,7 @@ class Rows {
         j += size;
       }
     } else if (period_.cycle <= layout_.reduced) {
-      // Short rows wait for this, and a division is slow.
+      // Avoids a division where it is not needed: short rows wait for it.
       Index place = begin == 0 ? 0 : begin % period_.width;
       for (Index j = begin; j < end; place = 0) {
         Index size = std::min(end - j, period_.width - place);
@@ -283,12 +293,14 @@ class Rows {
     }
   }
 
+  // Returns the number of a part's sums for a parameter.
   Index CountSums(const Division::Range& range) const {
     if (layout_.runs()) return layout_.features;
     if (period_.cycle < layout_.reduced) return period_.width;
     return period_.cycle / layout_.reduced * (range.end - range.begin);
   }
 
+  // Adds up the parts' sums for a parameter.
   void Total(const std::vector<ParameterSums>& parts,
              std::vector<double> ParameterSums::* sums, float* result) const {
     if (result == nullptr) return;
