@@ -137,8 +137,8 @@ def batch_norm(
     return _evaluate(x, scale, bias, stats, mask, epsilon, norm), stats
   check_axis_name(axis_name)
   _check_batch(x, axes, axis_name, axis_index_groups)
-  y, of = normalize(x, scale, bias, mask, epsilon, norm)
-  batch = GroupMoments(*(lax.squeeze(field, axes) for field in of))
+  y, batch = normalize(x, scale, bias, mask, epsilon, norm)
+  batch = GroupMoments(*(lax.squeeze(field, axes) for field in batch))
   return y, _update(stats, batch, momentum, running_var_ddof)
 
 
@@ -169,8 +169,9 @@ def _evaluate(
     return view.unfold(y)
   traced, norm = with_epsilon(epsilon, norm)
   wide = x.astype(statistics_dtype(x.dtype))
-  of = _as_moments(stats, wide, norm.groups.axes)
-  return normalize_by(of, wide, scale, bias, mask, traced, norm).astype(x.dtype)
+  running = _as_moments(stats, wide, norm.groups.axes)
+  y = normalize_by(running, wide, scale, bias, mask, traced, norm)
+  return y.astype(x.dtype)
 
 
 def _as_moments(

@@ -55,13 +55,13 @@ def normalize(
 ) -> tuple[jax.Array, GroupMoments]:
   """Returns normalized `x`, in its dtype, and the moments of its groups."""
   wide = x.astype(statistics_dtype(x.dtype))
-  of = group_moments(wide, mask, norm.groups, norm.centered)
-  y = normalize_by(of, wide, scale, bias, mask, epsilon, norm)
-  return y.astype(x.dtype), of
+  stats = group_moments(wide, mask, norm.groups, norm.centered)
+  y = normalize_by(stats, wide, scale, bias, mask, epsilon, norm)
+  return y.astype(x.dtype), stats
 
 
 def normalize_by(
-  of: GroupMoments,
+  stats: GroupMoments,
   x: jax.Array,
   scale: jax.Array | None,
   bias: jax.Array | None,
@@ -74,9 +74,9 @@ def normalize_by(
   Scale and deviation are multiplied first: where they vary along the same axes
   this leaves one product per element.
   """
-  factor = _reciprocal_deviation(of, epsilon, norm).astype(x.dtype)
+  factor = _reciprocal_deviation(stats, epsilon, norm).astype(x.dtype)
   gain = _gain(scale, x, norm)
-  y = deviations(x, mask, of) * (factor if gain is None else gain * factor)
+  y = deviations(x, mask, stats) * (factor if gain is None else gain * factor)
   return y if bias is None else y + _per_feature(bias, x, norm)
 
 
@@ -85,7 +85,7 @@ def pushforward(
   scale: jax.Array | None,
   mask: jax.Array | None,
   epsilon: jax.Array | None,
-  of: GroupMoments,
+  stats: GroupMoments,
   dx: jax.Array,
   d_scale: jax.Array | None,
   d_bias: jax.Array | None,
@@ -104,26 +104,26 @@ def pushforward(
 
   Args:
     x, scale, mask, epsilon, norm: As `normalize` takes them.
-    of: The moments of `x`.
+    stats: The moments of `x`.
     dx, d_scale, d_bias, d_epsilon: Tangents; None for zero.
   """
   dtype = statistics_dtype(x.dtype)
   wide, dx = x.astype(dtype), masked(dx.astype(dtype), mask)
-  d_of = moments_tangent(wide, mask, of, dx, norm.groups, norm.centered)
+  d_stats = moments_tangent(wide, mask, stats, dx, norm.groups, norm.centered)
   if epsilon is not None and d_epsilon is None:
     d_epsilon = jnp.zeros_like(epsilon)
   factor, d_factor = jax.jvp(
     lambda m2, epsilon: _reciprocal_deviation(
-      of._replace(m2=m2), epsilon, norm
+      stats._replace(m2=m2), epsilon, norm
     ),
-    (of.m2, epsilon),
-    (d_of.m2, d_epsilon),
+    (stats.m2, epsilon),
+    (d_stats.m2, d_epsilon),
   )
   factor, d_factor = factor.astype(dtype), d_factor.astype(dtype)
   gain = _gain(scale, wide, norm)
   gain_factor = factor if gain is None else gain * factor
   slope = d_factor if gain is None else gain * d_factor
-  c = deviations(wide, mask, of)
+  c = deviations(wide, mask, stats)
   dy = gain_factor * dx + c * slope
   if d_scale is not None:
     # Standardized first: c alone times dy may overflow where f is zero.
@@ -131,21 +131,21 @@ def pushforward(
   # Added up before it meets dy, the bracket takes one sum to transpose.
   shift = jnp.zeros_like(factor, dtype)
   if norm.centered:
-    shift = masked(-gain_factor * d_of.mean, mask)
+    shift = masked(-gain_factor * d_stats.mean, mask)
   if d_bias is not None:
     shift = shift + _per_feature(d_bias, wide, norm)
-  return (dy + shift).astype(x.dtype), d_of
+  return (dy + shift).astype(x.dtype), d_stats
 
 
 def _reciprocal_deviation(
-  of: GroupMoments, epsilon: jax.Array | None, norm: Norm
+  stats: GroupMoments, epsilon: jax.Array | None, norm: Norm
 ) -> jax.Array:
   """Returns `1 / sqrt(var + epsilon)`, or `1 / (sqrt(var) + epsilon)`.
 
   A quotient rather than `rsqrt`, whose derivative holds (var + epsilon)^-1.5
   and overflows float32 for an epsilon below 1e-25.
   """
-  var = of.variance(norm.ddof)
+  var = stats.variance(norm.ddof)
   added = jnp.asarray(norm.epsilon if epsilon is None else epsilon, var.dtype)
   if not norm.epsilon_outside_sqrt:
     return 1 / jnp.sqrt(var + added)

@@ -155,17 +155,17 @@ def moments(
   x = x.astype(statistics_dtype(x.dtype))
   view = fold(x, mask, groups)
   if view is None:
-    of = group_moments(x, mask, groups)
+    stats = group_moments(x, mask, groups)
   else:
-    of = group_moments(
+    stats = group_moments(
       view.array(x),
       None if mask is None else view.array(mask),
       view.groups(groups),
     )
-    of = GroupMoments(*(view.unfold(field, axes) for field in of))
+    stats = GroupMoments(*(view.unfold(field, axes) for field in stats))
   if not keepdims:
-    of = GroupMoments(*(lax.squeeze(field, axes) for field in of))
-  return Moments(*of)
+    stats = GroupMoments(*(lax.squeeze(field, axes) for field in stats))
+  return Moments(*stats)
 
 
 def merge_moments(a: Moments, b: Moments) -> Moments:
@@ -374,14 +374,14 @@ def _group_moments_jvp(
   tangents: tuple[jax.Array, jax.Array | None],
 ) -> tuple[GroupMoments, GroupMoments]:
   (x, mask), (dx, _) = primals, tangents
-  of = group_moments(x, mask, groups, centered)
-  return of, moments_tangent(x, mask, of, dx, groups, centered)
+  stats = group_moments(x, mask, groups, centered)
+  return stats, moments_tangent(x, mask, stats, dx, groups, centered)
 
 
 def moments_tangent(
   x: jax.Array,
   mask: jax.Array | None,
-  of: GroupMoments,
+  stats: GroupMoments,
   dx: jax.Array,
   groups: Groups,
   centered: bool = True,
@@ -393,18 +393,18 @@ def moments_tangent(
   linear in `dx`, so reverse mode is its transpose.
   """
   dx = masked(dx, mask)
-  zero = jnp.zeros_like(of.mean)
-  divisor = jnp.maximum(of.count, 1).astype(dx.dtype)
+  zero = jnp.zeros_like(stats.mean)
+  divisor = jnp.maximum(stats.count, 1).astype(dx.dtype)
   d_mean = groups.total(dx) / divisor if centered else zero
-  product = jnp.real(jnp.conj(deviations(x, mask, of)) * dx)
+  product = jnp.real(jnp.conj(deviations(x, mask, stats)) * dx)
   d_m2 = 2 * groups.total(product)
   # Where the squares have overflowed, nothing changes a variance of infinity.
-  d_m2 = sharding.where(of.m2 == jnp.inf, jnp.zeros_like(d_m2), d_m2)
-  return GroupMoments(jnp.zeros_like(of.count), d_mean, zero, d_m2)
+  d_m2 = sharding.where(stats.m2 == jnp.inf, jnp.zeros_like(d_m2), d_m2)
+  return GroupMoments(jnp.zeros_like(stats.count), d_mean, zero, d_m2)
 
 
 def deviations(
-  x: jax.Array, mask: jax.Array | None, of: GroupMoments
+  x: jax.Array, mask: jax.Array | None, stats: GroupMoments
 ) -> jax.Array:
   """Returns `x - mean` to the last digit; zero where `x` does not count.
 
@@ -413,9 +413,9 @@ def deviations(
   squares have overflowed, nothing is subtracted: 1 / sqrt(var) is zero there,
   and times a difference that overflows it would be NaN.
   """
-  huge = of.m2 == jnp.inf
+  huge = stats.m2 == jnp.inf
   mean, tail = (
     sharding.where(huge, jnp.zeros_like(value), value)
-    for value in (of.mean, of.mean_tail)
+    for value in (stats.mean, stats.mean_tail)
   )
   return masked((masked(x, mask) - mean) - tail, mask)

@@ -63,7 +63,7 @@ def normalize(
 def pushforward(
   x: jax.Array,
   scale: jax.Array | None,
-  of: GroupMoments,
+  stats: GroupMoments,
   dx: jax.Array,
   d_scale: jax.Array | None,
   d_bias: jax.Array | None,
@@ -72,16 +72,18 @@ def pushforward(
   """As `formulas.pushforward`, where the primitives `serve`."""
   options = _Options(norm, scale is not None, _dtype(d_scale), _dtype(d_bias))
   (dy,) = _pushforward.bind(
-    x, *_given(scale), *of[1:], dx, *_given(d_scale, d_bias), options=options
+    x, *_given(scale), *stats[1:], dx, *_given(d_scale, d_bias), options=options
   )
 
   # Nobody computes this unless it is used, nor keeps anything for it.
   @jax.checkpoint
-  def d_moments(x: jax.Array, of: GroupMoments, dx: jax.Array) -> GroupMoments:
+  def d_moments(
+    x: jax.Array, stats: GroupMoments, dx: jax.Array
+  ) -> GroupMoments:
     x, dx = x.astype(jnp.float32), dx.astype(jnp.float32)
-    return moments_tangent(x, None, of, dx, norm.groups, norm.centered)
+    return moments_tangent(x, None, stats, dx, norm.groups, norm.centered)
 
-  return dy, d_moments(x, of, dx)
+  return dy, d_moments(x, stats, dx)
 
 
 class _Options(NamedTuple):
@@ -149,8 +151,8 @@ def _normalize_formula(
 ) -> list[jax.Array]:
   has_bias = options.bias is not None
   scale, bias = _parameters(parameters, options.scale, has_bias)
-  y, of = formulas.normalize(x, scale, bias, None, None, options.norm)
-  return [y, *of[1:]]
+  y, stats = formulas.normalize(x, scale, bias, None, None, options.norm)
+  return [y, *stats[1:]]
 
 
 def _normalize_kernel(
@@ -173,12 +175,12 @@ def _pushforward_formula(
 ) -> list[jax.Array]:
   (x, scale, statistics), (dx, *parameters) = _unpack(operands, options)
   norm = options.norm
-  of = _moments(statistics, x.shape, norm)
+  stats = _moments(statistics, x.shape, norm)
   d_scale, d_bias = _parameters(
     parameters, options.d_scale is not None, options.bias is not None
   )
   dy, _ = formulas.pushforward(
-    x, scale, None, None, of, dx, d_scale, d_bias, None, norm
+    x, scale, None, None, stats, dx, d_scale, d_bias, None, norm
   )
   return [dy]
 

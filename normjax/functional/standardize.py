@@ -124,7 +124,7 @@ def normalize(
   view = fold(x, mask, groups, features)
   if view is None:
     return _normalize(x, scale, bias, mask, traced, norm)
-  y, of = _normalize(
+  y, stats = _normalize(
     view.array(x),
     view.parameter(scale, features),
     view.parameter(bias, features),
@@ -132,8 +132,8 @@ def normalize(
     traced,
     norm._replace(groups=view.groups(groups), features=view.axes(features)),
   )
-  of = GroupMoments(*(view.unfold(field, groups.axes) for field in of))
-  return view.unfold(y), of
+  stats = GroupMoments(*(view.unfold(field, groups.axes) for field in stats))
+  return view.unfold(y), stats
 
 
 def with_epsilon(
@@ -169,7 +169,7 @@ def _normalize_jvp(
   for the backward pass: x is alive anyway, and the moments are small.
   """
   x, scale, bias, mask, epsilon = primals
-  y, of = _normalize(x, scale, bias, mask, epsilon, norm)
+  y, stats = _normalize(x, scale, bias, mask, epsilon, norm)
   dx, d_scale, d_bias, _, d_epsilon = (
     None if isinstance(tangent, SymbolicZero) else tangent
     for tangent in tangents
@@ -177,10 +177,10 @@ def _normalize_jvp(
   if dx is None:
     dx = jnp.zeros_like(x)
   if primitives.serve(x, mask, norm):
-    return (y, of), primitives.pushforward(
-      x, scale, of, dx, d_scale, d_bias, norm
+    return (y, stats), primitives.pushforward(
+      x, scale, stats, dx, d_scale, d_bias, norm
     )
   push = jax.checkpoint(functools.partial(formulas.pushforward, norm=norm))
-  return (y, of), push(
-    x, scale, mask, epsilon, of, dx, d_scale, d_bias, d_epsilon
+  return (y, stats), push(
+    x, scale, mask, epsilon, stats, dx, d_scale, d_bias, d_epsilon
   )

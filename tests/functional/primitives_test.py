@@ -57,21 +57,21 @@ def by_formula(x, scale, bias, dy, norm):
   def apply(x, scale, bias):
     return formulas.normalize(x, scale, bias, None, None, norm)
 
-  y, of = apply(x, scale, bias)
+  y, stats = apply(x, scale, bias)
   push = lambda *tangents: formulas.pushforward(
-    x, scale, None, None, of, *tangents, None, norm
+    x, scale, None, None, stats, *tangents, None, norm
   )[0]
   pulled = jax.linear_transpose(push, x, scale, bias)(dy)
-  return y, of, pulled
+  return y, stats, pulled
 
 
 def by_primitive(x, scale, bias, dy, norm):
-  y, of = primitives.normalize(x, scale, bias, norm)
+  y, stats = primitives.normalize(x, scale, bias, norm)
   push = lambda *tangents: primitives.pushforward(
-    x, scale, of, *tangents, norm
+    x, scale, stats, *tangents, norm
   )[0]
   pulled = jax.linear_transpose(push, x, scale, bias)(dy)
-  return y, of, pulled
+  return y, stats, pulled
 
 
 compiled_formula = jax.jit(by_formula, static_argnums=4)
