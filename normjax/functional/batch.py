@@ -1,6 +1,5 @@
 """Batch normalization and its running statistics."""
 
-import math
 from typing import NamedTuple
 
 import jax
@@ -24,10 +23,10 @@ from normjax.functional.arguments import (
   statistics_dtype,
 )
 from normjax.functional.axes import fold
+from normjax.functional.dispatch import apply_norm, with_epsilon
 from normjax.functional.formulas import Norm, normalize_by
-from normjax.functional.groups import Groups
+from normjax.functional.groups import Groups, check_more_than_one
 from normjax.functional.moments import GroupMoments
-from normjax.functional.standardize import normalize, with_epsilon
 
 
 class BatchStats(NamedTuple):
@@ -122,11 +121,10 @@ def batch_norm(
   _check_stats(stats, x, features, f"axis={axis}")
   mask = canonical_mask(mask, x.shape)
   axes = complement(features, x.ndim)
-  norm = Norm(
-    Groups(axes, axis_name=axis_name, axis_index_groups=axis_index_groups),
-    features,
-    scale_offset=scale_offset,
+  groups = Groups(
+    axes, axis_name=axis_name, axis_index_groups=axis_index_groups
   )
+  norm = Norm(groups, features, scale_offset=scale_offset)
   if use_running_average:
     if stats is None:
       raise ValueError(
@@ -136,8 +134,15 @@ def batch_norm(
       )
     return _evaluate(x, scale, bias, stats, mask, epsilon, norm), stats
   check_axis_name(axis_name)
-  _check_batch(x, axes, axis_name, axis_index_groups)
-  y, batch = normalize(x, scale, bias, mask, epsilon, norm)
+  check_more_than_one(
+    groups,
+    x,
+    "batch_norm in training",
+    element="one value per channel",
+    advice="Use a larger batch, use_running_average=True, or a norm that does"
+    " not look at the batch, such as layer_norm or group_norm.",
+  )
+  y, batch = apply_norm(x, scale, bias, mask, epsilon, norm)
   batch = GroupMoments(*(lax.squeeze(field, axes) for field in batch))
   return y, _update(stats, batch, momentum, running_var_ddof)
 
@@ -230,24 +235,4 @@ def _check_stats(
     raise TypeError(
       f"stats.mean is {stats.mean.dtype} but x is {x.dtype}, whose mean is"
       " complex. Start with a complex mean and a real var."
-    )
-
-
-def _check_batch(
-  x: jax.Array,
-  axes: tuple[int, ...],
-  axis_name: AxisName | None,
-  axis_index_groups: AxisIndexGroups | None,
-) -> None:
-  values = math.prod(x.shape[i] for i in axes)
-  if axis_name is not None:
-    values *= (
-      len(axis_index_groups[0]) if axis_index_groups else lax.psum(1, axis_name)
-    )
-  if values == 1:
-    raise ValueError(
-      f"batch_norm in training got x with shape {x.shape}: one value per"
-      " channel, whose variance is zero, so the output would be the bias"
-      " whatever x is. Use a larger batch, use_running_average=True, or a norm"
-      " that does not look at the batch, such as layer_norm or group_norm."
     )

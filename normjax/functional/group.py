@@ -16,9 +16,13 @@ from normjax.functional.arguments import (
   complement,
   jit,
 )
+from normjax.functional.dispatch import apply_norm
 from normjax.functional.formulas import Norm
-from normjax.functional.groups import Groups
-from normjax.functional.standardize import normalize
+from normjax.functional.groups import Groups, check_more_than_one
+
+_MORE_IN_A_GROUP = (
+  "Put more channels in a group, normalize a larger image, or use layer_norm."
+)
 
 
 @jit(
@@ -100,27 +104,24 @@ def group_norm(
   channels = x.shape[channel]
   origin = f"channel_axis={channel_axis}"
   check_parameters(x, (channel,), origin, scale=scale, bias=bias)
-  together = Groups(
+  groups = Groups(
     tuple(axis for axis in axes if axis != channel),
     channel,
     _count_groups(channels, num_groups, group_size),
     axis_name,
     axis_index_groups,
   )
-  _check_more_than_one("group_norm", x, together)
-  norm = Norm(together, (channel,), scale_offset=scale_offset)
-  y, _ = normalize(x, scale, bias, canonical_mask(mask, x.shape), epsilon, norm)
+  check_more_than_one(
+    groups,
+    x,
+    "group_norm",
+    element="one element per group",
+    advice=_MORE_IN_A_GROUP,
+  )
+  norm = Norm(groups, (channel,), scale_offset=scale_offset)
+  mask = canonical_mask(mask, x.shape)
+  y, _ = apply_norm(x, scale, bias, mask, epsilon, norm)
   return y
-
-
-def _check_more_than_one(function: str, x: jax.Array, groups: Groups) -> None:
-  """Raises ValueError where every group is a single element."""
-  if groups.size(x.shape) == 1:
-    raise ValueError(
-      f"{function} got x with shape {x.shape}: one element per group, whose"
-      " variance is zero, so the output would be the bias whatever x is. Put"
-      " more channels in a group, normalize a larger image, or use layer_norm."
-    )
 
 
 def _count_groups(
@@ -219,10 +220,17 @@ def instance_norm(
     )
   origin = f"channel_axis={channel_axis}"
   check_parameters(x, channels, origin, scale=scale, bias=bias)
-  together = Groups(
+  groups = Groups(
     spatial, axis_name=axis_name, axis_index_groups=axis_index_groups
   )
-  _check_more_than_one("instance_norm", x, together)
-  norm = Norm(together, channels, scale_offset=scale_offset)
-  y, _ = normalize(x, scale, bias, canonical_mask(mask, x.shape), epsilon, norm)
+  check_more_than_one(
+    groups,
+    x,
+    "instance_norm",
+    element="one element per group",
+    advice=_MORE_IN_A_GROUP,
+  )
+  norm = Norm(groups, channels, scale_offset=scale_offset)
+  mask = canonical_mask(mask, x.shape)
+  y, _ = apply_norm(x, scale, bias, mask, epsilon, norm)
   return y

@@ -48,11 +48,11 @@ class Groups(NamedTuple):
     size = math.prod(shape[axis] for axis in self.axes)
     if self.channel_axis is not None:
       size *= shape[self.channel_axis] // self.num_groups
+    if self.axis_name is None:
+      return size
     if self.axis_index_groups is not None:
       return size * len(self.axis_index_groups[0])
-    return (
-      size if self.axis_name is None else size * mapped_size(self.axis_name)
-    )
+    return size * mapped_size(self.axis_name)
 
   def total(self, x: jax.Array) -> jax.Array:
     """Returns the sums of `x`, in a shape that broadcasts to that of `x`."""
@@ -79,3 +79,35 @@ class Groups(NamedTuple):
     pooled = jnp.sum(split, axis + 1, keepdims=True)
     pooled = jnp.broadcast_to(pooled, split.shape).reshape(sums.shape)
     return sharding.placed_like(pooled, sums)
+
+
+def check_more_than_one(
+  groups: Groups, x: jax.Array, function: str, *, element: str, advice: str
+) -> None:
+  """Raises ValueError if every group is a single element.
+
+  Args:
+    groups: The groups.
+    x: The array that is normalized.
+    function: The name of the norm, for the message.
+    element: What there is one of, for the message.
+    advice: What to do, for the message.
+  """
+  if groups.size(x.shape) == 1:
+    raise ValueError(
+      f"{function} got x with shape {x.shape}: {element}, whose variance is"
+      f" zero, so the output would be the bias whatever x is. {advice}"
+    )
+
+
+def check_ddof(ddof: int, groups: Groups, shape: tuple[int, ...]) -> None:
+  """Raises ValueError if `count - ddof` is known not to be positive."""
+  if not ddof or groups.axis_name is not None:
+    return
+  size = groups.size(shape)
+  if size <= ddof:
+    raise ValueError(
+      f"ddof={ddof} needs more than {ddof} elements in a group; axes"
+      f" {groups.axes} of x with shape {shape} have {size}. Reduce over more"
+      " axes or use ddof=0."
+    )

@@ -27,7 +27,8 @@ class Layout(NamedTuple):
       `e // repeat % features`.
     repeat: So many neighbors share a parameter.
     groups: So many groups of neighbors along `inner` share statistics.
-    spread: So many channels share a statistic that a kernel returns once.
+    channels_per_statistic: Consecutive channels that share one statistic. A
+      kernel returns it once.
   """
 
   outer: int
@@ -36,7 +37,7 @@ class Layout(NamedTuple):
   features: int
   repeat: int
   groups: int
-  spread: int
+  channels_per_statistic: int
 
 
 def layout(shape: tuple[int, ...], norm: Norm) -> Layout | None:
@@ -45,12 +46,12 @@ def layout(shape: tuple[int, ...], norm: Norm) -> Layout | None:
   >>> from normjax.functional.groups import Groups
   >>> layout((8, 32, 32, 64), Norm(Groups((1, 2), 3, 16), features=(3,)))
   Layout(outer=8, reduced=1024, inner=64,
-         features=64, repeat=1, groups=16, spread=1)
+         features=64, repeat=1, groups=16, channels_per_statistic=1)
   >>> layout((8, 32, 32, 64), Norm(Groups((1, 3))))  # Not adjacent axes.
   """
   groups = norm.groups
   axes, channel = groups.axes, groups.channel_axis
-  num_groups = spread = 1
+  num_groups = channels_per_statistic = 1
   if channel is None:
     outer, reduced, inner = _split(shape, axes)
     num_groups = inner
@@ -62,7 +63,7 @@ def layout(shape: tuple[int, ...], norm: Norm) -> Layout | None:
   else:  # The channels come first: a group is a row.
     axes = (channel, *axes)
     outer, reduced, inner = _split(shape, axes)
-    spread = shape[channel] // groups.num_groups
+    channels_per_statistic = shape[channel] // groups.num_groups
     outer, reduced = outer * groups.num_groups, reduced // groups.num_groups
     if inner > 1:
       return None
@@ -76,7 +77,9 @@ def layout(shape: tuple[int, ...], norm: Norm) -> Layout | None:
     )
   if not (fits and _adjacent(axes) and _adjacent(norm.features)):
     return None
-  return Layout(outer, reduced, inner, features, repeat, num_groups, spread)
+  return Layout(
+    outer, reduced, inner, features, repeat, num_groups, channels_per_statistic
+  )
 
 
 def _adjacent(axes: tuple[int, ...]) -> bool:
@@ -96,7 +99,7 @@ def _split(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
   return tuple(map(math.prod, parts))
 
 
-def normalize(
+def call_normalize(
   x: jax.Array, scale: jax.Array | None, bias: jax.Array | None, norm: Norm
 ) -> list[jax.Array]:
   """Returns normalized x, mean, mean_tail and m2; x must have a layout."""
@@ -115,7 +118,7 @@ def normalize(
   kept = tuple(
     1 if axis in norm.groups.axes else size for axis, size in enumerate(x.shape)
   )
-  per_channel = (statistic.shape[0], view.spread)
+  per_channel = (statistic.shape[0], view.channels_per_statistic)
   return [
     y,
     *(
@@ -125,7 +128,7 @@ def normalize(
   ]
 
 
-def pullback(
+def call_pullback(
   x: jax.Array,
   scale: jax.Array | None,
   statistics: list[jax.Array],
@@ -138,8 +141,8 @@ def pullback(
   """Returns dx and what is wanted of d_scale and d_bias, float32 and flat.
 
   Args:
-    x, scale, norm: As in `normalize`.
-    statistics: What `normalize` returned beside y.
+    x, scale, norm: As in `call_normalize`.
+    statistics: What `call_normalize` returned beside y.
     dy: The cotangent of y.
     d_scale, d_bias: Whether they are wanted.
   """
@@ -156,7 +159,10 @@ def pullback(
     x,
     dy,
     _flat(scale, norm.scale_offset),
-    *(value.reshape(-1, view.spread)[:, 0] for value in statistics),
+    *(
+      value.reshape(-1, view.channels_per_statistic)[:, 0]
+      for value in statistics
+    ),
     **_attributes(view, norm),
   )
   return [dx, *(value for value in parameters if value.size)]
@@ -172,7 +178,7 @@ def _flat(value: jax.Array | None, offset: float = 0.0) -> jax.Array:
 
 def _attributes(view: Layout, norm: Norm) -> dict[str, Any]:
   sizes = view._asdict()
-  del sizes["spread"]
+  del sizes["channels_per_statistic"]
   return {
     **{name: np.int64(size) for name, size in sizes.items()},
     "epsilon": np.float32(norm.epsilon),

@@ -15,9 +15,9 @@ from normjax.functional.arguments import (
   check_parameters,
   jit,
 )
+from normjax.functional.dispatch import apply_norm
 from normjax.functional.formulas import Norm
-from normjax.functional.groups import Groups
-from normjax.functional.standardize import check_enough, normalize
+from normjax.functional.groups import Groups, check_ddof
 
 
 @jit(
@@ -91,15 +91,19 @@ def layer_norm(
   features = canonical_axes(feature_axes, x.ndim, "feature_axes")
   origin = f"feature_axes={feature_axes}"
   check_parameters(x, features, origin, scale=scale, bias=bias)
-  check_enough(x, axes, ddof, axis_name)
+  groups = Groups(
+    axes, axis_name=axis_name, axis_index_groups=axis_index_groups
+  )
+  check_ddof(ddof, groups, x.shape)
   norm = Norm(
-    Groups(axes, axis_name=axis_name, axis_index_groups=axis_index_groups),
+    groups,
     features,
     ddof=ddof,
     epsilon_outside_sqrt=epsilon_outside_sqrt,
     scale_offset=scale_offset,
   )
-  y, _ = normalize(x, scale, bias, canonical_mask(mask, x.shape), epsilon, norm)
+  mask = canonical_mask(mask, x.shape)
+  y, _ = apply_norm(x, scale, bias, mask, epsilon, norm)
   return y
 
 
@@ -164,5 +168,6 @@ def rms_norm(
     centered=False,
     scale_offset=scale_offset,
   )
-  y, _ = normalize(x, scale, None, canonical_mask(mask, x.shape), epsilon, norm)
+  mask = canonical_mask(mask, x.shape)
+  y, _ = apply_norm(x, scale, None, mask, epsilon, norm)
   return y

@@ -29,7 +29,7 @@ from normjax.functional.moments import GroupMoments, moments_tangent
 from normjax.native import library
 
 
-def serve(x: jax.Array, mask: jax.Array | None, norm: Norm) -> bool:
+def can_use_kernels(x: jax.Array, mask: jax.Array | None, norm: Norm) -> bool:
   """Returns whether the primitives can stand in for the formulas.
 
   They are for kernels, which know no masks, no mapped axes, no complex numbers
@@ -51,16 +51,16 @@ def serve(x: jax.Array, mask: jax.Array | None, norm: Norm) -> bool:
   )
 
 
-def normalize(
+def bind_normalize(
   x: jax.Array, scale: jax.Array | None, bias: jax.Array | None, norm: Norm
 ) -> tuple[jax.Array, GroupMoments]:
-  """As `formulas.normalize`, where the primitives `serve`."""
+  """As `formulas.normalize`, where `can_use_kernels`."""
   options = _Options(norm, scale is not None, bias=_dtype(bias))
-  y, *statistics = _normalize.bind(x, *_given(scale, bias), options=options)
+  y, *statistics = _normalize_p.bind(x, *_given(scale, bias), options=options)
   return y, _moments(statistics, x.shape, norm)
 
 
-def pushforward(
+def bind_pushforward(
   x: jax.Array,
   scale: jax.Array | None,
   stats: GroupMoments,
@@ -69,9 +69,9 @@ def pushforward(
   d_bias: jax.Array | None,
   norm: Norm,
 ) -> tuple[jax.Array, GroupMoments]:
-  """As `formulas.pushforward`, where the primitives `serve`."""
+  """As `formulas.pushforward`, where `can_use_kernels`."""
   options = _Options(norm, scale is not None, _dtype(d_scale), _dtype(d_bias))
-  (dy,) = _pushforward.bind(
+  (dy,) = _pushforward_p.bind(
     x, *_given(scale), *stats[1:], dx, *_given(d_scale, d_bias), options=options
   )
 
@@ -160,7 +160,7 @@ def _normalize_kernel(
 ) -> list[jax.Array]:
   has_bias = options.bias is not None
   scale, bias = _parameters(parameters, options.scale, has_bias)
-  return kernels.normalize(x, scale, bias, options.norm)
+  return kernels.call_normalize(x, scale, bias, options.norm)
 
 
 def _parameters(
@@ -204,7 +204,7 @@ def _pullback_kernel(
   *operands: jax.Array, options: _Options
 ) -> list[jax.Array]:
   (x, scale, statistics), (dy,) = _unpack(operands, options)
-  results = kernels.pullback(
+  results = kernels.call_pullback(
     x,
     scale,
     statistics,
@@ -295,7 +295,7 @@ def _define(
     devices = getattr(module.axis_context, "num_devices", None)
     # An exported program must run where there are no kernels.
     exported = getattr(module.lowering_parameters, "for_export", False)
-    # Mapping may have led to a layout that `serve` has not seen.
+    # Mapping may have led to a layout that `can_use_kernels` has not seen.
     view = kernels.layout(ctx.avals_in[0].shape, options.norm)
     if view is None or exported or devices not in (None, 1):
       return by_formula(ctx, *operands, options=options)
@@ -321,7 +321,7 @@ def _batched(
   (size,) = {x.shape[place] for x, place in mapped if place is not None}
   norm = options.norm
   parameters = _parameter_operands(primitive, options)
-  own = primitive is _pullback or any(
+  own = primitive is _pullback_p or any(
     places[number] is not None for number in parameters
   )
 
@@ -355,9 +355,9 @@ def _parameter_operands(
   """Returns the numbers of the operands that are parameters or change them."""
   scale = (1,) if options.scale else ()
   has_bias = options.bias is not None
-  if primitive is _normalize:
+  if primitive is _normalize_p:
     return (*scale, *([1 + options.scale] if has_bias else []))
-  if primitive is _pushforward:
+  if primitive is _pushforward_p:
     first = 5 + options.scale
     count = (options.d_scale is not None) + has_bias
     return (*scale, *range(first, first + count))
@@ -372,21 +372,23 @@ def _transpose_pushforward(
   at, tangents = operands[:first], operands[first:]
   if isinstance(dy, ad.Zero):
     return [None] * len(operands)
-  pulled = _pullback.bind(*at, dy, options=options)
+  pulled = _pullback_p.bind(*at, dy, options=options)
   return [None] * first + [
     cotangent if ad.is_undefined_primal(tangent) else None
     for cotangent, tangent in zip(pulled, tangents, strict=True)
   ]
 
 
-_normalize = _define(
+_normalize_p = _define(
   "normalize", _normalize_formula, _normalize_avals, _normalize_kernel
 )
-_pushforward = _define("pushforward", _pushforward_formula, _pushforward_avals)
-_pullback = _define(
+_pushforward_p = _define(
+  "pushforward", _pushforward_formula, _pushforward_avals
+)
+_pullback_p = _define(
   "pullback", _pullback_formula, _pullback_avals, _pullback_kernel
 )
-ad.primitive_transposes[_pushforward] = _transpose_pushforward
+ad.primitive_transposes[_pushforward_p] = _transpose_pushforward
 
 # A program that was compiled ahead of time may call a kernel first of all.
 library.load()

@@ -1,19 +1,8 @@
-"""`(x - mean) / sqrt(var + epsilon) * scale + bias`: what every norm is.
-
-`normalize` is all that layer, batch, group and instance norm call. The formulas
-are in `formulas`, and `primitives` puts kernels in their place.
-"""
-
-import functools
-import math
-from typing import Any
+"""Standardization over any axes, which new norms are composed from."""
 
 import jax
-import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
-from normjax.functional import formulas, primitives
 from normjax.functional.arguments import (
   Axes,
   AxisIndexGroups,
@@ -25,10 +14,9 @@ from normjax.functional.arguments import (
   check_floating,
   jit,
 )
-from normjax.functional.axes import fold
+from normjax.functional.dispatch import apply_norm
 from normjax.functional.formulas import Norm
-from normjax.functional.groups import Groups
-from normjax.functional.moments import GroupMoments
+from normjax.functional.groups import Groups, check_ddof
 
 
 @jit(
@@ -83,104 +71,11 @@ def standardize(
   check_epsilon(epsilon)
   check_axis_name(axis_name)
   axes = canonical_axes(axes, x.ndim, "axes")
-  check_enough(x, axes, ddof, axis_name)
-  norm = Norm(
-    Groups(axes, axis_name=axis_name, axis_index_groups=axis_index_groups),
-    ddof=ddof,
-    epsilon_outside_sqrt=epsilon_outside_sqrt,
+  groups = Groups(
+    axes, axis_name=axis_name, axis_index_groups=axis_index_groups
   )
-  y, _ = normalize(x, None, None, canonical_mask(mask, x.shape), epsilon, norm)
+  check_ddof(ddof, groups, x.shape)
+  norm = Norm(groups, ddof=ddof, epsilon_outside_sqrt=epsilon_outside_sqrt)
+  mask = canonical_mask(mask, x.shape)
+  y, _ = apply_norm(x, None, None, mask, epsilon, norm)
   return y
-
-
-def check_enough(
-  x: jax.Array, axes: tuple[int, ...], ddof: int, axis_name: AxisName | None
-) -> None:
-  """Raises ValueError where `count - ddof` is known not to be positive."""
-  size = math.prod(x.shape[axis] for axis in axes)
-  if ddof and axis_name is None and size <= ddof:
-    raise ValueError(
-      f"ddof={ddof} needs more than {ddof} elements in a group; axes {axes} of"
-      f" x with shape {x.shape} have {size}. Reduce over more axes or use"
-      " ddof=0."
-    )
-
-
-def normalize(
-  x: jax.Array,
-  scale: jax.Array | None,
-  bias: jax.Array | None,
-  mask: jax.Array | None,
-  epsilon: float | jax.Array,
-  norm: Norm,
-) -> tuple[jax.Array, GroupMoments]:
-  """Returns normalized `x`, in its dtype, and the moments of its groups.
-
-  Takes checked arguments: `mask` has the rank of `x`, `scale` and `bias` the
-  sizes of `norm.features`. What `norm` says of epsilon does not count.
-  """
-  traced, norm = with_epsilon(epsilon, norm)
-  groups, features = norm.groups, norm.features
-  view = fold(x, mask, groups, features)
-  if view is None:
-    return _normalize(x, scale, bias, mask, traced, norm)
-  y, stats = _normalize(
-    view.array(x),
-    view.parameter(scale, features),
-    view.parameter(bias, features),
-    None if mask is None else view.array(mask),
-    traced,
-    norm._replace(groups=view.groups(groups), features=view.axes(features)),
-  )
-  stats = GroupMoments(*(view.unfold(field, groups.axes) for field in stats))
-  return view.unfold(y), stats
-
-
-def with_epsilon(
-  epsilon: float | jax.Array, norm: Norm
-) -> tuple[jax.Array | None, Norm]:
-  """Returns epsilon where it is traced, and the norm that knows it if not."""
-  if isinstance(epsilon, jax.Array):
-    return epsilon, norm._replace(epsilon=None)
-  return None, norm._replace(epsilon=epsilon)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(5,))
-def _normalize(
-  x: jax.Array,
-  scale: jax.Array | None,
-  bias: jax.Array | None,
-  mask: jax.Array | None,
-  epsilon: jax.Array | None,
-  norm: Norm,
-) -> tuple[jax.Array, GroupMoments]:
-  if primitives.serve(x, mask, norm):
-    return primitives.normalize(x, scale, bias, norm)
-  return formulas.normalize(x, scale, bias, mask, epsilon, norm)
-
-
-@functools.partial(_normalize.defjvp, symbolic_zeros=True)
-def _normalize_jvp(
-  norm: Norm, primals: tuple[Any, ...], tangents: tuple[Any, ...]
-) -> tuple[tuple[jax.Array, GroupMoments], tuple[jax.Array, GroupMoments]]:
-  """The derivative of every norm, for both modes.
-
-  `jax.checkpoint` keeps x - mean, which is as large as x, out of what is stored
-  for the backward pass: x is alive anyway, and the moments are small.
-  """
-  x, scale, bias, mask, epsilon = primals
-  y, stats = _normalize(x, scale, bias, mask, epsilon, norm)
-  dx, d_scale, d_bias, _, d_epsilon = (
-    None if isinstance(tangent, SymbolicZero) else tangent
-    for tangent in tangents
-  )
-  if dx is None:
-    dx = jnp.zeros_like(x)
-  if primitives.serve(x, mask, norm):
-    return (y, stats), primitives.pushforward(
-      x, scale, stats, dx, d_scale, d_bias, norm
-    )
-  push = jax.checkpoint(functools.partial(formulas.pushforward, norm=norm))
-  return (y, stats), push(
-    x, scale, mask, epsilon, stats, dx, d_scale, d_bias, d_epsilon
-  )

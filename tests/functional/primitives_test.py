@@ -66,8 +66,8 @@ def by_formula(x, scale, bias, dy, norm):
 
 
 def by_primitive(x, scale, bias, dy, norm):
-  y, stats = primitives.normalize(x, scale, bias, norm)
-  push = lambda *tangents: primitives.pushforward(
+  y, stats = primitives.bind_normalize(x, scale, bias, norm)
+  push = lambda *tangents: primitives.bind_pushforward(
     x, scale, stats, *tangents, norm
   )[0]
   pulled = jax.linear_transpose(push, x, scale, bias)(dy)
@@ -151,7 +151,7 @@ class KernelsTest(parameterized.TestCase):
     x[1, 500] = mean + 1e3  # An outlier in the middle,
     x[2, 0] = x[3, -1] = mean - 1e3  # and at the ends.
     norm = Norm(Groups((1,)))
-    y, _ = jax.jit(lambda x: primitives.normalize(x, None, None, norm))(x)
+    y, _ = jax.jit(lambda x: primitives.bind_normalize(x, None, None, norm))(x)
     error = reference.scaled_error(y, reference.layer_norm(x).y)
     self.assertLessEqual(error, 2e-6)
 

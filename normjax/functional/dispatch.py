@@ -1,0 +1,98 @@
+"""What every norm calls: `(x - mean) / sqrt(var + epsilon) * scale + bias`.
+
+`apply_norm` is the meeting point of layer, batch, group and instance norm. It
+takes the kernels (`primitives`) where they can be used, else the formulas
+(`formulas`), and defines the derivative of both.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+
+from normjax.functional import formulas, primitives
+from normjax.functional.axes import fold
+from normjax.functional.formulas import Norm
+from normjax.functional.moments import GroupMoments
+
+
+def apply_norm(
+  x: jax.Array,
+  scale: jax.Array | None,
+  bias: jax.Array | None,
+  mask: jax.Array | None,
+  epsilon: float | jax.Array,
+  norm: Norm,
+) -> tuple[jax.Array, GroupMoments]:
+  """Returns normalized `x`, in its dtype, and the moments of its groups.
+
+  Takes checked arguments: `mask` has the rank of `x`, `scale` and `bias` the
+  sizes of `norm.features`. What `norm` says of epsilon does not count.
+  """
+  traced, norm = with_epsilon(epsilon, norm)
+  groups, features = norm.groups, norm.features
+  view = fold(x, mask, groups, features)
+  if view is None:
+    return _apply_differentiable(x, scale, bias, mask, traced, norm)
+  y, stats = _apply_differentiable(
+    view.array(x),
+    view.parameter(scale, features),
+    view.parameter(bias, features),
+    None if mask is None else view.array(mask),
+    traced,
+    norm._replace(groups=view.groups(groups), features=view.axes(features)),
+  )
+  stats = GroupMoments(*(view.unfold(field, groups.axes) for field in stats))
+  return view.unfold(y), stats
+
+
+def with_epsilon(
+  epsilon: float | jax.Array, norm: Norm
+) -> tuple[jax.Array | None, Norm]:
+  """Returns epsilon where it is traced, and the norm that knows it if not."""
+  if isinstance(epsilon, jax.Array):
+    return epsilon, norm._replace(epsilon=None)
+  return None, norm._replace(epsilon=epsilon)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(5,))
+def _apply_differentiable(
+  x: jax.Array,
+  scale: jax.Array | None,
+  bias: jax.Array | None,
+  mask: jax.Array | None,
+  epsilon: jax.Array | None,
+  norm: Norm,
+) -> tuple[jax.Array, GroupMoments]:
+  if primitives.can_use_kernels(x, mask, norm):
+    return primitives.bind_normalize(x, scale, bias, norm)
+  return formulas.normalize(x, scale, bias, mask, epsilon, norm)
+
+
+@functools.partial(_apply_differentiable.defjvp, symbolic_zeros=True)
+def _derivative(
+  norm: Norm, primals: tuple[Any, ...], tangents: tuple[Any, ...]
+) -> tuple[tuple[jax.Array, GroupMoments], tuple[jax.Array, GroupMoments]]:
+  """The derivative of every norm, for both modes.
+
+  `jax.checkpoint` keeps x - mean, which is as large as x, out of what is stored
+  for the backward pass: x is alive anyway, and the moments are small.
+  """
+  x, scale, bias, mask, epsilon = primals
+  y, stats = _apply_differentiable(x, scale, bias, mask, epsilon, norm)
+  dx, d_scale, d_bias, _, d_epsilon = (
+    None if isinstance(tangent, SymbolicZero) else tangent
+    for tangent in tangents
+  )
+  if dx is None:
+    dx = jnp.zeros_like(x)
+  if primitives.can_use_kernels(x, mask, norm):
+    return (y, stats), primitives.bind_pushforward(
+      x, scale, stats, dx, d_scale, d_bias, norm
+    )
+  push = jax.checkpoint(functools.partial(formulas.pushforward, norm=norm))
+  return (y, stats), push(
+    x, scale, mask, epsilon, stats, dx, d_scale, d_bias, d_epsilon
+  )
