@@ -34,22 +34,24 @@ class Fold(NamedTuple):
   shape: tuple[int, ...]
   places: tuple[int, ...]
 
-  def array(self, x: jax.Array) -> jax.Array:
-    """Returns the view of the array, or of a mask of its rank."""
-    return x.reshape(self._sizes(x.shape, range(x.ndim)))
+  def array(self, x: _Array) -> _Array:
+    """Returns the view of the array, or of a mask of the same rank."""
+    if x is None:
+      return None
+    return _reshape(x, self._sizes(x.shape, range(x.ndim)))
 
   def parameter(self, value: _Array, features: tuple[int, ...]) -> _Array:
-    """Returns the view of what varies along the axes `features` alone."""
+    """Returns the view of a parameter that varies along `features` only."""
     if value is None:
       return None
-    return value.reshape(self._sizes(self.shape, features))
+    return _reshape(value, self._sizes(self.shape, features))
 
   def axes(self, axes: tuple[int, ...]) -> tuple[int, ...]:
     """Returns the axes of the view for axes of the array."""
     return tuple(sorted({self.places[axis] for axis in axes}))
 
   def groups(self, groups: Groups) -> Groups:
-    """Returns the groups of the view that are `groups` of the array."""
+    """Returns the groups of the view for `groups` of the array."""
     channel = groups.channel_axis
     return groups._replace(
       axes=self.axes(groups.axes),
@@ -58,11 +60,8 @@ class Fold(NamedTuple):
 
   def unfold(self, y: jax.Array, summed: tuple[int, ...] = ()) -> jax.Array:
     """Returns the array of a view; axes that were summed over have size one."""
-    return y.reshape(
-      tuple(
-        1 if axis in summed else size for axis, size in enumerate(self.shape)
-      )
-    )
+    sizes = enumerate(self.shape)
+    return _reshape(y, tuple(1 if i in summed else size for i, size in sizes))
 
   def _sizes(
     self, shape: tuple[int, ...], axes: Iterable[int]
@@ -73,15 +72,20 @@ class Fold(NamedTuple):
     return tuple(math.prod(together) for together in sizes.values())
 
 
+def _reshape(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  return x if x.shape == shape else x.reshape(shape)
+
+
 def fold(
   x: jax.Array,
   mask: jax.Array | None,
   groups: Groups,
   features: tuple[int, ...] = (),
-) -> Fold | None:
-  """Returns a view of `x` with few axes; None where `x` stays as it is.
+) -> Fold:
+  """Returns a view of `x` with few axes.
 
-  So does an array that is sharded over a mesh of explicit axes.
+  The view is `x` itself if `x` has at most `MOST_AXES` axes, or is sharded over
+  a mesh of explicit axes.
 
   >>> import jax.numpy as jnp
   >>> from normjax.functional.groups import Groups
@@ -90,7 +94,7 @@ def fold(
   ((0, 0, 0, 1, 2, 2), (6, 2, 64))
   """
   if x.ndim <= MOST_AXES or sharding.is_explicit(x):
-    return None
+    return Fold(x.shape, tuple(range(x.ndim)))
   roles = [
     (
       axis in groups.axes,

@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import ArrayLike
 
 from normjax.functional import sharding
@@ -143,8 +142,7 @@ def batch_norm(
     " not look at the batch, such as layer_norm or group_norm.",
   )
   y, batch = apply_norm(x, scale, bias, mask, epsilon, norm)
-  batch = GroupMoments(*(lax.squeeze(field, axes) for field in batch))
-  return y, _update(stats, batch, momentum, running_var_ddof)
+  return y, _update(stats, batch.squeeze(axes), momentum, running_var_ddof)
 
 
 def _evaluate(
@@ -158,25 +156,20 @@ def _evaluate(
 ) -> jax.Array:
   """Returns `x` standardized by running statistics."""
   features = norm.features
-  view = fold(x, mask, norm.groups, features)
-  if view is not None:
-    y = _evaluate(
-      view.array(x),
-      view.parameter(scale, features),
-      view.parameter(bias, features),
-      BatchStats(*(view.parameter(value, features) for value in stats)),
-      None if mask is None else view.array(mask),
-      epsilon,
-      norm._replace(
-        groups=view.groups(norm.groups), features=view.axes(features)
-      ),
-    )
-    return view.unfold(y)
   traced, norm = with_epsilon(epsilon, norm)
-  wide = x.astype(statistics_dtype(x.dtype))
-  running = _as_moments(stats, wide, norm.groups.axes)
-  y = normalize_by(running, wide, scale, bias, mask, traced, norm)
-  return y.astype(x.dtype)
+  view = fold(x, mask, norm.groups, features)
+  wide = view.array(x).astype(statistics_dtype(x.dtype))
+  running = BatchStats(*(view.parameter(value, features) for value in stats))
+  y = normalize_by(
+    _as_moments(running, wide, view.axes(norm.groups.axes)),
+    wide,
+    view.parameter(scale, features),
+    view.parameter(bias, features),
+    view.array(mask),
+    traced,
+    norm.of_view(view),
+  )
+  return view.unfold(y.astype(x.dtype))
 
 
 def _as_moments(

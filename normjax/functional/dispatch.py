@@ -32,20 +32,16 @@ def apply_norm(
   sizes of `norm.features`. What `norm` says of epsilon does not count.
   """
   traced, norm = with_epsilon(epsilon, norm)
-  groups, features = norm.groups, norm.features
-  view = fold(x, mask, groups, features)
-  if view is None:
-    return _apply_differentiable(x, scale, bias, mask, traced, norm)
+  view = fold(x, mask, norm.groups, norm.features)
   y, stats = _apply_differentiable(
     view.array(x),
-    view.parameter(scale, features),
-    view.parameter(bias, features),
-    None if mask is None else view.array(mask),
+    view.parameter(scale, norm.features),
+    view.parameter(bias, norm.features),
+    view.array(mask),
     traced,
-    norm._replace(groups=view.groups(groups), features=view.axes(features)),
+    norm.of_view(view),
   )
-  stats = GroupMoments(*(view.unfold(field, groups.axes) for field in stats))
-  return view.unfold(y), stats
+  return view.unfold(y), stats.unfold(view, norm.groups.axes)
 
 
 def with_epsilon(

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from normjax.functional.arguments import statistics_dtype
+from normjax.functional.axes import Fold
 from normjax.functional.groups import Groups
 from normjax.functional.moments import (
   GroupMoments,
@@ -43,6 +44,12 @@ class Norm(NamedTuple):
   ddof: int = 0
   epsilon_outside_sqrt: bool = False
   scale_offset: float = 0.0
+
+  def of_view(self, view: Fold) -> "Norm":
+    """Returns this norm for a view of the array."""
+    return self._replace(
+      groups=view.groups(self.groups), features=view.axes(self.features)
+    )
 
 
 def normalize(

@@ -1,7 +1,7 @@
-"""Arrays as the kernels of `normjax.native` see them, and calls to these.
+"""How the kernels of `normjax.native` see arrays, and how they are called.
 
-A kernel takes a dense array as `[outer, reduced, inner]` and does in one or
-two passes over it, in parallel, what XLA does in four to eight.
+A kernel takes a dense array as `[outer, reduced, inner]`. It passes over it
+once or twice, in parallel, where XLA passes over it four to eight times.
 """
 
 import math
@@ -14,19 +14,21 @@ import numpy as np
 from normjax.functional.formulas import Norm
 from normjax.native import library
 
-# Of x; parameters and statistics are float32.
+# Dtypes that x may have. Parameters and statistics are float32.
 DTYPES = (jnp.float32, jnp.bfloat16, jnp.float16)
 
 
 class Layout(NamedTuple):
-  """Where a kernel finds what belongs together.
+  """Which elements share a statistic, and which share a parameter.
 
   Attributes:
-    outer, reduced, inner: The sizes; statistics are over `reduced`.
+    outer, reduced, inner: The sizes of the array. Statistics are over
+      `reduced`.
     features: Number of parameters. Element e of the array has parameter
       `e // repeat % features`.
-    repeat: So many neighbors share a parameter.
-    groups: So many groups of neighbors along `inner` share statistics.
+    repeat: Consecutive elements that share one parameter.
+    groups: Number of groups of neighbors along `inner`. A group shares its
+      statistics.
     channels_per_statistic: Consecutive channels that share one statistic. A
       kernel returns it once.
   """
@@ -41,7 +43,7 @@ class Layout(NamedTuple):
 
 
 def layout(shape: tuple[int, ...], norm: Norm) -> Layout | None:
-  """Returns how kernels see an array, None if they cannot.
+  """Returns how kernels see an array, or None if no layout fits.
 
   >>> from normjax.functional.groups import Groups
   >>> layout((8, 32, 32, 64), Norm(Groups((1, 2), 3, 16), features=(3,)))
@@ -92,7 +94,7 @@ def _divides(a: int, b: int) -> bool:
 
 
 def _split(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
-  """Returns how much comes before, among and behind adjacent axes."""
+  """Returns the sizes before, of and behind adjacent axes."""
   if not axes:
     return math.prod(shape), 1, 1
   parts = shape[: axes[0]], shape[axes[0] : axes[-1] + 1], shape[axes[-1] + 1 :]
@@ -102,7 +104,7 @@ def _split(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
 def call_normalize(
   x: jax.Array, scale: jax.Array | None, bias: jax.Array | None, norm: Norm
 ) -> list[jax.Array]:
-  """Returns normalized x, mean, mean_tail and m2; x must have a layout."""
+  """Returns normalized x, mean, mean_tail and m2; `layout` must know x."""
   view = layout(x.shape, norm)
   assert view is not None
   statistic = jax.ShapeDtypeStruct((view.outer * view.inner,), jnp.float32)
@@ -138,13 +140,13 @@ def call_pullback(
   d_scale: bool,
   d_bias: bool,
 ) -> list[jax.Array]:
-  """Returns dx and what is wanted of d_scale and d_bias, float32 and flat.
+  """Returns dx, [d_scale], [d_bias]; the last two are float32 and flat.
 
   Args:
     x, scale, norm: As in `call_normalize`.
-    statistics: What `call_normalize` returned beside y.
+    statistics: The mean, mean_tail and m2 that `call_normalize` returned.
     dy: The cotangent of y.
-    d_scale, d_bias: Whether they are wanted.
+    d_scale, d_bias: Whether to return them.
   """
   view = layout(x.shape, norm)
   assert view is not None
@@ -169,7 +171,7 @@ def call_pullback(
 
 
 def _flat(value: jax.Array | None, offset: float = 0.0) -> jax.Array:
-  """Returns a parameter as kernels take it; for none, an empty array."""
+  """Returns a parameter for a kernel: float32, flat, empty if it is None."""
   if value is None:
     return jnp.zeros(0, jnp.float32)
   flat = value.astype(jnp.float32).reshape(-1)

@@ -28,7 +28,7 @@ from normjax.functional.arguments import (
   jit,
   statistics_dtype,
 )
-from normjax.functional.axes import fold
+from normjax.functional.axes import Fold, fold
 from normjax.functional.groups import Groups
 
 
@@ -82,8 +82,8 @@ class Moments(_Moments):
     return self.variance()
 
   def variance(self, ddof: int = 0) -> jax.Array:
-    """Returns `m2 / (count - ddof)`; zero where that has no meaning."""
-    return self.m2 / jnp.maximum(self.count - ddof, 1)
+    """Returns `m2 / (count - ddof)`; zero where `count` is at most `ddof`."""
+    return _variance(self.count, self.m2, ddof)
 
 
 class GroupMoments(NamedTuple):
@@ -99,8 +99,20 @@ class GroupMoments(NamedTuple):
   m2: jax.Array
 
   def variance(self, ddof: int = 0) -> jax.Array:
-    """Returns `m2 / (count - ddof)`; zero where that has no meaning."""
-    return self.m2 / jnp.maximum(self.count - ddof, 1)
+    """As `Moments.variance`."""
+    return _variance(self.count, self.m2, ddof)
+
+  def unfold(self, view: Fold, axes: tuple[int, ...]) -> "GroupMoments":
+    """Returns the moments of the array for those of a view; keeps `axes`."""
+    return GroupMoments(*(view.unfold(field, axes) for field in self))
+
+  def squeeze(self, axes: tuple[int, ...]) -> "GroupMoments":
+    """Returns the moments without `axes`, which have size one."""
+    return GroupMoments(*(lax.squeeze(field, axes) for field in self))
+
+
+def _variance(count: jax.Array, m2: jax.Array, ddof: int) -> jax.Array:
+  return m2 / jnp.maximum(count - ddof, 1)
 
 
 @jit("axes", "axis_name", "axis_index_groups", "keepdims")
@@ -154,18 +166,9 @@ def moments(
   )
   x = x.astype(statistics_dtype(x.dtype))
   view = fold(x, mask, groups)
-  if view is None:
-    stats = group_moments(x, mask, groups)
-  else:
-    stats = group_moments(
-      view.array(x),
-      None if mask is None else view.array(mask),
-      view.groups(groups),
-    )
-    stats = GroupMoments(*(view.unfold(field, axes) for field in stats))
-  if not keepdims:
-    stats = GroupMoments(*(lax.squeeze(field, axes) for field in stats))
-  return Moments(*stats)
+  stats = group_moments(view.array(x), view.array(mask), view.groups(groups))
+  stats = stats.unfold(view, axes)
+  return Moments(*(stats if keepdims else stats.squeeze(axes)))
 
 
 def merge_moments(a: Moments, b: Moments) -> Moments:
