@@ -1,19 +1,20 @@
-"""Normalization, its derivative and that one's transpose, as JAX primitives.
+"""Normalization and its derivatives as JAX primitives.
 
-    normalize:    x, scale, bias -> y, mean, mean_tail, m2
-    pushforward:  dx, d_scale, d_bias -> dy
-    pullback:     dy -> dx, d_scale, d_bias
+    normalize:    x, [scale], [bias] -> y, mean, mean_tail, m2
+    pushforward:  dx, [d_scale], [d_bias] -> dy
+    pullback:     dy -> dx, [d_scale], [d_bias]
 
-The second and third are linear, at a given x, scale and moments: forward mode
-and, its transpose, reverse mode. They mean what `formulas` says, and XLA
-computes them so; but a primitive can also be lowered to one kernel, which
-passes over the data fewer times. On CPUs that is done where the kernels have
-been built (`normjax.native`). Which of the two it is, is decided while
-lowering to a platform.
+The pushforward is the derivative in forward mode, at a given x, scale and
+moments. The pullback is its transpose, the derivative in reverse mode. Both are
+linear. What is in brackets may be absent.
+
+The formulas of `formulas` define what the primitives compute. If the kernels of
+`normjax.native` have been built, the CPU runs normalize and pullback as one
+kernel each, which passes over the data fewer times. JAX chooses between the
+formula and the kernel when it lowers a program for a platform.
 """
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -30,11 +31,12 @@ from normjax.native import library
 
 
 def can_use_kernels(x: jax.Array, mask: jax.Array | None, norm: Norm) -> bool:
-  """Returns whether the primitives can stand in for the formulas.
+  """Returns whether there are kernels for this norm of this array.
 
-  They are for kernels, which know no masks, no mapped axes, no complex numbers
-  and no traced epsilon, and whose arrays have a known size. Under a mesh each
-  device has a part of the array, which XLA cannot hand to a kernel.
+  If not, call the formulas instead of the primitives. Kernels do not support
+  masks, mapped axes, complex numbers, a traced epsilon or arrays of unknown
+  size. Under a mesh each device has a part of the array, which XLA cannot pass
+  to a kernel.
   """
   return (
     mask is None
@@ -55,9 +57,10 @@ def bind_normalize(
   x: jax.Array, scale: jax.Array | None, bias: jax.Array | None, norm: Norm
 ) -> tuple[jax.Array, GroupMoments]:
   """As `formulas.normalize`, where `can_use_kernels`."""
-  options = _Options(norm, scale is not None, bias=_dtype(bias))
-  y, *statistics = _normalize_p.bind(x, *_given(scale, bias), options=options)
-  return y, _moments(statistics, x.shape, norm)
+  options = _Options(norm, has_scale=scale is not None, bias=_dtype(bias))
+  operands = {"x": x, "scale": scale, "bias": bias}
+  y, *statistics = _bind(_normalize_p, operands, options)
+  return y, _group_moments(statistics, x.shape, norm)
 
 
 def bind_pushforward(
@@ -70,12 +73,23 @@ def bind_pushforward(
   norm: Norm,
 ) -> tuple[jax.Array, GroupMoments]:
   """As `formulas.pushforward`, where `can_use_kernels`."""
-  options = _Options(norm, scale is not None, _dtype(d_scale), _dtype(d_bias))
-  (dy,) = _pushforward_p.bind(
-    x, *_given(scale), *stats[1:], dx, *_given(d_scale, d_bias), options=options
+  options = _Options(
+    norm,
+    has_scale=scale is not None,
+    d_scale=_dtype(d_scale),
+    bias=_dtype(d_bias),
   )
+  operands = {
+    "x": x,
+    "scale": scale,
+    **dict(zip(_STATISTICS, stats[1:], strict=True)),
+    "dx": dx,
+    "d_scale": d_scale,
+    "d_bias": d_bias,
+  }
+  (dy,) = _bind(_pushforward_p, operands, options)
 
-  # Nobody computes this unless it is used, nor keeps anything for it.
+  # `jax.checkpoint`: it is rarely used, so nothing is stored for it.
   @jax.checkpoint
   def d_moments(
     x: jax.Array, stats: GroupMoments, dx: jax.Array
@@ -87,23 +101,17 @@ def bind_pushforward(
 
 
 class _Options(NamedTuple):
-  """What a primitive is specialized to, beside the shapes of its operands.
-
-  What is absent leaves no operand. Their order is:
-
-    normalize:    x, [scale], [bias]
-    pushforward:  x, [scale], mean, mean_tail, m2, dx, [d_scale], [d_bias]
-    pullback:     x, [scale], mean, mean_tail, m2, dy
+  """What a primitive is specialized to, apart from the shapes of its operands.
 
   Attributes:
     norm: What kind of norm.
-    scale: Whether there is a scale.
-    d_scale: Dtype of what changes it, None for nothing.
-    bias: Dtype of the bias, or of what changes it; None for none.
+    has_scale: Whether there is a scale.
+    d_scale: The dtype of the change of scale; None if there is none.
+    bias: The dtype of the bias, or of its change; None if there is none.
   """
 
   norm: Norm
-  scale: bool
+  has_scale: bool
   d_scale: jnp.dtype | None = None
   bias: jnp.dtype | None = None
 
@@ -112,75 +120,95 @@ def _dtype(x: jax.Array | None) -> jnp.dtype | None:
   return None if x is None else x.dtype
 
 
-def _given(*arrays: jax.Array | None) -> list[jax.Array]:
-  return [array for array in arrays if array is not None]
+# Operands by name.
+
+_STATISTICS = ("mean", "mean_tail", "m2")
+_PARAMETERS = ("scale", "bias", "d_scale", "d_bias")
+# The operands of each primitive, in order. Parameters may be absent.
+_OPERANDS = {
+  "normjax_normalize": ("x", "scale", "bias"),
+  "normjax_pushforward": (
+    "x", "scale", *_STATISTICS, "dx", "d_scale", "d_bias",
+  ),
+  "normjax_pullback": ("x", "scale", *_STATISTICS, "dy"),
+}  # fmt: skip
 
 
-def _moments(
+def _operand_names(primitive: Primitive, options: _Options) -> list[str]:
+  """Returns the names of the operands that are present, in order."""
+  present = {
+    "scale": options.has_scale,
+    "bias": options.bias is not None,
+    "d_scale": options.d_scale is not None,
+    "d_bias": options.bias is not None,
+  }
+  return [name for name in _OPERANDS[primitive.name] if present.get(name, True)]
+
+
+def _bind(
+  primitive: Primitive, operands: dict[str, Any], options: _Options
+) -> list[jax.Array]:
+  """Binds a primitive to operands by name."""
+  names = _operand_names(primitive, options)
+  return primitive.bind(*(operands[name] for name in names), options=options)
+
+
+def _by_name(
+  primitive: Primitive, operands: Sequence[Any], options: _Options
+) -> dict[str, Any]:
+  """Returns the operands of a primitive by name."""
+  names = _operand_names(primitive, options)
+  return dict(zip(names, operands, strict=True))
+
+
+def _group_moments(
   statistics: Sequence[jax.Array], shape: tuple[int, ...], norm: Norm
 ) -> GroupMoments:
-  groups = norm.groups
-  count = math.prod(shape[axis] for axis in groups.axes)
-  if groups.channel_axis is not None:
-    count *= shape[groups.channel_axis] // groups.num_groups
-  return GroupMoments(jnp.full_like(statistics[2], count), *statistics)
+  """Returns the moments of an array of this shape, from mean, mean_tail, m2."""
+  *_, m2 = statistics
+  count = jnp.full_like(m2, norm.groups.size(shape))
+  return GroupMoments(count, *statistics)
 
 
-class _At(NamedTuple):
-  """Where the linear maps are taken, in front of what they map."""
-
-  x: jax.Array
-  scale: jax.Array | None
-  statistics: list[jax.Array]
-
-
-def _unpack(
-  operands: Sequence[Any], options: _Options
-) -> tuple[_At, Sequence[Any]]:
-  number = 1 + options.scale
-  at = _At(
-    operands[0],
-    operands[1] if options.scale else None,
-    list(operands[number : number + 3]),
-  )
-  return at, operands[number + 3 :]
+# What the primitives compute, by formulas and by kernels.
 
 
 def _normalize_formula(
-  x: jax.Array, *parameters: jax.Array, options: _Options
+  *operands: jax.Array, options: _Options
 ) -> list[jax.Array]:
-  has_bias = options.bias is not None
-  scale, bias = _parameters(parameters, options.scale, has_bias)
-  y, stats = formulas.normalize(x, scale, bias, None, None, options.norm)
+  given = _by_name(_normalize_p, operands, options)
+  scale, bias = given.get("scale"), given.get("bias")
+  y, stats = formulas.normalize(
+    given["x"], scale, bias, None, None, options.norm
+  )
   return [y, *stats[1:]]
 
 
 def _normalize_kernel(
-  x: jax.Array, *parameters: jax.Array, options: _Options
+  *operands: jax.Array, options: _Options
 ) -> list[jax.Array]:
-  has_bias = options.bias is not None
-  scale, bias = _parameters(parameters, options.scale, has_bias)
-  return kernels.call_normalize(x, scale, bias, options.norm)
-
-
-def _parameters(
-  given: Sequence[jax.Array], has_scale: bool, has_bias: bool
-) -> tuple[jax.Array | None, jax.Array | None]:
-  rest = iter(given)
-  return next(rest) if has_scale else None, next(rest) if has_bias else None
+  given = _by_name(_normalize_p, operands, options)
+  scale, bias = given.get("scale"), given.get("bias")
+  return kernels.call_normalize(given["x"], scale, bias, options.norm)
 
 
 def _pushforward_formula(
   *operands: jax.Array, options: _Options
 ) -> list[jax.Array]:
-  (x, scale, statistics), (dx, *parameters) = _unpack(operands, options)
-  norm = options.norm
-  stats = _moments(statistics, x.shape, norm)
-  d_scale, d_bias = _parameters(
-    parameters, options.d_scale is not None, options.bias is not None
-  )
+  given = _by_name(_pushforward_p, operands, options)
+  x, norm = given["x"], options.norm
+  statistics = [given[name] for name in _STATISTICS]
   dy, _ = formulas.pushforward(
-    x, scale, None, None, stats, dx, d_scale, d_bias, None, norm
+    x,
+    given.get("scale"),
+    None,
+    None,
+    _group_moments(statistics, x.shape, norm),
+    given["dx"],
+    given.get("d_scale"),
+    given.get("d_bias"),
+    None,
+    norm,
   )
   return [dy]
 
@@ -188,10 +216,10 @@ def _pushforward_formula(
 def _pullback_formula(
   *operands: jax.Array, options: _Options
 ) -> list[jax.Array]:
-  *at, dy = operands
+  *point, dy = operands
 
   def push(*tangents: jax.Array) -> jax.Array:
-    return _pushforward_formula(*at, *tangents, options=options)[0]
+    return _pushforward_formula(*point, *tangents, options=options)[0]
 
   tangents = (
     jax.ShapeDtypeStruct(aval.shape, aval.dtype)
@@ -203,12 +231,12 @@ def _pullback_formula(
 def _pullback_kernel(
   *operands: jax.Array, options: _Options
 ) -> list[jax.Array]:
-  (x, scale, statistics), (dy,) = _unpack(operands, options)
+  given = _by_name(_pullback_p, operands, options)
   results = kernels.call_pullback(
-    x,
-    scale,
-    statistics,
-    dy,
+    given["x"],
+    given.get("scale"),
+    [given[name] for name in _STATISTICS],
+    given["dy"],
     options.norm,
     d_scale=options.d_scale is not None,
     d_bias=options.bias is not None,
@@ -220,19 +248,21 @@ def _pullback_kernel(
   ]
 
 
-def _normalize_avals(*operands: Any, options: _Options) -> list[ShapedArray]:
-  x, axes = operands[0], options.norm.groups.axes
+# The shapes and dtypes of the results.
+
+
+def _normalize_avals(x: Any, *_: Any, options: _Options) -> list[ShapedArray]:
+  axes = options.norm.groups.axes
   kept = tuple(1 if i in axes else size for i, size in enumerate(x.shape))
   statistic = ShapedArray(kept, jnp.dtype(jnp.float32))
   return [ShapedArray(x.shape, x.dtype), statistic, statistic, statistic]
 
 
-def _pushforward_avals(*operands: Any, options: _Options) -> list[ShapedArray]:
-  return [ShapedArray(operands[0].shape, operands[0].dtype)]
+def _pushforward_avals(x: Any, *_: Any, options: _Options) -> list[ShapedArray]:
+  return [ShapedArray(x.shape, x.dtype)]
 
 
-def _pullback_avals(*operands: Any, options: _Options) -> list[ShapedArray]:
-  x = operands[0]
+def _pullback_avals(x: Any, *_: Any, options: _Options) -> list[ShapedArray]:
   shape = tuple(x.shape[axis] for axis in options.norm.features)
   dtypes = (options.d_scale, options.bias)
   return [
@@ -250,13 +280,13 @@ def _define(
   avals: Callable[..., list[ShapedArray]],
   kernel: Callable[..., list[jax.Array]] | None = None,
 ) -> Primitive:
-  """Returns a primitive that does what a formula says.
+  """Returns a primitive that is defined by a formula.
 
   Args:
-    name: For printed programs.
-    formula: Also what derivatives are taken of.
-    avals: Shapes and dtypes of the results.
-    kernel: Does the same on CPUs.
+    name: Shown in printed programs.
+    formula: The definition. It is differentiated as well.
+    avals: Returns the shapes and dtypes of the results.
+    kernel: Computes the same on CPUs.
   """
   primitive = Primitive(f"normjax_{name}")
   primitive.multiple_results = True
@@ -291,11 +321,12 @@ def _define(
 
   def lower(ctx: Any, *operands: Any, options: _Options) -> Any:
     module = ctx.module_context
-    # XLA would gather a sharded array on every device for a kernel.
+    # To call a kernel, XLA would gather a sharded array on every device.
     devices = getattr(module.axis_context, "num_devices", None)
     # An exported program must run where there are no kernels.
     exported = getattr(module.lowering_parameters, "for_export", False)
-    # Mapping may have led to a layout that `can_use_kernels` has not seen.
+    # Mapping adds axes, so the layout may differ from what `can_use_kernels`
+    # has checked.
     view = kernels.layout(ctx.avals_in[0].shape, options.norm)
     if view is None or exported or devices not in (None, 1):
       return by_formula(ctx, *operands, options=options)
@@ -312,70 +343,57 @@ def _batched(
   *,
   options: _Options,
 ) -> tuple[list[jax.Array], list[int]]:
-  """Maps a primitive: it is the same norm of arrays with one axis more.
+  """Maps a primitive: it is the same norm of arrays with one more axis.
 
-  Parameters get the axis where one of them has it. So does what is pulled back
-  to them, which is a sum within one element of the batch.
+  The axis comes first. Parameters get it only if one of them is mapped, or if
+  the primitive returns gradients of parameters, one per element of the batch.
   """
   mapped = zip(operands, places, strict=True)
   (size,) = {x.shape[place] for x, place in mapped if place is not None}
   norm = options.norm
-  parameters = _parameter_operands(primitive, options)
-  own = primitive is _pullback_p or any(
-    places[number] is not None for number in parameters
+  names = _operand_names(primitive, options)
+  map_parameters = primitive is _pullback_p or any(
+    name in _PARAMETERS and place is not None
+    for name, place in zip(names, places, strict=True)
   )
 
-  def move(number: int) -> jax.Array:
-    operand, place = operands[number], places[number]
-    if number in parameters and not own:
+  def move(name: str, operand: jax.Array, place: int | None) -> jax.Array:
+    if name in _PARAMETERS and not map_parameters:
       return operand
     if place is not None:
       return jnp.moveaxis(operand, place, 0)
     return jnp.broadcast_to(operand, (size, *operand.shape))
 
-  def behind(axes: tuple[int, ...]) -> tuple[int, ...]:
+  def shifted(axes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(axis + 1 for axis in axes)
 
-  groups, features = norm.groups, behind(norm.features)
+  groups, features = norm.groups, shifted(norm.features)
   if groups.channel_axis is not None:
     groups = groups._replace(channel_axis=groups.channel_axis + 1)
-  groups = groups._replace(axes=behind(groups.axes))
-  if own and norm.features:
+  groups = groups._replace(axes=shifted(groups.axes))
+  if map_parameters and norm.features:
     features = (0, *features)
   norm = norm._replace(groups=groups, features=features)
   results = primitive.bind(
-    *map(move, range(len(operands))), options=options._replace(norm=norm)
+    *map(move, names, operands, places), options=options._replace(norm=norm)
   )
   return results, [0] * len(results)
-
-
-def _parameter_operands(
-  primitive: Primitive, options: _Options
-) -> tuple[int, ...]:
-  """Returns the numbers of the operands that are parameters or change them."""
-  scale = (1,) if options.scale else ()
-  has_bias = options.bias is not None
-  if primitive is _normalize_p:
-    return (*scale, *([1 + options.scale] if has_bias else []))
-  if primitive is _pushforward_p:
-    first = 5 + options.scale
-    count = (options.d_scale is not None) + has_bias
-    return (*scale, *range(first, first + count))
-  return scale
 
 
 def _transpose_pushforward(
   cotangents: Sequence[Any], *operands: Any, options: _Options
 ) -> list[Any]:
   (dy,) = cotangents
-  first = 4 + options.scale
-  at, tangents = operands[:first], operands[first:]
   if isinstance(dy, ad.Zero):
     return [None] * len(operands)
-  pulled = _pullback_p.bind(*at, dy, options=options)
-  return [None] * first + [
-    cotangent if ad.is_undefined_primal(tangent) else None
-    for cotangent, tangent in zip(pulled, tangents, strict=True)
+  given = _by_name(_pushforward_p, operands, options)
+  pulled = iter(_bind(_pullback_p, {**given, "dy": dy}, options))
+  cotangent_of: dict[str, jax.Array] = {
+    name: next(pulled) for name in ("dx", "d_scale", "d_bias") if name in given
+  }
+  return [
+    cotangent_of[name] if ad.is_undefined_primal(value) else None
+    for name, value in given.items()
   ]
 
 
@@ -390,5 +408,6 @@ _pullback_p = _define(
 )
 ad.primitive_transposes[_pushforward_p] = _transpose_pushforward
 
-# A program that was compiled ahead of time may call a kernel first of all.
+# Registers the kernels now: a program that was compiled ahead of time may call
+# one before anything else here runs.
 library.load()
