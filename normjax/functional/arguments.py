@@ -32,8 +32,8 @@ def jit(*static_argnames: str) -> Callable[[_Function], _Function]:
   doctests of the original. It stays one compiled unit wherever it is used, so
   that a gradient that is taken outside of `jax.jit` runs what one inside runs.
 
-  Arguments that are not static are arrays, or convert to arrays. `epsilon` may
-  be traced although it is static otherwise.
+  Arguments that are not static are arrays, or convert to arrays. `epsilon` is
+  static unless it is traced.
   """
 
   def decorate(function: _Function) -> _Function:
@@ -43,17 +43,18 @@ def jit(*static_argnames: str) -> Callable[[_Function], _Function]:
     def compiled(static: tuple[str, ...]) -> Callable[..., Any]:
       return jax.jit(function, static_argnames=static)
 
-    def canonical(name: str, value: Any) -> Any:
-      if name in static_argnames:
-        return _option(name, value)
-      return _array(name, value) if name in names else value
-
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
       static = static_argnames
       if isinstance(kwargs.get("epsilon"), jax.core.Tracer):
         static = tuple(name for name in static if name != "epsilon")
-      # Too many arguments are left for the function itself to report.
+
+      def canonical(name: str, value: Any) -> Any:
+        if name in static:
+          return _option(name, value)
+        return _array(name, value) if name in names else value
+
+      # If there are too many arguments, the function itself raises.
       named = zip(names, args, strict=False)
       try:
         return compiled(static)(
@@ -81,8 +82,6 @@ def jit(*static_argnames: str) -> Callable[[_Function], _Function]:
 def _option(name: str, value: Any) -> Any:
   """Returns a static argument in a form that can be hashed."""
   if isinstance(value, jax.core.Tracer):
-    if name == "epsilon":
-      return value
     raise TypeError(
       f"{name} must be known while tracing, got {value}. Pass a Python value:"
       " name the argument that it comes from in static_argnames of jax.jit, or"

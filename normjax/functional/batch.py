@@ -71,9 +71,10 @@ def batch_norm(
       returns the batch's own.
     use_running_average: False in training, True in evaluation.
     axis: The feature axis, or axes. Everything else is averaged over.
-    momentum: The share of the old statistic that is kept, a number or a scalar
-      array. PyTorch's number is one minus this.
-    epsilon: Added to the variance, inside the square root.
+    momentum: The share of the old statistic that is kept. A number or a scalar
+      array, which may be traced. PyTorch's number is one minus this.
+    epsilon: Added to the variance, inside the square root. A number or a scalar
+      array, which may be traced.
     mask: Boolean, broadcasts to `x`; True counts. Masked places may hold NaN,
       influence nothing and come out as `bias`. A channel with nothing in it
       leaves its running statistics alone.

@@ -56,7 +56,8 @@ def group_norm(
     channel_axis: The channels' axis; 1 for channels first.
     reduction_axes: Axes that a group averages over, the channels' among them.
       None means all but the first, which is the batch.
-    epsilon: Added to the variance, inside the square root.
+    epsilon: Added to the variance, inside the square root. A number or a scalar
+      array, which may be traced.
     mask: Boolean, broadcasts to `x`; True counts. Masked places may hold NaN,
       influence nothing and come out as `bias`.
     axis_name: Name or names of mapped axes that are averaged over too.
@@ -171,7 +172,8 @@ def instance_norm(
     scale: Gain `[channels]`; None means one.
     bias: Shift `[channels]`; None means zero.
     channel_axis: The channels' axis, or axes; 1 for channels first.
-    epsilon: Added to the variance, inside the square root.
+    epsilon: Added to the variance, inside the square root. A number or a scalar
+      array, which may be traced.
     mask: Boolean, broadcasts to `x`; True counts. Masked places may hold NaN,
       influence nothing and come out as `bias`.
     axis_name: Name or names of mapped axes that are averaged over too.
@@ -185,10 +187,9 @@ def instance_norm(
 
   Raises:
     TypeError: `x`, `scale` or `bias` is not floating, or `mask` not boolean.
-    ValueError: there is no spatial axis or a single pixel, the channels are
-      the batch axis,
-      `scale` or `bias` has the wrong shape, an axis is out of range or
-      repeated, `epsilon` is not positive, or `mask` does not broadcast.
+    ValueError: there is no spatial axis or only one pixel, the channels are the
+      batch axis, `scale` or `bias` has the wrong shape, an axis is out of range
+      or repeated, `epsilon` is not positive, or `mask` does not broadcast.
     NameError: `axis_name` is not bound.
 
   Example:

@@ -51,7 +51,8 @@ def layer_norm(
     feature_axes: Axes that `scale` and `bias` vary along. With
       `reduction_axes=(1, 2, 3)`, -1 gives one gain per channel, as in Flax,
       and (1, 2, 3) one per element, as in PyTorch and ONNX.
-    epsilon: Added to the variance, inside the square root.
+    epsilon: Added to the variance, inside the square root. A number or a scalar
+      array, which may be traced.
     mask: Boolean, broadcasts to `x`; True counts. Masked places may hold NaN,
       influence nothing and come out as `bias`.
     axis_name: Name or names of mapped axes that are averaged over too.
@@ -132,8 +133,9 @@ def rms_norm(
       means one.
     reduction_axes: Axes that the squares are averaged over.
     feature_axes: Axes that `scale` varies along.
-    epsilon: Added to the mean square, inside the square root. PyTorch's
-      `eps=None` is 1.1920929e-7 in float32.
+    epsilon: Added to the mean square, inside the square root. A number or a
+      scalar array, which may be traced. PyTorch's `eps=None` is 1.1920929e-7 in
+      float32.
     mask: Boolean, broadcasts to `x`; True counts. Masked places may hold NaN,
       influence nothing and come out as zero.
     axis_name: Name or names of mapped axes that are averaged over too.

@@ -41,7 +41,8 @@ def standardize(
   Args:
     x: Real or complex floating array of any shape.
     axes: Axes that the mean and the variance average over.
-    epsilon: Added to the variance, inside the square root.
+    epsilon: Added to the variance, inside the square root. A number or a scalar
+      array, which may be traced.
     mask: Boolean, broadcasts to `x`; True counts. Masked places may hold NaN,
       influence nothing and come out as zero.
     axis_name: Name or names of mapped axes that are averaged over too.
