@@ -99,18 +99,29 @@ def pushforward(
   d_epsilon: jax.Array | None,
   norm: Norm,
 ) -> tuple[jax.Array, GroupMoments]:
-  """Returns what small changes of the operands do to y and the moments.
+  """Returns the tangents of y and of the moments (forward mode).
 
-  With c = x - mean and f = 1 / sqrt(var + epsilon), y = gain f c + bias, so
+  With c = x - mean, f = 1 / sqrt(var + epsilon) and y = gain f c + bias:
 
-    dy = (gain f) dx + (d bias - gain f d mean) + c gain df + c f d gain
+    dy = (gain f) dx + (d_bias - gain f d mean) + c gain df + (c f) d_scale
 
-  where d mean and df come from two sums over `dx` (`moments_tangent`). The
-  sums are all that reverse mode needs too: transposing the line gives the sums
-  of dy and of c dy over whatever the factors do not vary along.
+  d mean and df come from two sums over `dx` (`moments_tangent`).
+
+  Reverse mode is the transpose, which JAX derives. With dy the cotangent of y,
+  and h = c f:
+
+    dx      = f (gain dy - mean(gain dy) - h mean(gain dy h))
+    d_scale = sum(dy h)
+    d_bias  = sum(dy)
+
+  The means are over a group, the sums over all that share a parameter. The
+  first mean is absent if `norm` is not centered; `ddof` and
+  `epsilon_outside_sqrt` change the factor of the second. Source: the Jacobian
+  of h, f (I - 1 1'/n - h h'/n), is symmetric, so its transpose is the formula
+  of forward mode (docs/numerics.md, Derivatives).
 
   Args:
-    x, scale, mask, epsilon, norm: As `normalize` takes them.
+    x, scale, mask, epsilon, norm: As in `normalize`.
     stats: The moments of `x`.
     dx, d_scale, d_bias, d_epsilon: Tangents; None for zero.
   """
