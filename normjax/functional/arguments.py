@@ -1,7 +1,7 @@
-"""Checks that the pure functions share, all made while tracing.
+"""Checks of arguments that the pure functions share.
 
-Each raises before any computation and says what came, what was expected and
-what to do.
+They run while tracing, before any computation. Each message says what came,
+what was expected and what to do.
 """
 
 import functools
@@ -26,11 +26,11 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def jit(*static_argnames: str) -> Callable[[_Function], _Function]:
-  """Compiles a function; its static arguments may also be lists or arrays.
+  """Compiles a function, whose static arguments may also be lists or arrays.
 
-  The result is an ordinary function, with the docstring, signature and
-  doctests of the original. It stays one compiled unit wherever it is used, so
-  that a gradient that is taken outside of `jax.jit` runs what one inside runs.
+  The result is an ordinary function with the docstring, signature and doctests
+  of the original. It is one compiled unit everywhere, so a gradient outside of
+  `jax.jit` runs the same program as one inside.
 
   Arguments that are not static are arrays, or convert to arrays. `epsilon` is
   static unless it is traced.
@@ -66,9 +66,9 @@ def jit(*static_argnames: str) -> Callable[[_Function], _Function]:
         if kwargs.get("axis_index_groups") is None:
           raise
         raise NotImplementedError(
-          f"{function.__name__} with axis_index_groups"
-          f"={kwargs['axis_index_groups']}: JAX has no groups along the axis"
-          f" {kwargs.get('axis_name')!r} of a jax.vmap, nor under a"
+          f"{function.__name__} got axis_index_groups"
+          f"={kwargs['axis_index_groups']}. JAX supports no groups along the"
+          f" axis {kwargs.get('axis_name')!r} of jax.vmap, nor in a"
           " jax.shard_map that checks varying axes. Use jax.shard_map with"
           " check_vma=False, or split the axis in two and name the one to"
           " average over."
@@ -80,13 +80,13 @@ def jit(*static_argnames: str) -> Callable[[_Function], _Function]:
 
 
 def _option(name: str, value: Any) -> Any:
-  """Returns a static argument in a form that can be hashed."""
+  """Returns a static argument in hashable form."""
   if isinstance(value, jax.core.Tracer):
     raise TypeError(
       f"{name} must be known while tracing, got {value}. Pass a Python value:"
-      " name the argument that it comes from in static_argnames of jax.jit, or"
-      " bind it with functools.partial. To choose at run time, compute both"
-      " and use jax.lax.cond."
+      " add the argument that it comes from to static_argnames of jax.jit, or"
+      " bind it with functools.partial. To choose at run time, use"
+      " jax.lax.cond."
     )
   if isinstance(value, np.generic | np.ndarray | jax.Array):
     value = value.tolist()
@@ -96,13 +96,13 @@ def _option(name: str, value: Any) -> Any:
 
 
 def _array(name: str, value: Any) -> Any:
-  """Returns what converts to an array as one; trees of arrays as they are.
+  """Returns an argument as an array; trees of arrays stay as they are.
 
   Raises:
-    TypeError: it does not convert.
+    TypeError: it does not convert to an array.
   """
   if isinstance(value, np.ndarray) and not value.dtype.isnative:
-    # JAX would take the bytes for those of another number.
+    # JAX ignores the byte order and would read other numbers.
     return value.astype(value.dtype.newbyteorder("="))
   if value is None or isinstance(value, jax.Array | np.ndarray | np.generic):
     return value
@@ -136,7 +136,7 @@ def check_floating(x: jax.Array, function: str) -> None:
 def check_epsilon(epsilon: float | jax.Array) -> None:
   """Raises ValueError unless `epsilon` is a positive, finite scalar.
 
-  The value of a traced one is not known yet.
+  The value of a traced `epsilon` is unknown and not checked.
   """
   if isinstance(epsilon, jax.Array):
     if epsilon.shape != ():
@@ -145,9 +145,9 @@ def check_epsilon(epsilon: float | jax.Array) -> None:
   if not _TINY <= epsilon < math.inf:
     raise ValueError(
       f"epsilon must be {'finite' if epsilon > 0 else 'positive'}, got"
-      f" {epsilon}. It keeps a constant group from a division by zero; use a"
-      " tiny value such as 1e-12 to make it negligible. Below"
-      f" {_TINY:.2g}, float32 takes it for zero."
+      f" {epsilon}. It prevents a division by zero in constant groups. To make"
+      " it negligible, use a tiny value such as 1e-12. float32 treats values"
+      f" below {_TINY:.2g} as zero."
     )
 
 
@@ -157,13 +157,13 @@ def check_parameters(
   origin: str,
   **parameters: jax.Array | None,
 ) -> None:
-  """Raises unless parameters are absent or floating, with the sizes of `axes`.
+  """Raises unless each parameter is None, or floating with the right shape.
 
   Args:
-    x: The array that they belong to.
-    axes: Axes of `x` that they vary along, sorted.
+    x: The array that the parameters belong to.
+    axes: Axes of `x` that they vary along, sorted. Their sizes are the shape.
     origin: The option that named the axes, for the message.
-    **parameters: By name.
+    **parameters: The parameters by name.
   """
   shape = tuple(x.shape[axis] for axis in axes)
   for name, value in parameters.items():
@@ -184,7 +184,7 @@ def check_parameters(
 
 
 def canonical_axes(axes: Axes, ndim: int, name: str) -> tuple[int, ...]:
-  """Returns `axes` sorted, non-negative and free of repetition.
+  """Returns `axes` sorted and non-negative, each of them once.
 
   Raises:
     ValueError: an axis is out of range or repeated, or there is none.
@@ -215,7 +215,7 @@ def complement(axes: tuple[int, ...], ndim: int) -> tuple[int, ...]:
 def canonical_mask(
   mask: ArrayLike | None, shape: tuple[int, ...]
 ) -> jax.Array | None:
-  """Returns a boolean mask with as many axes as x, each of x's size or one.
+  """Returns a boolean mask of x's rank; each axis has x's size or one.
 
   Raises:
     TypeError: the mask is not boolean.
@@ -262,5 +262,5 @@ def check_axis_name(axis_name: AxisName | None) -> None:
 
 
 def statistics_dtype(dtype: jnp.dtype) -> jnp.dtype:
-  """Returns the dtype that statistics are computed in: float32 or wider."""
+  """Returns the dtype of the statistics: float32 or wider."""
   return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)

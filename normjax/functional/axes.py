@@ -1,9 +1,9 @@
-"""Arrays of many axes, seen as arrays of few.
+"""Views of arrays with many axes as arrays with few axes.
 
-A norm treats some axes alike: it averages over all of them, or over none. Where
-such axes are neighbors, they can be one axis. XLA's CPU backend crashes on sums
-over arrays of seven axes and more in jaxlib 0.10.2 and 0.11.0
-(https://github.com/jax-ml/jax/issues/39257), and nobody tests such arrays much.
+Neighboring axes that have the same role in a norm, such as being averaged over,
+can be merged into one axis. This avoids a crash: in jaxlib 0.10.2 and 0.11.0,
+XLA's CPU backend crashes on sums over arrays of seven or more axes
+(https://github.com/jax-ml/jax/issues/39257).
 """
 
 import itertools
@@ -18,17 +18,17 @@ from normjax.functional.groups import Groups
 
 _Array = TypeVar("_Array", jax.Array, jax.Array | None)
 
-# Arrays with no more axes stay as they are, since under `jax.jit` one of the
-# axes may be sharded, and then becoming a part of another costs a transfer.
+# Arrays with at most this many axes stay as they are. Under `jax.jit` an axis
+# may be sharded, and merging it with another one would cost a transfer.
 MOST_AXES = 5
 
 
 class Fold(NamedTuple):
-  """A view of an array in which neighboring axes of one role are one axis.
+  """A view of an array that merges neighboring axes of the same role.
 
   Attributes:
-    shape: Of the array.
-    places: For each of its axes, the axis of the view.
+    shape: The shape of the array.
+    places: For each axis of the array, the axis of the view.
   """
 
   shape: tuple[int, ...]
@@ -59,7 +59,12 @@ class Fold(NamedTuple):
     )
 
   def unfold(self, y: jax.Array, summed: tuple[int, ...] = ()) -> jax.Array:
-    """Returns the array of a view; axes that were summed over have size one."""
+    """Returns the array for a view of it.
+
+    Args:
+      y: The view.
+      summed: Axes of the array that were summed over; they have size one.
+    """
     sizes = enumerate(self.shape)
     return _reshape(y, tuple(1 if i in summed else size for i, size in sizes))
 

@@ -60,15 +60,15 @@ def batch_norm(
   Training (`use_running_average=False`) standardizes by the mean and the
   biased variance of the batch and returns updated running statistics,
   `momentum * old + (1 - momentum) * new`. Evaluation standardizes by `stats`
-  and returns them as they are.
+  and returns them unchanged.
 
   Args:
     x: Real or complex floating array `[batch, ..., channels]`.
     scale: Gain, shaped like the feature axes of `x` in ascending order; None
       means one.
     bias: Shift, shaped like `scale`; None means zero.
-    stats: Running mean and variance, shaped like `scale`. None in training
-      returns the batch's own.
+    stats: Running mean and variance, shaped like `scale`. If None in training,
+      the statistics of the batch are returned.
     use_running_average: False in training, True in evaluation.
     axis: The feature axis, or axes. Everything else is averaged over.
     momentum: The share of the old statistic that is kept. A number or a scalar
@@ -76,13 +76,14 @@ def batch_norm(
     epsilon: Added to the variance, inside the square root. A number or a scalar
       array, which may be traced.
     mask: Boolean, broadcasts to `x`; True counts. Masked places may hold NaN,
-      influence nothing and come out as `bias`. A channel with nothing in it
-      leaves its running statistics alone.
+      influence nothing and come out as `bias`. If all of a channel is masked,
+      its running statistics do not change.
     axis_name: Name or names of mapped axes that are averaged over too.
     axis_index_groups: Indices along `axis_name` that belong together; see
       `jax.lax.psum`.
-    running_var_ddof: The running variance divides by `count` minus this: 0 as
-      Flax and Keras, 1 as PyTorch. `x` is standardized by the biased one.
+    running_var_ddof: The running variance divides by `count` minus this number:
+      0 as in Flax and Keras, 1 as in PyTorch. `x` is always standardized by the
+      biased variance.
     scale_offset: The gain is `scale_offset + scale`.
 
   Returns:
@@ -176,7 +177,7 @@ def _evaluate(
 def _as_moments(
   stats: BatchStats, x: jax.Array, axes: tuple[int, ...]
 ) -> GroupMoments:
-  """Returns running statistics as moments of one element that broadcast."""
+  """Returns running statistics as moments that broadcast, with count one."""
   mean = jnp.expand_dims(stats.mean.astype(x.dtype), axes)
   var = jnp.expand_dims(stats.var.astype(jnp.finfo(x.dtype).dtype), axes)
   return GroupMoments(jnp.ones_like(var), mean, jnp.zeros_like(mean), var)
@@ -188,10 +189,10 @@ def _update(
   momentum: float | jax.Array,
   ddof: int,
 ) -> BatchStats:
-  """Returns running statistics in their own dtype and sharding.
+  """Returns updated running statistics in their old dtype and sharding.
 
-  A channel without elements, or whose statistics are not finite, leaves its
-  running statistics alone: a single infinite value would stay in them for ever.
+  A channel keeps its old statistics if it has no elements, or if its new
+  statistics are not finite: an infinite value would never leave the average.
   """
   new = BatchStats(batch.mean, batch.variance(ddof))
   if stats is None:
@@ -222,11 +223,11 @@ def _check_stats(
     check_parameters(x, features, origin, **{name: value})
     if statistics_dtype(value.dtype) != value.dtype:
       raise TypeError(
-        f"{name} must be float32 or wider, got {value.dtype}: in half"
-        " precision momentum * old swallows the update."
+        f"{name} must be float32 or wider, got {value.dtype}. Convert it: in"
+        " half precision, rounding would lose the updates."
       )
   if jnp.iscomplexobj(x) and not jnp.iscomplexobj(stats.mean):
     raise TypeError(
-      f"stats.mean is {stats.mean.dtype} but x is {x.dtype}, whose mean is"
+      f"stats.mean is {stats.mean.dtype} but x is {x.dtype}, so its mean is"
       " complex. Start with a complex mean and a real var."
     )

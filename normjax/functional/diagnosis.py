@@ -1,7 +1,6 @@
-"""Lets JAX's tools of diagnosis look into the primitives.
+"""Support for JAX's diagnostic tools: checkify, roofline and debug_nans.
 
-XLA's own cost analysis knows nothing of what a kernel does, and JAX has no way
-to tell it.
+XLA's cost analysis does not count what a kernel does. JAX has no way to add it.
 """
 
 import contextlib
@@ -14,14 +13,14 @@ import jax.numpy as jnp
 from jax.experimental import roofline
 from jax.extend.core import Primitive
 
-# Additions and multiplications per element. One: two centrings with their sums,
-# squares with theirs, y. The others: two sums of products, and three terms.
+# Additions and multiplications per element. normalize: center twice, with sums;
+# square, with a sum; compute y. The others: two sums of products, three terms.
 _OPERATIONS = {"normalize": 10, "pushforward": 12, "pullback": 12}
 
 
-def let_in(primitive: Primitive) -> None:
-  """Tells `checkify` and `roofline` about one of the primitives."""
-  _let_checkify_in(primitive)
+def register(primitive: Primitive) -> None:
+  """Registers a primitive with `checkify` and `roofline`."""
+  _register_with_checkify(primitive)
 
   @roofline.register_roofline(primitive)
   def rule(
@@ -39,13 +38,14 @@ def let_in(primitive: Primitive) -> None:
 def checked(
   primitive: Primitive,
 ) -> Iterator[Callable[[list[jax.Array]], list[jax.Array]]]:
-  """Takes the part of `jax.debug_nans` where a primitive runs by itself.
+  """Replaces `jax.debug_nans` while a primitive runs outside of `jax.jit`.
 
-  JAX would repeat its compiled program operation by operation, and this is the
-  one operation in it.
+  On NaN, JAX would run the compiled program again, operation by operation. But
+  the primitive is the only operation in it.
 
   Yields:
-    What results go through; it raises FloatingPointError.
+    A function that returns its argument, the results, or raises
+    FloatingPointError.
   """
   config: Any = jax.config
   nans, infinities = config.jax_debug_nans, config.jax_debug_infs
@@ -65,11 +65,11 @@ def checked(
     yield check
 
 
-def _let_checkify_in(primitive: Primitive) -> None:
-  """Lets the float checks of `jax.experimental.checkify` see NaN in results.
+def _register_with_checkify(primitive: Primitive) -> None:
+  """Adds the primitive to the float checks of `jax.experimental.checkify`.
 
-  JAX has no public way to say so. Where it keeps its checks elsewhere, they
-  pass over these primitives, as they pass over all that they do not know.
+  JAX has no public function for this. If another version of JAX keeps these
+  checks elsewhere, they ignore the primitive.
   """
   try:
     from jax._src.checkify import error_checks, nan_error_check

@@ -1,8 +1,8 @@
 """What every norm calls: `(x - mean) / sqrt(var + epsilon) * scale + bias`.
 
-`apply_norm` is the meeting point of layer, batch, group and instance norm. It
-takes the kernels (`primitives`) where they can be used, else the formulas
-(`formulas`), and defines the derivative of both.
+Layer, batch, group and instance norm check their arguments, describe themselves
+by a `Norm`, and call `apply_norm`. That uses the kernels (`primitives`) if it
+can, else the formulas (`formulas`), and defines the derivative.
 """
 
 import functools
@@ -28,8 +28,8 @@ def apply_norm(
 ) -> tuple[jax.Array, GroupMoments]:
   """Returns normalized `x`, in its dtype, and the moments of its groups.
 
-  Takes checked arguments: `mask` has the rank of `x`, `scale` and `bias` the
-  sizes of `norm.features`. What `norm` says of epsilon does not count.
+  The arguments must have been checked: `mask` has the rank of `x`; `scale` and
+  `bias` have the sizes of `norm.features`. `norm.epsilon` is ignored.
   """
   traced, norm = with_epsilon(epsilon, norm)
   view = fold(x, mask, norm.groups, norm.features)
@@ -47,7 +47,7 @@ def apply_norm(
 def with_epsilon(
   epsilon: float | jax.Array, norm: Norm
 ) -> tuple[jax.Array | None, Norm]:
-  """Returns epsilon where it is traced, and the norm that knows it if not."""
+  """Returns (epsilon, norm) if it is traced, else (None, norm with epsilon)."""
   if isinstance(epsilon, jax.Array):
     return epsilon, norm._replace(epsilon=None)
   return None, norm._replace(epsilon=epsilon)
@@ -71,10 +71,10 @@ def _apply_differentiable(
 def _derivative(
   norm: Norm, primals: tuple[Any, ...], tangents: tuple[Any, ...]
 ) -> tuple[tuple[jax.Array, GroupMoments], tuple[jax.Array, GroupMoments]]:
-  """The derivative of every norm, for both modes.
+  """The derivative of every norm, for forward and reverse mode.
 
-  `jax.checkpoint` keeps x - mean, which is as large as x, out of what is stored
-  for the backward pass: x is alive anyway, and the moments are small.
+  With `jax.checkpoint`, only x, which is in memory anyway, and the moments,
+  which are small, are stored for the backward pass. x - mean is not.
   """
   x, scale, bias, mask, epsilon = primals
   y, stats = _apply_differentiable(x, scale, bias, mask, epsilon, norm)

@@ -2,8 +2,8 @@
 
     y = (x - mean) / sqrt(var + epsilon) * scale + bias
 
-Norms differ in which elements share a mean (`Groups`) and along which axes
-`scale` and `bias` vary (`Norm.features`).
+Norms differ in which elements share a mean (`Groups`), and in the axes that
+`scale` and `bias` vary along (`Norm.features`).
 """
 
 from typing import NamedTuple
@@ -24,14 +24,14 @@ from normjax.functional.moments import (
 
 
 class Norm(NamedTuple):
-  """What kind of norm: everything that is known while tracing.
+  """The options of a norm that are known while tracing.
 
   Attributes:
     groups: Which elements share a mean and a variance.
     features: Axes that scale and bias vary along, sorted.
-    epsilon: Added to the variance, inside the square root; None where it is
-      traced, and given beside.
-    centered: Whether the mean is subtracted; root-mean-square norm does not.
+    epsilon: Added to the variance, inside the square root. None if it is
+      traced; then it is passed separately.
+    centered: Whether the mean is subtracted. Not in root-mean-square norm.
     ddof: The variance divides by `count - ddof`.
     epsilon_outside_sqrt: Divides by `sqrt(var) + epsilon` instead.
     scale_offset: The gain is `scale_offset + scale`.
@@ -78,8 +78,8 @@ def normalize_by(
 ) -> jax.Array:
   """Returns `x` normalized by given moments, in the dtype of the statistics.
 
-  Scale and deviation are multiplied first: where they vary along the same axes
-  this leaves one product per element.
+  Scale is first multiplied by the reciprocal deviation. If the two vary along
+  the same axes, one product per element remains.
   """
   factor = _reciprocal_deviation(stats, epsilon, norm).astype(x.dtype)
   gain = _gain(scale, x, norm)
@@ -144,9 +144,10 @@ def pushforward(
   c = deviations(wide, mask, stats)
   dy = gain_factor * dx + c * slope
   if d_scale is not None:
-    # Standardized first: c alone times dy may overflow where f is zero.
+    # c f comes first. In reverse mode this is multiplied by dy, and c dy may
+    # overflow where f is zero.
     dy = dy + (c * factor) * _per_feature(d_scale, wide, norm)
-  # Added up before it meets dy, the bracket takes one sum to transpose.
+  # The two terms are added up first, so that the transpose has one sum.
   shift = jnp.zeros_like(factor, dtype)
   if norm.centered:
     shift = masked(-gain_factor * d_stats.mean, mask)
@@ -160,14 +161,14 @@ def _reciprocal_deviation(
 ) -> jax.Array:
   """Returns `1 / sqrt(var + epsilon)`, or `1 / (sqrt(var) + epsilon)`.
 
-  A quotient rather than `rsqrt`, whose derivative holds (var + epsilon)^-1.5
-  and overflows float32 for an epsilon below 1e-25.
+  It is a quotient because the derivative of `rsqrt` contains
+  (var + epsilon)^-1.5, which overflows float32 for an epsilon below 1e-25.
   """
   var = stats.variance(norm.ddof)
   added = jnp.asarray(norm.epsilon if epsilon is None else epsilon, var.dtype)
   if not norm.epsilon_outside_sqrt:
     return 1 / jnp.sqrt(var + added)
-  # The derivative of sqrt at zero is infinite: keep zeros away from it.
+  # The derivative of sqrt at zero is infinite, so sqrt must not see zeros.
   positive = var > 0
   root = jnp.sqrt(jnp.where(positive, var, jnp.ones_like(var)))
   return 1 / (jnp.where(positive, root, jnp.zeros_like(var)) + added)
@@ -176,9 +177,9 @@ def _reciprocal_deviation(
 def _gain(
   scale: jax.Array | None, x: jax.Array, norm: Norm
 ) -> jax.Array | None:
-  """Returns `scale_offset + scale`, ready to multiply with `x`.
+  """Returns `scale_offset + scale` in a shape that broadcasts to `x`.
 
-  Added in the dtype of the statistics: in bfloat16, 1 + 0.0035 is 1.
+  The sum is in the dtype of the statistics: in bfloat16, 1 + 0.0035 is 1.
   """
   if scale is None:
     return None
@@ -187,7 +188,7 @@ def _gain(
 
 
 def _per_feature(value: jax.Array, x: jax.Array, norm: Norm) -> jax.Array:
-  """Returns a parameter in the dtype of `x`, in a shape that broadcasts."""
+  """Returns a parameter in the dtype of `x`, shaped to broadcast to `x`."""
   shape = tuple(
     size if axis in norm.features else 1 for axis, size in enumerate(x.shape)
   )

@@ -1,4 +1,4 @@
-"""Which elements a norm averages together, and how sums over them are taken."""
+"""Which elements a norm averages over together, and how it sums over them."""
 
 import math
 from typing import Any, NamedTuple
@@ -16,20 +16,22 @@ from normjax.functional.arguments import (
 
 
 class Groups(NamedTuple):
-  """Elements that share a mean and a variance.
+  """Describes which elements share a mean and a variance.
 
-  Sums are taken in two stages: over axes of the array, which is where the time
-  goes, then over what those partial sums have in common, which is small. So
-  adjacent channels are grouped without splitting the channels' axis of the
-  array, and devices exchange partial sums instead of data.
+  Sums are computed in two stages. The first sums over axes of the array. The
+  second adds up ("pools") these partial sums, which are small, over adjacent
+  channels and over devices. So the channel axis of the array is never split,
+  and devices exchange partial sums instead of data.
 
   Attributes:
-    axes: Axes that are summed over, sorted. They are kept with size one.
-    channel_axis: Axis whose adjacent channels are grouped; None for no groups.
-      Partial sums keep it, and pooled sums repeat along it.
+    axes: Axes that the first stage sums over, sorted. They are kept with size
+      one.
+    channel_axis: Axis whose adjacent channels form groups; None for no such
+      groups. The first stage keeps it. All channels of a group then get the
+      group's sum.
     num_groups: Number of groups of channels.
     axis_name: Name or names of mapped axes that are summed over too.
-    axis_index_groups: Indices along `axis_name` that belong together.
+    axis_index_groups: Indices along `axis_name` that are summed over together.
   """
 
   axes: tuple[int, ...]
@@ -44,7 +46,7 @@ class Groups(NamedTuple):
     return self.channel_axis is not None or self.axis_name is not None
 
   def size(self, shape: tuple[int, ...]) -> int:
-    """Returns how many elements a group of an array of this shape has."""
+    """Returns the number of elements in a group, for an array of this shape."""
     size = math.prod(shape[axis] for axis in self.axes)
     if self.channel_axis is not None:
       size *= shape[self.channel_axis] // self.num_groups
@@ -59,7 +61,7 @@ class Groups(NamedTuple):
     return self.pool(jnp.sum(x, self.axes, keepdims=True))
 
   def pool(self, sums: Any) -> Any:
-    """Returns a tree of partial sums, each added up with its peers."""
+    """Returns a tree of partial sums, each added up over its group."""
     sums = jax.tree.map(self._pool_channels, sums)
     if self.axis_name is None:
       return sums
@@ -71,7 +73,8 @@ class Groups(NamedTuple):
     axis = self.channel_axis
     if axis is None:
       return sums
-    # Small beside the data. JAX would not split an axis between devices.
+    # JAX does not reshape an axis that is divided among devices. Gathering it
+    # is cheap, because partial sums are small.
     whole = sharding.gathered(sums, axis)
     before, after = sums.shape[:axis], sums.shape[axis + 1 :]
     size = sums.shape[axis] // self.num_groups

@@ -1,10 +1,10 @@
 """Count, mean and sum of squared deviations: the core of every norm.
 
-The textbook's one pass, `E[x^2] - E[x]^2`, subtracts two numbers of the size
-of the squared mean to get one of the size of the variance: in float32 nothing
-is left of a standard deviation below a thousandth of the mean. Here the data
-are centred before they are squared, and the mean is kept to twice the digits
-of one number, because `x - mean` needs them.
+The textbook's formula for one pass, `E[x^2] - E[x]^2`, subtracts two numbers
+that are as large as the squared mean. In float32 this leaves no correct digit
+if the standard deviation is below a thousandth of the mean. Here the data are
+centered before they are squared. The mean is kept as two numbers, with twice
+the digits of one, because `x - mean` needs them. See docs/numerics.md.
 """
 
 import functools
@@ -44,18 +44,18 @@ class _Moments(NamedTuple):
 class Moments(_Moments):
   """Count, mean and sum of squared deviations of groups of elements.
 
-  A tail is what rounding cut off its neighbor: the two of them added up are the
-  number to about twice the digits of one. That keeps `x - mean` exact when the
-  mean is a million times the spread, and a stream of merged moments right when
-  it has seen so much that one more batch changes no digit of a single number.
+  A tail is the rounding error of the number that it belongs to: their sum has
+  about twice the digits of one number. So `x - mean` is exact even if the mean
+  is a million times the standard deviation. And moments of a long stream can be
+  merged even if one more batch is too small to change a digit of the count.
 
   Attributes:
-    count: How many elements each group has, a real array shaped like `mean`.
-    mean: The mean; zero where a group is empty.
-    mean_tail: What rounding cut off the mean.
+    count: The number of elements in each group, real, shaped like `mean`.
+    mean: The mean; zero for an empty group.
+    mean_tail: The rounding error of `mean`.
     m2: The sum of |x - mean|^2, real.
-    count_tail: What rounding cut off the count; zero if it is not given.
-    m2_tail: What rounding cut off `m2`; zero if it is not given.
+    count_tail: The rounding error of `count`; zero if it is not given.
+    m2_tail: The rounding error of `m2`; zero if it is not given.
   """
 
   __slots__ = ()
@@ -69,7 +69,7 @@ class Moments(_Moments):
     count_tail: Any = None,
     m2_tail: Any = None,
   ) -> "Moments":
-    """Fills in the tails; they are zero wherever they are not known."""
+    """Replaces tails that are not given by zero."""
     if count_tail is None:
       count_tail = jnp.zeros_like(count)
     if m2_tail is None:
@@ -78,11 +78,11 @@ class Moments(_Moments):
 
   @property
   def var(self) -> jax.Array:
-    """The biased variance `m2 / count`; zero where a group is empty."""
+    """The biased variance `m2 / count`; zero for an empty group."""
     return self.variance()
 
   def variance(self, ddof: int = 0) -> jax.Array:
-    """Returns `m2 / (count - ddof)`; zero where `count` is at most `ddof`."""
+    """Returns `m2 / (count - ddof)`, with a divisor of at least one."""
     return _variance(self.count, self.m2, ddof)
 
 
@@ -133,8 +133,8 @@ def moments(
     axes: Axes that are averaged over.
     mask: Boolean, broadcasts to `x`; True counts. Masked places may hold NaN.
     axis_name: Name or names of mapped axes (`jax.vmap`, `jax.shard_map`) that
-      are averaged over too. The groups of all devices are merged by their
-      counts, so unequal masks are right.
+      are averaged over too. Devices are weighted by their counts, so their
+      masks may differ.
     axis_index_groups: Indices along `axis_name` that belong together; see
       `jax.lax.psum`.
     keepdims: Keeps the reduced axes, with size one.
@@ -179,8 +179,8 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
     b: Moments of the other, of the same shape.
 
   Returns:
-    `Moments`. Merged one after the other, batches of a stream of 10^12 elements
-    give the count, mean and variance of all to float32's digits.
+    `Moments`. If the batches of a stream of 10^12 elements are merged one after
+    the other, count, mean and variance still have all digits of float32.
 
   Example:
     >>> import jax.numpy as jnp, normjax
@@ -222,17 +222,18 @@ def squared_magnitude(x: jax.Array) -> jax.Array:
 
 
 def _mean(total: jax.Array, count: jax.Array) -> jax.Array:
-  """Returns `total / count`; zero where there is nothing."""
+  """Returns `total / count`; zero for an empty group."""
   return _rounded(total / jnp.maximum(count, 1).astype(total.dtype))
 
 
 def _rounded(product: jax.Array) -> jax.Array:
-  """Returns a product less one bit, the same wherever it is computed.
+  """Rounds a product explicitly, to one bit less.
 
-  XLA divides by a constant through its reciprocal, and rounds that product and
-  a sum that follows together (FMA) in one fusion, separately in another. What
-  the one takes for the mean is then not what the other computes the tail from.
-  An explicit rounding ends the product.
+  XLA may compute the same product in several fusions (a division by a constant
+  is a product too). In one of them it may round the product and a following sum
+  together (FMA), in another one separately. Then the mean of one and the tail
+  of the other do not belong together. After an explicit rounding all fusions
+  have the same number.
   """
   if jnp.iscomplexobj(product):
     return lax.complex(_rounded(product.real), _rounded(product.imag))
@@ -243,13 +244,13 @@ def _rounded(product: jax.Array) -> jax.Array:
 def _split_sum(
   large: jax.Array, small: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Returns the rounded sum and what rounding cut off (Dekker, 1971)."""
+  """Returns the sum and its rounding error (Dekker, 1971)."""
   total = large + small
   return total, small - (total - large)
 
 
 def masked(x: jax.Array, mask: jax.Array | None) -> jax.Array:
-  """Returns `x` with zeros where it does not count."""
+  """Returns `x` with zeros where the mask is False."""
   return x if mask is None else sharding.where(mask, x, jnp.zeros_like(x))
 
 
@@ -263,8 +264,8 @@ def group_moments(
     x: In the dtype of the statistics.
     mask: Boolean, with the rank of `x`.
     groups: Which elements are averaged together.
-    centered: Whether deviations are from the mean, or from zero: then `mean`
-      is zero, and `var` the mean square.
+    centered: Whether deviations are from the mean. If False they are from zero,
+      so `mean` is zero and the variance is the mean square.
 
   Returns:
     `GroupMoments` in a shape that broadcasts to that of `x`.
@@ -276,12 +277,13 @@ def group_moments(
 def _local_moments(
   x: jax.Array, mask: jax.Array | None, axes: tuple[int, ...], centered: bool
 ) -> GroupMoments:
-  """Centres twice, so that no sum is over numbers much larger than the spread.
+  """Centers twice, so that no sum has terms much larger than the deviations.
 
-  First by an anchor within the range of the group. It may be an outlier, but
-  even that is at most sqrt(count) standard deviations from the mean. The mean
-  found around the anchor is off by no more than the rounding of that sum,
-  hence around it the squares sum to `m2` but for a term that is tiny.
+  The first center is an anchor, an element of the group or a rough mean. Even
+  if it is an outlier, it is at most sqrt(count) standard deviations from the
+  mean. The second center is the mean that is computed from deviations from the
+  anchor. Its error is only the rounding of that sum, so a tiny correction turns
+  the squares around it into `m2`.
   """
   count = _count(x, mask, axes)
 
@@ -291,7 +293,7 @@ def _local_moments(
   if not centered:
     zero = jnp.zeros(count.shape, x.dtype)
     return GroupMoments(count, zero, zero, total(squared_magnitude(x)))
-  # Shrunk by a power of two, which costs no digits, no sum of them overflows.
+  # Shrunk by a power of two, which costs no digits, so that no sum overflows.
   shrink = shrinking(math.prod(x.shape[axis] for axis in axes))
   small = x * shrink
   # JAX does not slice the first element off an explicitly sharded axis.
@@ -317,7 +319,7 @@ def shrinking(size: int) -> float:
 
 
 def _less(squares: jax.Array, excess: jax.Array) -> jax.Array:
-  """Returns `squares - excess`, not negative; infinity less anything is it."""
+  """Returns `squares - excess`, at least zero; infinite if `squares` is."""
   difference = jnp.maximum(squares - excess, 0)
   return sharding.where(squares == jnp.inf, squares, difference)
 
@@ -325,12 +327,12 @@ def _less(squares: jax.Array, excess: jax.Array) -> jax.Array:
 def _count(
   x: jax.Array, mask: jax.Array | None, axes: tuple[int, ...]
 ) -> jax.Array:
-  """Returns how many elements count, as a real number per partial sum."""
+  """Returns the number of unmasked elements, in real arithmetic."""
   shape = tuple(1 if i in axes else size for i, size in enumerate(x.shape))
   real = jnp.finfo(x.dtype).dtype
   if mask is None:
     return jnp.full(shape, math.prod(x.shape[i] for i in axes), real)
-  # Integers: a float32 counter stands still at 2^24.
+  # Counted in integers, because a float32 counter stops at 2^24.
   counted = jnp.broadcast_to(mask, x.shape)
   return jnp.sum(counted, axes, dtype=jnp.int32, keepdims=True).astype(real)
 
@@ -344,11 +346,12 @@ def _first(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 def _merged(
   partial: GroupMoments, shape: tuple[int, ...], groups: Groups
 ) -> GroupMoments:
-  """`merge_moments` over all parts of a group at once, in two rounds.
+  """Merges all parts of a group at once, in two rounds.
 
-  The first finds a center close to the mean of all, which the second measures
-  the parts' means from, since E[mean^2] - E[mean]^2 would cancel. Devices
-  exchange a message in each.
+  The first round computes a center close to the mean of all parts. The second
+  sums squared distances of the parts' means from it, because
+  E[mean^2] - E[mean]^2 would cancel. In each round devices exchange one
+  message.
   """
   shrink = shrinking(groups.size(shape))
   weight = partial.count.astype(partial.mean.dtype) * shrink
@@ -389,10 +392,10 @@ def moments_tangent(
   groups: Groups,
   centered: bool = True,
 ) -> GroupMoments:
-  """d mean = mean(dx) and d m2 = 2 sum(Re conj(x - mean) dx).
+  """Returns d mean = mean(dx) and d m2 = 2 sum(Re conj(x - mean) dx).
 
-  Differentiating `group_moments` itself would go through both centrings and
-  through cancelling terms; this is the derivative of what it computes. It is
+  Differentiating the code of `group_moments` would differentiate both centers,
+  with terms that cancel. This is the derivative of what it computes. It is
   linear in `dx`, so reverse mode is its transpose.
   """
   dx = masked(dx, mask)
@@ -401,7 +404,7 @@ def moments_tangent(
   d_mean = groups.total(dx) / divisor if centered else zero
   product = jnp.real(jnp.conj(deviations(x, mask, stats)) * dx)
   d_m2 = 2 * groups.total(product)
-  # Where the squares have overflowed, nothing changes a variance of infinity.
+  # If the squares have overflowed, the variance is infinite and stays so.
   d_m2 = sharding.where(stats.m2 == jnp.inf, jnp.zeros_like(d_m2), d_m2)
   return GroupMoments(jnp.zeros_like(stats.count), d_mean, zero, d_m2)
 
@@ -409,12 +412,12 @@ def moments_tangent(
 def deviations(
   x: jax.Array, mask: jax.Array | None, stats: GroupMoments
 ) -> jax.Array:
-  """Returns `x - mean` to the last digit; zero where `x` does not count.
+  """Returns `x - mean` with all digits; zero where the mask is False.
 
-  `mean_tail` goes last: the first difference is exact where `x` is close to
-  the mean, and adding the tail to the mean would round it off again. Where the
-  squares have overflowed, nothing is subtracted: 1 / sqrt(var) is zero there,
-  and times a difference that overflows it would be NaN.
+  `mean_tail` is subtracted last: the first difference is exact for `x` close to
+  the mean, but adding the tail to the mean would round it off. If the squares
+  have overflowed, nothing is subtracted: 1 / sqrt(var) is zero, and its product
+  with an infinite difference would be NaN.
   """
   huge = stats.m2 == jnp.inf
   mean, tail = (

@@ -56,7 +56,7 @@ def can_use_kernels(x: jax.Array, mask: jax.Array | None, norm: Norm) -> bool:
 def bind_normalize(
   x: jax.Array, scale: jax.Array | None, bias: jax.Array | None, norm: Norm
 ) -> tuple[jax.Array, GroupMoments]:
-  """As `formulas.normalize`, where `can_use_kernels`."""
+  """As `formulas.normalize`; requires `can_use_kernels`."""
   options = _Options(norm, has_scale=scale is not None, bias=_dtype(bias))
   operands = {"x": x, "scale": scale, "bias": bias}
   y, *statistics = _bind(_normalize_p, operands, options)
@@ -72,7 +72,7 @@ def bind_pushforward(
   d_bias: jax.Array | None,
   norm: Norm,
 ) -> tuple[jax.Array, GroupMoments]:
-  """As `formulas.pushforward`, where `can_use_kernels`."""
+  """As `formulas.pushforward`; requires `can_use_kernels`."""
   options = _Options(
     norm,
     has_scale=scale is not None,
@@ -298,7 +298,7 @@ def _define(
       return check(compiled(*operands, options=options))
 
   primitive.def_impl(apply)
-  diagnosis.let_in(primitive)
+  diagnosis.register(primitive)
 
   def jvp(
     primals: Sequence[Any], tangents: Sequence[Any], *, options: _Options

@@ -1,8 +1,8 @@
-"""Arrays on meshes of explicit axes, where JAX asks how results are sharded.
+"""Operations on arrays that are sharded over meshes with explicit axes.
 
-There the sharding is a part of an array's type. Arithmetic settles it by
-itself; choosing between arrays, and regrouping an axis, does not. Elsewhere
-these functions are those of `jax.numpy`, or do nothing.
+On such meshes the sharding is part of an array's type. Arithmetic infers the
+sharding of its result. `where` and reshaping an axis do not, so it must be
+given. For other arrays these functions are those of `jax.numpy`, or do nothing.
 """
 
 import jax
@@ -11,17 +11,17 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 
 def is_explicit(*arrays: jax.Array) -> bool:
-  """Returns whether an axis of an array is known to be sharded."""
+  """Returns whether an array is sharded over an explicit axis of a mesh."""
   return any(any(jax.typeof(x).sharding.spec) for x in arrays)
 
 
 def where(condition: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
-  """Returns `jnp.where(condition, x, y)`, sharded as its arguments are."""
+  """Returns `jnp.where(condition, x, y)`, sharded like its arguments."""
   arrays = condition, x, y
   if not is_explicit(*arrays):
     return jnp.where(condition, x, y)
   shape = jnp.broadcast_shapes(*(array.shape for array in arrays))
-  # The values decide before the condition does.
+  # If shardings differ, that of the values is preferred to the condition's.
   by_rank = [_spec(array, len(shape)) for array in (x, y, condition)]
   axes = tuple(
     next(filter(None, names), None) for names in zip(*by_rank, strict=True)
@@ -32,7 +32,7 @@ def where(condition: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def placed_like(value: jax.Array, other: jax.Array) -> jax.Array:
-  """Returns `value` sharded as `other`, which has the same shape."""
+  """Returns `value` sharded like `other`, which has the same shape."""
   if not is_explicit(value, other):
     return value
   spec = PartitionSpec(*jax.typeof(other).sharding.spec)
@@ -40,7 +40,7 @@ def placed_like(value: jax.Array, other: jax.Array) -> jax.Array:
 
 
 def gathered(x: jax.Array, axis: int) -> jax.Array:
-  """Returns `x` with all of an axis on every device."""
+  """Returns `x` with the whole of an axis on every device."""
   spec = list(jax.typeof(x).sharding.spec)
   if spec[axis] is None:
     return x

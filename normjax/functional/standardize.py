@@ -1,4 +1,4 @@
-"""Standardization over any axes, which new norms are composed from."""
+"""Standardization over any axes, the building block of new norms."""
 
 import jax
 from jax.typing import ArrayLike
@@ -36,7 +36,7 @@ def standardize(
 ) -> jax.Array:
   """Returns `(x - mean) / sqrt(var + epsilon)`, statistics over `axes`.
 
-  What a new norm is composed from: pick the axes, then scale and shift.
+  Use it to build a new norm: choose the axes, then scale and shift.
 
   Args:
     x: Real or complex floating array of any shape.
