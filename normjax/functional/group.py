@@ -52,9 +52,10 @@ def group_norm(
     scale: Gain `[channels]`; None means one.
     bias: Shift `[channels]`; None means zero.
     num_groups: Number of groups of channels.
-    group_size: Channels in a group. Give this or `num_groups`, the other None.
-    channel_axis: The channels' axis; 1 for channels first.
-    reduction_axes: Axes that a group averages over, the channels' among them.
+    group_size: Channels in a group. Give either this or `num_groups`, and set
+      the other to None.
+    channel_axis: The axis of the channels; 1 for channels first.
+    reduction_axes: Axes that a group averages over, including `channel_axis`.
       None means all but the first, which is the batch.
     epsilon: Added to the variance, inside the square root. A number or a scalar
       array, which may be traced.
@@ -71,8 +72,8 @@ def group_norm(
 
   Raises:
     TypeError: `x`, `scale` or `bias` is not floating, or `mask` not boolean.
-    ValueError: the groups do not divide the channels, not exactly one of
-      `num_groups` and `group_size` is given, a group has only one element,
+    ValueError: the channels cannot be divided into such groups, both or none of
+      `num_groups` and `group_size` are given, a group has only one element,
       `reduction_axes` lacks the channels, `scale` or `bias` has the wrong
       shape, an axis is out of range or repeated, `epsilon` is not positive, or
       `mask` does not broadcast.
@@ -128,11 +129,12 @@ def group_norm(
 def _count_groups(
   channels: int, num_groups: int | None, group_size: int | None
 ) -> int:
-  """Returns the number of groups, from whichever of the two is given."""
+  """Returns the number of groups, computed from the option that is given."""
   if (num_groups is None) == (group_size is None):
     raise ValueError(
-      f"Give exactly one of num_groups={num_groups} and"
-      f" group_size={group_size}: num_groups is 32 unless it is set to None."
+      f"Give exactly one of num_groups and group_size, got {num_groups} and"
+      f" {group_size}. num_groups is 32 by default: to give group_size, set"
+      " num_groups=None."
     )
   name, value = (
     ("num_groups", num_groups)
@@ -171,7 +173,7 @@ def instance_norm(
       one spatial axis, or with the channels elsewhere.
     scale: Gain `[channels]`; None means one.
     bias: Shift `[channels]`; None means zero.
-    channel_axis: The channels' axis, or axes; 1 for channels first.
+    channel_axis: The axis or axes of the channels; 1 for channels first.
     epsilon: Added to the variance, inside the square root. A number or a scalar
       array, which may be traced.
     mask: Boolean, broadcasts to `x`; True counts. Masked places may hold NaN,

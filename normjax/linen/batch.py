@@ -38,13 +38,12 @@ class BatchNorm(nn.Module):
     dtype, param_dtype, use_bias, use_scale, bias_init, scale_init, axis_name,
       axis_index_groups, use_fast_variance, force_float32_reductions,
       scale_offset: As in `LayerNorm`.
-    running_var_ddof: The running variance divides by `count` minus this: 0 as
-      Flax and Keras, 1 as PyTorch.
+    running_var_ddof: The running variance divides by `count` minus this number:
+      0 as in Flax and Keras, 1 as in PyTorch.
 
-  The running `mean` and `var` live in the collection `batch_stats`, which
-  training updates and therefore asks to be mutable. They have the dtype that
-  statistics are computed in: float32, or float64 where `x`, the parameters or
-  `dtype` are float64; the mean is complex where `x` is.
+  The running `mean` and `var` are in the collection `batch_stats`. Training
+  updates it, so it must be mutable. They are float32, or float64 if `x`, the
+  parameters or `dtype` are float64. The mean is complex if `x` is.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -89,13 +88,13 @@ class BatchNorm(nn.Module):
   ) -> jax.Array:
     """Normalizes `x`; in training, updates the running statistics.
 
-    Initializing does not update them and takes any `x`, a single example too.
+    Initializing does not update them. It accepts any `x`, also one example.
 
     Args:
       x: Array `[batch, ..., channels]`, or with the channels elsewhere.
-      use_running_average: As the field, of which exactly one must be given.
+      use_running_average: Give either this or the field of the same name.
       mask: Broadcasts to `x`; True counts. Masked places come out as `bias`,
-        in evaluation too, where Flax normalizes them.
+        also in evaluation, where Flax normalizes them.
 
     Returns:
       Array shaped like `x`, computed in float32 or wider and rounded once.
@@ -140,7 +139,7 @@ class BatchNorm(nn.Module):
         mean.value, var.value = stats
       except errors.ModifyScopeVariableError as error:
         error.add_note(
-          "Training updates the running statistics. Ask for them:\n"
+          "Training updates the running statistics. Make them mutable:\n"
           "  y, updates = model.apply(variables, x, mutable=['batch_stats'])\n"
           "  variables = {**variables, **updates}\n"
           "or evaluate with use_running_average=True."

@@ -27,10 +27,11 @@ class GroupNorm(nn.Module):
 
   Attributes:
     num_groups: Number of groups of adjacent channels.
-    group_size: Channels in a group. Give this or `num_groups`, the other None.
-    reduction_axes: Axes that a group averages over, the channels' among them.
+    group_size: Channels in a group. Give either this or `num_groups`, and set
+      the other to None.
+    reduction_axes: Axes that a group averages over, including `channel_axis`.
       None means all but the first, which is the batch.
-    channel_axis: The channels' axis; 1 for channels first.
+    channel_axis: The axis of the channels; 1 for channels first.
     epsilon, dtype, param_dtype, use_bias, use_scale, bias_init, scale_init,
       axis_name, axis_index_groups, use_fast_variance,
       force_float32_reductions, scale_offset: As in `LayerNorm`.

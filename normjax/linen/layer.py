@@ -27,8 +27,9 @@ class LayerNorm(nn.Module):
 
   Attributes:
     epsilon: Added to the variance, inside the square root.
-    dtype: Of the result; None is what `x` and the parameters promote to.
-    param_dtype: Of the parameters.
+    dtype: The dtype of the result. None means the dtype that `x` and the
+      parameters promote to.
+    param_dtype: The dtype of the parameters.
     use_bias: Whether there is a `bias`.
     use_scale: Whether there is a `scale`.
     bias_init: Initializer of `bias`.
@@ -37,14 +38,14 @@ class LayerNorm(nn.Module):
     feature_axes: Axes that `scale` and `bias` vary along.
     axis_name: Name or names of mapped axes (`jax.vmap`, `jax.shard_map`) that
       are averaged over too. Ignored while initializing. Under `jax.jit` alone
-      it is not needed: there, statistics of sharded arrays are global.
+      it is not needed, because statistics of sharded arrays are global there.
     axis_index_groups: Indices along `axis_name` that belong together; see
       `jax.lax.psum`.
-    use_fast_variance: Accepted for Flax's sake, without effect: one algorithm
-      serves, the exact one.
-    force_float32_reductions: Likewise; statistics are float32 or wider.
-    scale_offset: The gain is `scale_offset + scale`. With 1 a `scale` of zero
-      does nothing, and the default `scale_init` starts it there.
+    use_fast_variance: Accepted for compatibility with Flax, without effect:
+      there is only the exact algorithm.
+    force_float32_reductions: Likewise. Statistics are always float32 or wider.
+    scale_offset: The gain is `scale_offset + scale`. The default `scale_init`
+      starts the gain at one: with `scale_offset=1`, `scale` starts at zero.
     ddof: The variance divides by `count - ddof`.
     epsilon_outside_sqrt: Divides by `sqrt(var) + epsilon` instead. Together
       with `ddof=1` this is the layer norm of The Annotated Transformer.
@@ -85,8 +86,8 @@ class LayerNorm(nn.Module):
 
     Args:
       x: Array `[..., features]`, or of any shape if the axes are named.
-      mask: Broadcasts to `x`; True counts. Masked places come out as `bias`,
-        where Flax returns what the others' statistics make of them.
+      mask: Broadcasts to `x`; True counts. Masked places come out as `bias`.
+        Flax normalizes them by the statistics of the others.
 
     Returns:
       Array shaped like `x`, computed in float32 or wider and rounded once.

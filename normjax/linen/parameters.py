@@ -1,4 +1,4 @@
-"""What every module has around its pure function: parameters and dtypes."""
+"""Parameters and dtypes, which all modules treat in the same way."""
 
 import inspect
 from typing import Any
@@ -21,10 +21,10 @@ def feature_shape(x: jax.Array, axes: Axes, name: str) -> tuple[int, ...]:
 def scale_parameter(
   module: nn.Module, shape: tuple[int, ...]
 ) -> jax.Array | None:
-  """Declares the parameter `scale`, or returns None where it is not used.
+  """Declares the parameter `scale`; returns None if it is not used.
 
   The default initializer starts the gain, `scale_offset + scale`, at one, also
-  where it is wrapped, as by `nn.with_partitioning`.
+  if it is wrapped, for example by `nn.with_partitioning`.
   """
   if not module.use_scale:
     return None
@@ -42,7 +42,7 @@ def scale_parameter(
 def bias_parameter(
   module: nn.Module, shape: tuple[int, ...]
 ) -> jax.Array | None:
-  """Declares the parameter `bias`, or returns None where it is not used."""
+  """Declares the parameter `bias`; returns None if it is not used."""
   if not module.use_bias:
     return None
   return module.param("bias", module.bias_init, shape, module.param_dtype)
@@ -54,33 +54,34 @@ def result_dtype(
   bias: jax.Array | None,
   dtype: Dtype | None,
 ) -> jnp.dtype:
-  """Returns `dtype`, or by the rule of Flax what `x` and parameters promote to.
+  """Returns `dtype` or, if it is None, what `x` and parameters promote to.
 
-  A bfloat16 `x` with float32 parameters gives float32.
+  This is the rule of Flax: a bfloat16 `x` with float32 parameters gives
+  float32.
   """
   return jnp.dtype(dtypes.canonicalize_dtype(x, scale, bias, dtype=dtype))
 
 
 def widened(x: jax.Array, result: jnp.dtype) -> jax.Array:
-  """Returns `x` in a dtype that loses nothing of `x` nor of the result.
+  """Returns `x` in a dtype that holds `x` and the result exactly, >= float32.
 
-  Casting to a narrower result comes last, since statistics of a rounded `x`
-  are wrong: 100 +- 0.01 is constant in bfloat16.
+  `x` must not be rounded to a narrower result before its statistics are
+  computed: 100 +- 0.01 is constant in bfloat16.
   """
-  # A deliberate conversion, hence no error where promotion is strict.
+  # Deliberate, so it must not raise if the user has made promotion strict.
   with jax.numpy_dtype_promotion("standard"):
     dtype = jnp.promote_types(jnp.promote_types(x.dtype, result), jnp.float32)
   return x.astype(dtype)
 
 
 def boolean(mask: ArrayLike | None) -> jax.Array | None:
-  """Returns a boolean mask; Flax takes zeros and ones too."""
+  """Returns a boolean mask; like Flax, accepts zeros and ones too."""
   return None if mask is None else jnp.asarray(mask, bool)
 
 
 def mapped_axis(module: nn.Module) -> AxisName | None:
-  """Returns the axis name, None while initializing.
+  """Returns the axis name, or None while initializing.
 
-  Models are initialized outside the mapping that binds the name.
+  Models are initialized outside of the mapping that binds the name.
   """
   return None if module.is_initializing() else module.axis_name

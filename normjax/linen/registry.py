@@ -1,4 +1,4 @@
-"""Short names of norms, such as a `--norm` flag takes."""
+"""Short names of norms, for example for a flag `--norm`."""
 
 import dataclasses
 import difflib
@@ -15,8 +15,8 @@ from normjax.linen.batch import BatchNorm
 from normjax.linen.group import GroupNorm, InstanceNorm
 from normjax.linen.layer import LayerNorm, RMSNorm
 
-# Called as factory(train=..., **options); returns a module that is called as
-# module(x, mask=None).
+# A factory is called as factory(train=..., **options). It returns a module that
+# is called as module(x, mask=None).
 NormFactory = Callable[..., nn.Module]
 
 _FACTORIES: dict[str, NormFactory] = {}
@@ -26,7 +26,7 @@ class Identity(nn.Module):
   """Returns its input: the norm called "none".
 
   Attributes:
-    dtype: Of the result; None is that of `x`.
+    dtype: The dtype of the result; None means that of `x`.
   """
 
   dtype: Dtype | None = None
@@ -44,12 +44,13 @@ def make_norm(name: str, *, train: bool, **options: Any) -> nn.Module:
 
   Args:
     name: One of `norm_names()`.
-    train: Whether the model trains; what "bn" chooses its statistics by.
+    train: Whether the model is training. "bn" then uses the statistics of the
+      batch, else its running statistics.
     **options: Fields of the module, such as `num_groups=8` for "gn".
 
   Raises:
     ValueError: there is no norm of that name.
-    TypeError: the norm has no such option.
+    TypeError: the norm has no option of that name.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -70,7 +71,7 @@ def make_norm(name: str, *, train: bool, **options: Any) -> nn.Module:
 
 
 def norm_names() -> tuple[str, ...]:
-  """Returns the names that `make_norm` knows, in order of registration.
+  """Returns the names that `make_norm` accepts, in order of registration.
 
   Example:
     >>> from normjax.linen import norm_names
@@ -83,25 +84,25 @@ def norm_names() -> tuple[str, ...]:
 def register_norm(
   name: str, factory: NormFactory, *, overwrite: bool = False
 ) -> None:
-  """Makes a norm known to `make_norm` by a name.
+  """Registers a norm, so that `make_norm` makes it by its name.
 
   Args:
-    name: Without commas and blanks, which separate names in flags.
-    factory: Called as `factory(train=..., **options)`, returns a module that
+    name: The name, without commas and blanks, which separate names in flags.
+    factory: Called as `factory(train=..., **options)`. It returns a module that
       is called as `module(x, mask=None)`.
-    overwrite: Replaces a norm of that name, which otherwise is an error.
+    overwrite: Replaces a norm of that name. Otherwise that is an error.
 
   Raises:
-    ValueError: the name is taken or cannot be one.
+    ValueError: the name is taken or not valid.
   """
   if not name or "," in name or name.split() != [name]:
     raise ValueError(
-      f"A norm's name must hold no comma or blank, got {name!r}: they separate"
-      " names in flags."
+      f"A norm's name must not be empty or contain a comma or blank, got"
+      f" {name!r}: these separate names in flags."
     )
   if name in _FACTORIES and not overwrite:
     raise ValueError(
-      f"There is a norm {name!r} already. Choose another name, or pass"
+      f"The name {name!r} already belongs to a norm. Choose another, or pass"
       " overwrite=True to replace it."
     )
   _FACTORIES[name] = factory
@@ -112,12 +113,12 @@ def _register_class(
   module: type[nn.Module],
   by_train: Callable[[bool], dict[str, Any]] = lambda train: {},
 ) -> None:
-  """Registers a class whose fields are the options.
+  """Registers a class. Its fields are the options.
 
   Args:
     name: The short name.
     module: The class.
-    by_train: Returns the fields that `train` decides.
+    by_train: Returns the fields that are determined by `train`.
   """
   fields = {field.name for field in dataclasses.fields(module)} - {"parent"}
 

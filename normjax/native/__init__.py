@@ -1,8 +1,9 @@
-"""Kernels for CPUs, in C++: optional, the same results as without, faster.
+"""Kernels for CPUs, in C++. They are optional: results are the same, but
+faster.
 
-They are built while normjax is installed, where a C++ compiler is found, or by
-`python -m normjax.native` later. `normjax.functional` asks `load` and uses what
-is there.
+They are built when normjax is installed, if there is a C++ compiler, or later
+by `python -m normjax.native`. `normjax.functional` calls `load`, and uses the
+kernels if there are any.
 """
 
 from normjax.native.library import BuildError as BuildError

@@ -22,7 +22,7 @@ def main() -> int:
     print(f"Not built: {error}", file=sys.stderr)
     return 1
   print(f"Built {path}")
-  # This process may have looked for kernels before there were any.
+  # In a new process: this one may have looked for kernels before they existed.
   check = (
     "import logging, sys; from normjax import native;"
     " logging.basicConfig(level=logging.INFO); sys.exit(not native.load())"

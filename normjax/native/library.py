@@ -1,7 +1,7 @@
 """Compiles, finds and registers the kernels.
 
-Importable without JAX and without the rest of the package: the build of a wheel
-compiles with it.
+This file must not import JAX or the rest of the package, because the build of a
+wheel uses it.
 """
 
 import concurrent.futures
@@ -20,7 +20,7 @@ import subprocess
 import tempfile
 
 TARGETS = ("normjax_normalize", "normjax_pullback")
-"""What is registered with XLA, for platform "cpu"; see `kernels.cc`."""
+"""Names that are registered with XLA for platform "cpu"; see `kernels.cc`."""
 
 _LOG = logging.getLogger("normjax")
 _FOLDER = pathlib.Path(__file__).parent
@@ -30,12 +30,12 @@ _FLAGS = (
   "-fPIC",
   "-fvisibility=hidden",
   "-fopenmp-simd",  # Loops marked as vectorizable, no OpenMP library.
-  "-ffp-contract=fast",  # Fused multiply-add; no other liberty is taken.
+  "-ffp-contract=fast",  # Fused multiply-add. Other fast math stays off.
   "-fno-math-errno",
   "-fno-trapping-math",
 )
-# The arithmetic is compiled for each of these and chosen where it runs, so
-# that one library is fast on new processors and correct on old ones.
+# The loops are compiled for each of these levels, and chosen at run time. So
+# one library is fast on new processors and works on old ones.
 _LEVELS = {
   "x86_64": {
     "kLoopsV4": ("-march=x86-64-v4", "-mprefer-vector-width=512"),
@@ -46,7 +46,7 @@ _LEVELS = {
 
 
 class BuildError(RuntimeError):
-  """The kernels cannot be built here; the text says why."""
+  """The kernels cannot be built here; the message says why."""
 
 
 def build(
@@ -55,19 +55,19 @@ def build(
   """Compiles the kernels.
 
   Needs a C++17 compiler (`$CXX`, else the first of c++, g++ and clang++) and
-  the headers that come with jaxlib. Takes some ten seconds.
+  the headers that come with jaxlib. Takes about ten seconds.
 
   Args:
-    into: Folder for the library. It is made if necessary, and the file appears
-      there complete or not at all.
+    into: Folder for the library, created if necessary. The file appears there
+      only when it is complete.
     jaxlib: Package folder of the jaxlib to build for; None means the installed
-      one. Its headers are all that is needed of it.
+      one. Only its headers are needed.
 
   Returns:
     The library's path; see `file_name`.
 
   Raises:
-    BuildError: There is no compiler or no jaxlib, or compiling failed.
+    BuildError: there is no compiler or no jaxlib, or compiling failed.
     OSError: `into` cannot be written.
   """
   compiler = _compiler()
@@ -94,11 +94,11 @@ def build(
 
 @functools.cache
 def load() -> bool:
-  """Registers the kernels with XLA, once, and returns whether they are there.
+  """Registers the kernels with XLA, once, and returns whether there are any.
 
-  Looks beside this file, where installing leaves them, and in the user's
-  cache. Environment variable `NORMJAX_NATIVE=0` keeps them off. A library that
-  does not fit is reported in the log, never raised.
+  Looks beside this file, where the installation puts them, then in the user's
+  cache. The environment variable `NORMJAX_NATIVE=0` switches them off. If a
+  library cannot be used, this is logged, and no exception is raised.
   """
   if os.environ.get("NORMJAX_NATIVE") == "0":
     _LOG.debug("NORMJAX_NATIVE=0: the native kernels stay off.")
@@ -114,29 +114,29 @@ def load() -> bool:
       continue
     try:
       _register(path)
-    except Exception as error:  # Whatever jaxlib or the linker object to.
-      _LOG.info("The native kernels in %s do not fit: %s", path, error)
+    except Exception as error:  # Any error of jaxlib or of the linker.
+      _LOG.info("The native kernels in %s cannot be used: %s", path, error)
       continue
     _LOG.debug("Using the native kernels in %s.", path)
     return True
   if any(_FOLDER.glob("kernels-*.so")):
     _LOG.warning(
-      "The native kernels beside %s were built from other sources, or for"
-      " another jaxlib or machine, so normjax is slower than it could be:"
-      " `python -m normjax.native` builds them anew.",
+      "The native kernels in %s were built from other sources, or for another"
+      " jaxlib or machine. They are not used, so normjax is slower than it"
+      " could be. Build them again with `python -m normjax.native`.",
       _FOLDER,
     )
   else:
-    _LOG.debug("No native kernels: `python -m normjax.native` builds them.")
+    _LOG.debug("No native kernels. Build them with `python -m normjax.native`.")
   return False
 
 
 def file_name(jaxlib: pathlib.Path | None = None) -> str:
-  """Returns the library's name, which holds a fingerprint of all it depends on.
+  """Returns the library's name, with a fingerprint of all that it depends on.
 
-  That includes the version of XLA's foreign function interface: a handler of
-  another version would be refused when the CPU backend starts, which then does
-  not start at all. So what does not fit must never be found.
+  So a library that does not fit is never loaded. This matters for the version
+  of XLA's foreign function interface: with a handler of another version, the
+  CPU backend would not start.
 
   Args:
     jaxlib: As for `build`.
@@ -155,10 +155,10 @@ def file_name(jaxlib: pathlib.Path | None = None) -> str:
 
 
 def cache_folder() -> pathlib.Path:
-  """Returns the folder for kernels that were built after installing.
+  """Returns the folder for kernels that were built after the installation.
 
-  `native` in `$NORMJAX_CACHE_DIR`, else in `$XDG_CACHE_HOME/normjax`, else in
-  `~/.cache/normjax`.
+  It is `native` in `$NORMJAX_CACHE_DIR`, else in `$XDG_CACHE_HOME/normjax`,
+  else in `~/.cache/normjax`.
   """
   if chosen := os.environ.get("NORMJAX_CACHE_DIR"):
     base = pathlib.Path(chosen)
@@ -193,7 +193,7 @@ def _compiler() -> list[str]:
     if found := shutil.which(name):
       return [found]
   raise BuildError(
-    "there is no C++ compiler: install g++ or clang++, or set CXX."
+    "there is no C++ compiler. Install g++ or clang++, or set CXX."
   )
 
 
@@ -205,9 +205,9 @@ def _headers(jaxlib: pathlib.Path | None) -> pathlib.Path:
     if (headers / "xla/ffi/api/ffi.h").is_file():
       return headers
   raise BuildError(
-    f"the headers of jaxlib, which are needed, are not in {jaxlib}."
+    f"the headers of jaxlib are needed, but they are not in {jaxlib}."
     if jaxlib
-    else "jaxlib, whose headers are needed, is not installed."
+    else "jaxlib is not installed, and its headers are needed."
   )
 
 
@@ -215,6 +215,6 @@ def _run(command: tuple[str, ...]) -> None:
   try:
     done = subprocess.run(command, capture_output=True, text=True)
   except OSError as error:
-    raise BuildError(f"{command[0]} does not start: {error}") from error
+    raise BuildError(f"{command[0]} cannot be started: {error}") from error
   if done.returncode:
     raise BuildError(f"{shlex.join(command)} failed:\n{done.stderr.strip()}")
