@@ -1,1 +1,1 @@
-"""Comparisons with the peers, each run with `python -m benchmarks.NAME`."""
+"""Comparisons with other libraries, run by `python -m benchmarks.NAME`."""

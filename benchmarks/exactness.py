@@ -4,7 +4,7 @@
 
 Every library gets the same float32 input of standard deviation one, the same
 epsilon, and otherwise its own defaults. The reference is plain NumPy in
-float64 on that very input. Libraries that are not installed are left out;
+float64 on the same input. Libraries that are not installed are left out.
 `pip install -e ".[benchmarks]"` installs them.
 """
 
@@ -27,7 +27,7 @@ MEANS = (0.0, 1e2, 1e3, 1e4, 1e5, 1e6)
 EPSILON = 1e-6
 GROUPS = 8
 
-# Promised largest error of normjax, for outputs and for gradients.
+# The largest errors that normjax promises, for outputs and for gradients.
 OUTPUT_TOLERANCE = 2e-6
 GRADIENT_TOLERANCE = 1e-5
 
@@ -36,7 +36,7 @@ Norm = Callable[[np.ndarray], np.ndarray]
 
 
 class Case(NamedTuple):
-  """One table: an operation, and the input that it is tried on."""
+  """One table: an operation, and the shape of its input."""
 
   title: str
   operation: str
@@ -61,9 +61,9 @@ CASES = (
 def standardized64(x: np.ndarray, axes: int | tuple[int, ...]) -> np.ndarray:
   """Returns `(x - mean) / sqrt(var + EPSILON)` over `axes`, in float64."""
   x = np.asarray(x, np.float64)
-  centred = x - x.mean(axes, keepdims=True)
-  variance = np.square(centred).mean(axes, keepdims=True)
-  return centred / np.sqrt(variance + EPSILON)
+  centered = x - x.mean(axes, keepdims=True)
+  variance = np.square(centered).mean(axes, keepdims=True)
+  return centered / np.sqrt(variance + EPSILON)
 
 
 def _rms_norm64(x: np.ndarray) -> np.ndarray:
@@ -110,8 +110,9 @@ def _cotangent(shape: tuple[int, ...]) -> np.ndarray:
   return np.random.default_rng(1).standard_normal(shape, np.float32)
 
 
-# The libraries: each function returns what its library has, with its defaults
-# except for epsilon, and raises ImportError where it is not installed.
+# The libraries. Each function returns the operations that its library has, with
+# default options except for epsilon. It raises ImportError if the library is
+# not installed.
 
 
 def _jax_norms(norms: Mapping[str, Callable]) -> dict[str, Norm]:
@@ -176,7 +177,7 @@ def _flax(**options: Any) -> dict[str, Norm]:
 def _flax_two_passes() -> dict[str, Norm]:
   """Flax's more exact setting, which is not its default."""
   norms = _flax(use_fast_variance=False)
-  del norms["rms_norm"]  # Has no variance, hence nothing to choose.
+  del norms["rms_norm"]  # Has no variance, so the option changes nothing.
   return norms
 
 
@@ -275,7 +276,7 @@ def _torch() -> dict[str, Norm]:
   }
 
 
-# The package on the index, and the functions to try, by the name in the tables.
+# By the name in the tables: the package's name on PyPI, and its operations.
 LIBRARIES: dict[str, tuple[str, Callable[[], dict[str, Norm]]]] = {
   "normjax": ("normjax", _normjax),
   "flax.linen": ("flax", _flax),
@@ -290,12 +291,12 @@ LIBRARIES: dict[str, tuple[str, Callable[[], dict[str, Norm]]]] = {
 
 
 def error(case: Case, norm: Norm, mean: float) -> float:
-  """Returns the largest deviation from float64, NaN where the output has one.
+  """Returns the largest deviation from float64; NaN if the output has a NaN.
 
   Args:
     case: The operation, and the shape of its input.
-    norm: What is tried.
-    mean: Of the input.
+    norm: The implementation to test.
+    mean: The mean of the input.
 
   Returns:
     For outputs, `|y - y64| / max(1, |y64|)`; for gradients, `|dx - dx64|`
@@ -320,14 +321,14 @@ def tolerance(case: Case) -> float:
 
 
 def within(case: Case, errors: Iterable[float]) -> bool:
-  """Whether all errors of a case are tolerable; NaN is not."""
+  """Returns whether all errors are within the tolerance; NaN is not."""
   return all(value <= tolerance(case) for value in errors)
 
 
 def table(case: Case, errors: Mapping[str, Mapping[float, float]]) -> str:
   """Returns a Markdown table of `{library: {mean: error}}`.
 
-  Errors beyond the tolerance are in bold.
+  Errors above the tolerance are in bold.
   """
 
   def cell(value: float) -> str:
@@ -402,6 +403,6 @@ def main(argv: list[str], out: str | None) -> int:
 
 
 if __name__ == "__main__":
-  # Here, since other commands define a flag of this name too.
+  # Defined here, because other commands define a flag of this name too.
   out_flag = flags.DEFINE_string("out", None, "JSON file for all numbers.")
   app.run(lambda argv: main(argv, out_flag.value))

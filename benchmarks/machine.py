@@ -1,4 +1,4 @@
-"""Where the numbers of a benchmark come from."""
+"""The machine that a benchmark runs on."""
 
 import importlib.metadata
 import os
@@ -10,19 +10,19 @@ from typing import NamedTuple
 
 import jax
 
-# Busy cores before the start above which a machine is not idle.
+# A machine is not idle if more cores than this are busy before the start.
 IDLE_LOAD = 0.3
 
 
 class Machine(NamedTuple):
-  """A device, what drives it, and how busy that was before the benchmark.
+  """A device, the machine that it is in, and how busy that was.
 
   Attributes:
-    device: Of JAX, or the processor's name.
-    devices: How many JAX sees. Benchmarks use the first.
-    cores: That this process may use.
+    device: The name of JAX's device; for a CPU, the name of the processor.
+    devices: The number of devices that JAX sees. Benchmarks use the first.
+    cores: The number of cores that this process may use.
     load: Average number of busy cores over the last minute, None if unknown.
-    versions: By package.
+    versions: Versions by package.
   """
 
   device: str
@@ -36,7 +36,7 @@ class Machine(NamedTuple):
     """Returns this machine.
 
     Args:
-      packages: Whose versions to tell, beside those of Python and JAX.
+      packages: Packages to list the versions of, in addition to Python and JAX.
     """
     affinity = getattr(os, "sched_getaffinity", None)
     return cls(
@@ -62,7 +62,7 @@ class Machine(NamedTuple):
     )
     if self.load is not None and self.load > IDLE_LOAD:
       text += (
-        f"\nWARNING: the machine is not idle (load average {load}): other"
+        f"\nWARNING: the machine is not idle (load average {load}). Other"
         " programs disturb the timings. Wait until they are done."
       )
     return text
@@ -73,7 +73,7 @@ def _accelerator() -> str:
 
 
 def _processor() -> str:
-  """Returns the name that Linux tells, or else the architecture."""
+  """Returns the processor's name on Linux, or else the architecture."""
   info = pathlib.Path("/proc/cpuinfo")
   names = re.findall(
     r"^model name\s*:\s*(.+)$",

@@ -1,12 +1,12 @@
-"""An epoch of the MNIST study beside the same epoch in PyTorch.
+"""Compares an epoch of the MNIST study with the same epoch in PyTorch.
 
     python -m benchmarks.mnist [--repeats=7] [--out=mnist.json]
 
-48,000 images, batches of 64, 784-128-LN-ReLU-10, Adam at 1e-3, on the CPU or
-whatever JAX finds. Both have the data in memory and shuffle every epoch. The
-PyTorch loop is eager and the leanest of several; both are timed in turns, in
-one process. Without PyTorch (`pip install -e ".[benchmarks]"`), normjax is
-timed alone.
+48,000 images, batches of 64, 784-128-LN-ReLU-10, Adam at 1e-3, on JAX's default
+device. Both libraries have the data in memory and shuffle them in every epoch.
+The PyTorch loop is eager, and the fastest of several variants. Both are timed
+in turns, in one process. Without PyTorch (`pip install -e ".[benchmarks]"`),
+only normjax is timed.
 """
 
 import functools
@@ -30,15 +30,15 @@ HIDDEN = 128
 CLASSES = 10
 LEARNING_RATE = 1e-3
 
-# The largest share of PyTorch's time that an epoch should take.
+# An epoch should take at most this share of PyTorch's time.
 TARGET = 0.5
 
-# Trains one epoch more, and returns its mean loss once all work is done.
+# Trains for one more epoch and waits for it; returns the mean loss.
 Epoch = Callable[[], float]
 
 
 def load(data_dir: str | None) -> tuple[data.Split, str]:
-  """Returns the study's training images, and words on what they are."""
+  """Returns the study's training images, and a description of them."""
   try:
     mnist = data.load("mnist", data_dir)
   except data.UnavailableError as error:
@@ -50,9 +50,9 @@ def load(data_dir: str | None) -> tuple[data.Split, str]:
 
 
 def synthetic(count: int) -> data.Split:
-  """Returns noisy copies of one random image per class, some mislabelled.
+  """Returns noisy copies of one random image per class, some mislabeled.
 
-  The wrong labels keep the loss away from zero, as that of real data is.
+  Because of the wrong labels the loss stays above zero, as with real data.
   """
   rng = np.random.default_rng(0)
   labels = rng.integers(CLASSES, size=count, dtype=np.int32)
@@ -92,7 +92,7 @@ def torch_epoch(train: data.Split, **options: bool) -> Epoch:
 
   Args:
     train: Images and labels.
-    **options: Of `torch.optim.Adam`.
+    **options: Options of `torch.optim.Adam`.
   """
   import torch
   from torch import nn
@@ -111,7 +111,7 @@ def torch_epoch(train: data.Split, **options: bool) -> Epoch:
   optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, **options)
 
   def epoch() -> float:
-    # Summed up without asking for the value of each batch.
+    # Summed up unread: reading the loss of a batch would wait for the batch.
     total = torch.zeros(())
     order = torch.randperm(count)
     steps = count // BATCH_SIZE
@@ -127,7 +127,7 @@ def torch_epoch(train: data.Split, **options: bool) -> Epoch:
 
 
 def torch_variants(train: data.Split) -> dict[str, Epoch]:
-  """Returns the PyTorch loops to choose the fastest of, by description."""
+  """Returns variants of the PyTorch loop by description."""
   import torch
 
   def with_threads(threads: int, epoch: Epoch) -> Epoch:
@@ -153,11 +153,11 @@ def torch_variants(train: data.Split) -> dict[str, Epoch]:
 def measure(
   epochs: Mapping[str, Epoch], repeats: int
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
-  """Times epochs in turns, so that a disturbance meets all of them.
+  """Times epochs in turns, so that disturbances affect all of them.
 
   Args:
-    epochs: By name. Each runs once beforehand, untimed.
-    repeats: Timed epochs of each.
+    epochs: Epochs by name. Each runs once beforehand, untimed.
+    repeats: Number of timed epochs of each.
 
   Returns:
     `{name: seconds}` of each repeat, and `{name: loss}` of the last one.
@@ -173,7 +173,7 @@ def measure(
 
 
 def fastest_torch(train: data.Split) -> tuple[str, Epoch]:
-  """Returns PyTorch's fastest variant, found on a part of the data."""
+  """Returns PyTorch's fastest variant, measured on a part of the data."""
   part = data.Split(*(array[: len(array) // 8] for array in train))
   seconds, _ = measure(torch_variants(part), repeats=3)
   best = min(seconds, key=lambda name: min(seconds[name]))
@@ -183,7 +183,7 @@ def fastest_torch(train: data.Split) -> tuple[str, Epoch]:
 def report(
   seconds: Mapping[str, list[float]], losses: Mapping[str, float]
 ) -> str:
-  """Returns a table of seconds and losses, and the verdict on the target."""
+  """Returns a table of seconds and losses, and whether the target is met."""
   rows = [
     [
       name,
@@ -209,8 +209,8 @@ def report(
 
 def run(train: data.Split, what: str, repeats: int, out: str | None) -> None:
   """Times both libraries, prints the outcome and writes it to `out`."""
-  # PyTorch's idle threads would spin on the cores that JAX needs in its turn.
-  # Read when its OpenMP library is loaded.
+  # Otherwise PyTorch's idle threads would spin on the cores that JAX needs. Set
+  # before PyTorch loads its OpenMP library, which reads it.
   os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
   print(f"{len(train.labels):,} examples of {what}, {os.cpu_count()} cores.")
@@ -218,7 +218,7 @@ def run(train: data.Split, what: str, repeats: int, out: str | None) -> None:
   try:
     import torch
   except ImportError:
-    print("PyTorch is not installed: there is nothing to compare with. Run")
+    print("PyTorch is not installed, so there is no comparison. Install it:")
     print('`pip install -e ".[benchmarks]"`.')
   else:
     name, epoch = fastest_torch(train)
@@ -240,7 +240,7 @@ def main(
 
 
 if __name__ == "__main__":
-  # Here, since other commands define flags of these names too.
+  # Defined here, because other commands define flags of these names too.
   data_dir_flag = flags.DEFINE_string(
     "data_dir", None, "TFDS's folder; default: $TFDS_DATA_DIR, or in the home."
   )

@@ -1,12 +1,12 @@
-"""Where the time of an epoch of the MNIST study goes.
+"""Measures where the time of an epoch of the MNIST study goes.
 
     python -m benchmarks.mnist_profile [--rounds=7] [--out=profile.json]
 
-Times the study's own compiled epoch (784-128-LN-ReLU-10, batches of 64, Adam
-1e-3) beside the same epoch without one of its parts, and beside single parts
-in a loop of their own, all in turns in one process. What an epoch loses
-without a part is what the part costs there; the matrix products alone are the
-floor. The images are noise of MNIST's shape, which takes as long.
+Times the study's compiled epoch (784-128-LN-ReLU-10, batches of 64, Adam 1e-3),
+the same epoch without one of its parts, and single parts in a loop. All take
+turns in one process. The difference between the epoch with and without a part
+is what the part costs. The matrix products alone are a lower bound. The images
+are noise of MNIST's shape, which takes the same time.
 """
 
 import functools
@@ -33,7 +33,7 @@ PRODUCTS = "matrix products alone"
 
 
 def trainer(norm: str, optimizer: optax.GradientTransformation) -> Any:
-  """Returns the study's trainer, for a norm and an optimizer."""
+  """Returns the study's trainer for a norm and an optimizer."""
   return training.Trainer(
     models.MLP(functools.partial(make_norm, norm), hidden=(mnist.HIDDEN,)),
     optimizer,
@@ -66,11 +66,11 @@ def epoch(
 
 
 def loop(step: Callable[[jax.Array, Any], Any], carry: Any) -> timing.Run:
-  """Returns as many steps as an epoch has, in one compiled loop.
+  """Returns a compiled loop with as many steps as an epoch.
 
   Args:
     step: `step(number, carry) -> carry`.
-    carry: Where it starts.
+    carry: The initial value.
   """
   compiled = jax.jit(
     lambda carry: lax.fori_loop(0, STEPS, step, carry), donate_argnums=0
@@ -95,7 +95,7 @@ def matrix_products() -> timing.Run:
     first, second = weights
     hidden = pixels @ first
     error = hidden @ second - labels
-    # So small that the weights stay what they are.
+    # So small that the weights do not change.
     d_second = 1e-9 * (hidden.T @ error)
     d_first = 1e-9 * (pixels.T @ (error @ second.T))
     return [first - d_first, second - d_second]
@@ -105,7 +105,7 @@ def matrix_products() -> timing.Run:
 
 
 def data_alone(examples: Examples) -> timing.Run:
-  """Returns what fetches the minibatches of a shuffled epoch."""
+  """Returns a loop that only fetches the minibatches of a shuffled epoch."""
   order = jax.random.permutation(jax.random.key(0), mnist.EXAMPLES)
   order = order[: STEPS * mnist.BATCH_SIZE].reshape(STEPS, -1)
 
@@ -117,7 +117,7 @@ def data_alone(examples: Examples) -> timing.Run:
 
 
 def optimizer_alone(optimizer: optax.GradientTransformation) -> timing.Run:
-  """Returns the optimizer's updates of the study's parameters."""
+  """Returns a loop that only updates the study's parameters."""
   inputs = jnp.zeros((1, 28, 28, 1), jnp.uint8)
   state = trainer("ln", optimizer).init([0], inputs).state
   params = jax.tree.map(lambda leaf: leaf[0], state.params)
@@ -131,7 +131,7 @@ def optimizer_alone(optimizer: optax.GradientTransformation) -> timing.Run:
 
 
 def programs() -> dict[str, timing.Run]:
-  """Returns what is timed, by name."""
+  """Returns the programs to time, by name."""
   adam = optax.adam(mnist.LEARNING_RATE)
   made = mnist.synthetic(mnist.EXAMPLES)
   examples = Examples(*map(jnp.asarray, made))
@@ -146,7 +146,7 @@ def programs() -> dict[str, timing.Run]:
 
 
 def report(seconds: dict[str, list[float]]) -> str:
-  """Returns a table: time an epoch and a step, and the share of the whole."""
+  """Returns a table of the time per epoch and per step, and its share."""
   rounds = {name: np.asarray(values) for name, values in seconds.items()}
   rows = []
   for name, values in rounds.items():

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-# Everybody's: the same mathematics, whatever a library's own default is.
+# All libraries compute with these numbers, whatever their defaults are.
 EPSILON = 1e-5
 MOMENTUM = 0.9
 GROUPS = 32
@@ -49,9 +49,9 @@ class Case(NamedTuple):
 
   Attributes:
     norm: One of `NORMS`; `batch` is training, `batch-eval` evaluation.
-    shape: With the channels last, whatever the layout.
-    dtype: Of the array, such as `float32`. Parameters are float32.
-    layout: Where the channels are: `last`, or `first` after the batch.
+    shape: The shape with the channels last, also if the layout is `first`.
+    dtype: The dtype of the array, such as `float32`. Parameters are float32.
+    layout: Where the channels are: `last`, or `first`, right after the batch.
   """
 
   norm: str
@@ -75,7 +75,7 @@ class Case(NamedTuple):
 
   @property
   def groups(self) -> int:
-    """Of group norm: `GROUPS` where that divides the channels."""
+    """The groups of group norm: `GROUPS` if it divides the channels."""
     return math.gcd(GROUPS, self.channels)
 
   @property
@@ -121,15 +121,15 @@ def cases(
   *,
   quick: bool = False,
 ) -> Iterator[Case]:
-  """Yields what to measure, norm by norm.
+  """Yields the cases to measure, norm by norm.
 
   Args:
-    norms: Of `NORMS`.
+    norms: Some of `NORMS`.
     dtypes: Such as `float32`.
-    layouts: Of `LAYOUTS`. Channels are first only where there are spatial
-      axes, and for layer and RMS norm only on images.
-    shapes: With the channels last; None means the grid.
-    quick: Takes the small grid.
+    layouts: Some of `LAYOUTS`. `first` needs spatial axes; for layer and RMS
+      norm it needs images.
+    shapes: Shapes with the channels last; None means the grid.
+    quick: Whether to use the small grid.
   """
   grid = QUICK_GRID if quick else GRID
   for norm in norms:
@@ -137,7 +137,7 @@ def cases(
       for layout in layouts:
         for shape in grid[norm] if shapes is None else shapes:
           if norm in ("group", "instance") and len(shape) < 3:
-            continue  # Nothing to average over but the channels.
+            continue  # No spatial axis to average over.
           if layout == "first" and len(shape) < (
             4 if norm in ("layer", "rms") else 3
           ):
@@ -146,12 +146,13 @@ def cases(
 
 
 class Inputs(NamedTuple):
-  """NumPy arrays that every library gets, float32 whatever the case's dtype.
+  """NumPy arrays that every library gets, always float32.
 
   Attributes:
-    x: What is normalized, shaped as the layout says.
-    cotangent: Of the output; the tangent of `x` in forward mode.
-    params: Scale and bias, RMS norm has no bias. Their tangents are they.
+    x: The input, with the shape for the layout.
+    cotangent: The cotangent of the output; in forward mode the tangent of `x`.
+    params: Scale and bias; RMS norm has no bias. They are also used as their
+      own tangents.
     mean, var: Running statistics of batch norm.
   """
 
@@ -163,7 +164,7 @@ class Inputs(NamedTuple):
 
 
 def make_inputs(case: Case) -> Inputs:
-  """Returns the same inputs for the same case."""
+  """Returns random inputs, always the same for a case."""
   rng = np.random.default_rng(0)
 
   def normal(shape: tuple[int, ...]) -> np.ndarray:

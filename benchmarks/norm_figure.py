@@ -11,8 +11,8 @@ from experiments.lab import reporting
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
 
-# Okabe and Ito's palette, https://jfly.uni-koeln.de/color/, and a marker each:
-# libraries are told apart without colour too.
+# Okabe and Ito's palette, https://jfly.uni-koeln.de/color/. Each library has a
+# marker of its own, so that colors are not needed to tell them apart.
 STYLES: Mapping[str, tuple[str, str]] = {
   "flax.linen": ("#0072b2", "o"),
   "flax.nnx": ("#56b4e9", "s"),
@@ -27,12 +27,12 @@ STYLES: Mapping[str, tuple[str, str]] = {
 def plot_ratios(
   rows: Sequence[Row], path: str | os.PathLike[str], *, title: str
 ) -> None:
-  """Draws every library's time over ours, a line per case, a panel per mode.
+  """Draws libraries' times divided by ours: a line per case, a panel per mode.
 
   Args:
-    rows: What to draw. Of several timings only the first is drawn.
+    rows: The rows to draw. If their timings differ, only the first is drawn.
     path: PNG file, replaced atomically.
-    title: Stands above the panels.
+    title: The title above the panels.
 
   Raises:
     ValueError: There is no row.
@@ -44,8 +44,8 @@ def plot_ratios(
   titles = list(dict.fromkeys(row.case.title for row in rows))
   drawn = [name for name in STYLES if any(name in row.seconds for row in rows)]
 
-  # Slow to import. A figure of its own, drawn by Agg, leaves pyplot's global
-  # state and any window system alone.
+  # Imported here because it is slow. A figure with its own Agg canvas needs
+  # neither pyplot's global state nor a window system.
   import matplotlib as mpl
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
@@ -89,7 +89,7 @@ def _draw_panel(
 
   norms = [title.split()[0] for title in titles]
   for y in range(len(titles)):
-    # Norms are told apart by a line between them.
+    # A line between two norms.
     if y and norms[y] != norms[y - 1]:
       panel.axhline(y - 0.5, color="0.6", lw=0.8)
   panel.axvline(1, color="0.2", lw=1.2)

@@ -1,6 +1,6 @@
-"""Flax in `benchmarks.norms`: both of its interfaces.
+"""Flax in `benchmarks.norms`: Linen and NNX.
 
-Each loader raises ImportError where Flax is missing.
+Each loader raises ImportError if Flax is not installed.
 """
 
 from collections.abc import Callable
@@ -105,8 +105,8 @@ def load_nnx() -> Layers:
       module.bias = nnx.Param(params[1])
     return module
 
-  # Modules are made while tracing, which costs nothing once compiled: they are
-  # shells around the arrays that a trace may not share with another.
+  # Modules are made while tracing, because they hold arrays of the trace, which
+  # another trace must not use. This takes no time in the compiled program.
 
   def layer(make: Callable[[], Any]) -> Layer:
     return stateless(lambda x, *params: with_parameters(make(), params)(x))

@@ -1,4 +1,4 @@
-"""A normalization layer of any JAX library, as `benchmarks.norms` sees it."""
+"""The interface of `benchmarks.norms` to the layers of any JAX library."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,21 +16,21 @@ class Layer(NamedTuple):
   """A norm as a pure function.
 
   Attributes:
-    apply: Takes x, parameters (scale and, but for RMS norm, bias, float32
+    apply: Takes x, parameters (scale and, except in RMS norm, bias; float32
       `[channels]`) and running statistics; returns y and new statistics.
-    statistics: Running statistics to start from; empty but for batch norm.
+    statistics: Initial running statistics; empty except in batch norm.
   """
 
   apply: Callable[[jax.Array, Params, Statistics], tuple[jax.Array, Statistics]]
   statistics: Statistics = ()
 
 
-# By norm. Returns None for a layout that the library does not offer.
+# Makes a layer, by norm. Returns None if the library has none for the layout.
 Layers = Mapping[str, Callable[[Case], Layer | None]]
 
 
 def stateless(function: Callable[..., jax.Array]) -> Layer:
-  """Returns the layer of `function(x, *params)`."""
+  """Returns a layer that calls `function(x, *params)`."""
   return Layer(lambda x, params, stats: (function(x, *params), stats))
 
 

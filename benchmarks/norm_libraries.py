@@ -1,8 +1,8 @@
 """The JAX libraries of `benchmarks.norms`, behind one interface.
 
-Each `load_...` imports its library, raising ImportError where it is missing,
-and returns what it offers. Every library gets the same epsilon, momentum,
-parameters and running statistics, and otherwise takes its own defaults.
+Each `load_...` imports its library and returns its layers. It raises
+ImportError if the library is not installed. All libraries get the same epsilon,
+momentum, parameters and running statistics. Other options have their defaults.
 """
 
 from collections.abc import Callable
@@ -103,8 +103,8 @@ def load_haiku() -> Layers:
     return hk.transform_with_state(lambda x: make()(x, **call))
 
   def layer(case: Case, make: Callable[[], Any]) -> Layer:
-    # Parameters depend on the channels alone, and running statistics are made
-    # in training alone.
+    # The shapes of parameters depend on the channels only. Running statistics
+    # are created only in training.
     first = case._replace(
       norm=case.norm.removesuffix("-eval"),
       shape=(1,) * (len(case.shape) - 1) + (case.channels,),
@@ -220,7 +220,7 @@ def load_equinox() -> Layers:
       EPSILON,
       momentum=MOMENTUM,
       inference=case.norm == "batch-eval",
-      mode="batch",  # The other one standardizes by running statistics.
+      mode="batch",  # The other mode trains with running statistics.
     )
     state = state.set(initial.batch_state_index, running_statistics(case))
 
@@ -252,7 +252,7 @@ def load_equinox() -> Layers:
 
 
 def load_standardize() -> Layers:
-  """JAX's own function, and the affine map written out."""
+  """Returns layers of `jax.nn.standardize` with scale and bias."""
 
   def layer(case: Case, axes: tuple[int, ...]) -> Layer:
     shape = [1] * len(case.shape)
@@ -286,7 +286,7 @@ def load_standardize() -> Layers:
   }
 
 
-# The package on the index, and what loads it, by the name in the tables.
+# By the name in the tables: the package's name on PyPI, and what loads it.
 LIBRARIES: dict[str, tuple[str, Callable[[], Layers]]] = {
   "normjax": ("normjax", load_normjax),
   "flax.linen": ("flax", norm_flax.load_linen),

@@ -1,4 +1,4 @@
-"""The memory that `benchmarks.norms` finds in compiled programs."""
+"""The memory that programs of `benchmarks.norms` need, as compiled."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,14 +13,14 @@ DEPTH = 8  # Norms in a chain.
 
 
 class Memory(NamedTuple):
-  """Bytes that a gradient needs at its peak, beside arguments and results.
+  """Peak bytes of a gradient, not counting arguments and results.
 
   Attributes:
-    chain: Of (norm -> ReLU) eight times, forward and backward in one program.
-    chain_checkpoint: With every (norm -> ReLU) under `jax.checkpoint`.
-    scan: The same eight as a scan over their parameters, where the compiler
-      cannot make up for what differentiation keeps, nor undo `checkpoint`.
-    scan_checkpoint: That under `jax.checkpoint`.
+    chain: For eight times (norm -> ReLU), forward and backward in one program.
+    chain_checkpoint: The same with every (norm -> ReLU) in `jax.checkpoint`.
+    scan: The same eight as a scan over their parameters. There the compiler can
+      neither save memory that differentiation needs, nor undo `checkpoint`.
+    scan_checkpoint: The scan with every (norm -> ReLU) in `jax.checkpoint`.
   """
 
   chain: int
@@ -30,14 +30,13 @@ class Memory(NamedTuple):
 
 
 def measure(case: Case, layer: Layer) -> Memory | None:
-  """Returns what a chain needs, from the compiled program; nothing is run.
+  """Returns the memory of a chain, or None if the backend does not report it.
+
+  The numbers come from the compiled program, which is not run.
 
   Args:
-    case: Of every norm in the chain.
-    layer: Of every norm in the chain, each with parameters of its own.
-
-  Returns:
-    None where the backend does not tell.
+    case: The case of every norm in the chain.
+    layer: The layer of every norm in the chain. Each has its own parameters.
   """
 
   def block(
@@ -57,7 +56,7 @@ def measure(case: Case, layer: Layer) -> Memory | None:
 def _unrolled(
   block: Callable[..., Any], x: jax.Array, stacked: Any
 ) -> tuple[jax.Array, Any]:
-  """`lax.scan` without a loop; the statistics come as a list."""
+  """`lax.scan` without a loop; returns the statistics as a list."""
   results = []
   for i in range(DEPTH):
     x, statistics = block(x, jax.tree.map(lambda leaf, i=i: leaf[i], stacked))

@@ -1,4 +1,4 @@
-"""What `benchmarks.norms` measures, and how: its command line."""
+"""The command line of `benchmarks.norms`."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from benchmarks.norm_cases import Case
 from benchmarks.norm_memory import DEPTH
 from benchmarks.norm_peers import PACKAGES
 
-# What `--quick` sets.
+# The options that `--quick` sets.
 QUICK: dict[str, Any] = {
   "libraries": [name for name in PACKAGES if name != "torch.compile"],
   "modes": ["grad"],
@@ -31,7 +31,7 @@ _MEMORY_CASES = (
 
 
 class Options(NamedTuple):
-  """What to measure, and how; the flags of the same names."""
+  """The values of the flags, which have the same names."""
 
   norms: Sequence[str]
   modes: Sequence[str]
@@ -53,7 +53,7 @@ class Options(NamedTuple):
     )
 
   def memory_cases(self) -> list[Case]:
-    """Returns whose memory to tell; compiling takes time, running none."""
+    """Returns the cases to measure the memory of, by compiling them."""
     if not self.memory:
       return []
     some = (Case("layer", (64, 128)),) if self.quick else _MEMORY_CASES
@@ -61,7 +61,7 @@ class Options(NamedTuple):
 
 
 def define_flags(values: flags.FlagValues) -> None:
-  """Defines the command line's flags, comma-separated lists among them."""
+  """Defines the flags of the command line."""
 
   def choices(name: str, allowed: Sequence[str], what: str) -> None:
     flags.DEFINE_list(
@@ -85,45 +85,45 @@ def define_flags(values: flags.FlagValues) -> None:
       raise flags.ValidationError(str(error)) from None
     return True
 
-  choices("norms", norm_cases.NORMS, "Norms; batch is in training")
-  choices("libraries", list(PACKAGES), "Libraries; ours is always among them")
+  choices("norms", norm_cases.NORMS, "Norms; batch means in training")
+  choices("libraries", list(PACKAGES), "Libraries; normjax is always included")
   choices(
     "modes",
     norm_programs.MODES,
-    "The output; with all gradients; with the tangent",
+    "Only the output; with all gradients; with the tangent",
   )
-  choices("timings", norm_programs.TIMINGS, "Within a loop; single calls")
-  choices("dtypes", ("float32", "bfloat16"), "Of x")
+  choices("timings", norm_programs.TIMINGS, "Steps in a loop; single calls")
+  choices("dtypes", ("float32", "bfloat16"), "Dtypes of x")
   choices("layouts", norm_cases.LAYOUTS, "Where the channels are")
   flags.DEFINE_list(
     "shapes",
     None,
-    "Shapes instead of the grid's, channels last whatever the layout, such as"
-    " 8192x768,32x28x28x64.",
+    "Shapes to measure instead of the grid, such as 8192x768,32x28x28x64, with"
+    " the channels last also for --layouts=first.",
     flag_values=values,
   )
   flags.register_validator("shapes", shapes_are_valid, flag_values=values)
   flags.DEFINE_float(
     "seconds",
     0.05,
-    "Length of a sample: as many steps as fit in, one at least.",
+    "Length of a sample: as many steps as fit in, at least one.",
     lower_bound=0.0,
     flag_values=values,
   )
   flags.DEFINE_integer(
-    "rounds", 11, "Samples of each.", lower_bound=1, flag_values=values
+    "rounds", 11, "Samples per program.", lower_bound=1, flag_values=values
   )
   flags.DEFINE_bool(
     "memory",
     True,
-    f"Whether to tell what chains of {DEPTH} norms need.",
+    f"Whether to measure the memory of chains of {DEPTH} norms.",
     flag_values=values,
   )
   flags.DEFINE_bool(
     "quick",
     False,
-    "One small float32 array per norm, few samples, no torch.compile: to see"
-    " that everything runs, not how fast.",
+    "One small float32 array per norm, few samples, no torch.compile: shows"
+    " that everything runs, but not how fast.",
     flag_values=values,
   )
   flags.DEFINE_string(
@@ -135,7 +135,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def parse_options(values: flags.FlagValues) -> Options:
-  """Returns the flags' values; `--quick` replaces what is not given."""
+  """Returns the flags' values; `--quick` sets flags that are not given."""
   given = {
     name: values[name].value
     for name in Options._fields

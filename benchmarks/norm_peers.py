@@ -1,4 +1,4 @@
-"""The libraries that `benchmarks.norms` compares, those that are installed."""
+"""The installed libraries that `benchmarks.norms` compares."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,13 +13,13 @@ from benchmarks import (
 )
 from benchmarks.norm_cases import Case
 
-# The package on the index, by the library's name.
+# The package's name on PyPI, by the library's name.
 PACKAGES: dict[str, str] = {
   **{name: package for name, (package, _) in norm_libraries.LIBRARIES.items()},
   **dict.fromkeys(norm_report.TORCH, "torch"),
 }
 
-# Makes a program to time, None where the library does not offer it.
+# Makes a program to time; returns None if the library does not offer it.
 Maker = Callable[[str, str, Case], timing.Run | None]
 
 
@@ -34,7 +34,7 @@ def _jax_maker(layers: norm_layer.Layers) -> Maker:
 
 
 def _torch_maker(*, compiled: bool) -> Maker:
-  import torch  # noqa: F401  Raises ImportError here, not in every case.
+  import torch  # noqa: F401  Raises ImportError here, once.
 
   def make(mode: str, timed: str, case: Case) -> timing.Run | None:
     return norm_torch.make_run(mode, timed, case, compiled=compiled)
@@ -46,15 +46,15 @@ class Peers:
   """The libraries that are installed, and what went wrong with them.
 
   Attributes:
-    names: Of those that are installed, ours first.
-    failures: Where each error occurred, by library, norm, mode and message.
+    names: Names of the installed libraries, ours first.
+    failures: The cases of each error, by library, norm, mode and message.
   """
 
   def __init__(self, names: Sequence[str]):
-    """Imports libraries, and prints why one is left out.
+    """Imports libraries. If one is left out, prints why.
 
     Args:
-      names: Keys of `PACKAGES`; ours is always among them.
+      names: Keys of `PACKAGES`. normjax is always included.
     """
     self.failures: dict[str, list[str]] = {}
     self._layers: dict[str, norm_layer.Layers] = {}
@@ -76,19 +76,19 @@ class Peers:
     return list(self._makers)
 
   def runs(self, mode: str, timed: str, case: Case) -> dict[str, timing.Run]:
-    """Returns the programs of those that offer the case and can run it.
+    """Returns compiled programs of the libraries that can run the case.
 
     Args:
       mode: One of `norm_programs.MODES`.
       timed: One of `norm_programs.TIMINGS`.
-      case: What to run.
+      case: The case to run.
 
     Returns:
-      Programs by library, each compiled.
+      Programs by library.
     """
     result = {}
     for name, make in self._makers.items():
-      # A peer may lack a compiler, a kernel or memory: the others go on.
+      # A library may lack a compiler, a kernel or memory. Others still run.
       try:
         run = make(mode, timed, case)
         if run is not None:
@@ -103,7 +103,7 @@ class Peers:
     return result
 
   def memory(self, case: Case) -> dict[str, norm_memory.Memory]:
-    """Returns what a chain needs, by JAX library that offers the case."""
+    """Returns the memory of a chain, by JAX library that offers the case."""
     result = {}
     for name, layers in self._layers.items():
       layer = layers[case.norm](case) if case.norm in layers else None

@@ -12,14 +12,14 @@ from benchmarks.norm_cases import Case, make_inputs
 from benchmarks.norm_layer import Layer, Statistics
 from benchmarks.timing import Run
 
-# What a step produces: the output; the output and all gradients; the output
-# and its tangent.
+# What a step computes: the output; the output and all gradients; the output and
+# its tangent.
 MODES = ("forward", "grad", "jvp")
-# Steps within one compiled loop, or a plain compiled call each.
+# All steps in one compiled loop, or one compiled call per step.
 TIMINGS = ("loop", "call")
 
-# Arrays of the input's size that a step must move whatever the algorithm: x
-# and y forward; x, dy and dx backward on top; x, dx, y and dy in forward mode.
+# Arrays of the input's size that any algorithm must read or write in a step.
+# forward: x and y. grad: also x, dy and dx. jvp: x, dx, y and dy.
 FLOOR_ARRAYS = {"forward": 2, "grad": 5, "jvp": 4}
 
 
@@ -30,7 +30,7 @@ class _Arguments(NamedTuple):
   statistics: Statistics
 
 
-# Arrays that a step returns, and running statistics for the next one.
+# The arrays that a step returns, and running statistics for the next step.
 Results = tuple[Any, Statistics]
 
 
@@ -40,7 +40,7 @@ def _arguments(case: Case, layer: Layer) -> _Arguments:
     jnp.asarray(inputs.x, case.dtype),
     jnp.asarray(inputs.cotangent, case.dtype),
     tuple(map(jnp.asarray, inputs.params)),
-    # Copies, since the loop gives its statistics away.
+    # Copied, because the loop donates them.
     jax.tree.map(jnp.copy, layer.statistics),
   )
 
@@ -66,16 +66,16 @@ def _step(mode: str, layer: Layer, arguments: _Arguments) -> Results:
 
 
 def make_call(mode: str, case: Case, layer: Layer) -> Callable[[], Results]:
-  """Returns a compiled step on the case's inputs, a call without arguments.
+  """Returns a function without arguments: a compiled step on the case's inputs.
 
   Args:
     mode: One of `MODES`.
-    case: Whose inputs it runs on.
-    layer: What it runs.
+    case: The case, which determines the inputs.
+    layer: The layer to run.
 
   Returns:
-    A function that returns y, or `(y, (dx, gradients of the parameters))`, or
-    `(y, tangent)`; and beside that the new running statistics.
+    A function that returns a pair: y, or `(y, (dx, gradients of the
+    parameters))`, or `(y, tangent)`; and the new running statistics.
   """
   arguments = _arguments(case, layer)
   compiled = jax.jit(functools.partial(_step, mode, layer))
@@ -85,22 +85,22 @@ def make_call(mode: str, case: Case, layer: Layer) -> Callable[[], Results]:
 def make_loop(
   mode: str, case: Case, layer: Layer
 ) -> tuple[Callable[..., Results], Results, _Arguments]:
-  """Returns a compiled loop over steps, which allocates nothing.
+  """Returns a compiled loop over steps that allocates no memory.
 
-  The results are carried, each overwriting that of the step before. Nothing
-  else is added to a step.
+  The loop carries the results. Each step overwrites those of the step before,
+  and does nothing else in addition.
 
   Returns:
-    A function of `(results, arguments, steps)`, which gives its results away,
-    and the first two of its arguments.
+    A function of `(results, arguments, steps)`, which donates `results`, and
+    the first two of its arguments.
   """
   first = _arguments(case, layer)
 
   def body(arguments: _Arguments, i: jax.Array, before: Results) -> Results:
     now = arguments._replace(statistics=before[1])
-    # A step must not be known to do the same as the one before: the compiler
-    # would do what depends on the cotangent alone, such as the gradient of the
-    # bias, once, before the loop.
+    # The compiler must not see that all steps compute the same. Otherwise it
+    # would move what depends only on the arguments, such as the gradient of the
+    # bias, out of the loop.
     now, _ = lax.optimization_barrier((now, i))
     return _step(mode, layer, now)
 
@@ -121,8 +121,8 @@ def make_run(mode: str, timing: str, case: Case, layer: Layer) -> Run:
   Args:
     mode: One of `MODES`.
     timing: One of `TIMINGS`.
-    case: Whose inputs it runs on.
-    layer: What it runs.
+    case: The case, which determines the inputs.
+    layer: The layer to run.
   """
   if timing == "call":
     call = make_call(mode, case, layer)
@@ -146,14 +146,13 @@ def make_run(mode: str, timing: str, case: Case, layer: Layer) -> Run:
 def make_copy(case: Case) -> Run:
   """Returns a loop whose steps read one array like x and write another.
 
-  This is what the machine's memory, or its caches where the array fits in,
-  allows for an array of that size.
+  It measures the bandwidth of the memory, or of the cache if the array fits.
   """
   x = jnp.asarray(make_inputs(case).x, case.dtype)
 
   @functools.partial(jax.jit, donate_argnums=0)
   def loop(y: jax.Array, x: jax.Array, steps: jax.Array) -> jax.Array:
-    # Another factor in every step, lest it be done once, before the loop.
+    # The factor differs in every step, so that it stays in the loop.
     return lax.fori_loop(0, steps, lambda i, _: x * i.astype(x.dtype), y)
 
   y = jnp.zeros_like(x)
@@ -170,8 +169,8 @@ def copy_share(mode: str, copy_seconds: float, seconds: float) -> float:
 
   Args:
     mode: One of `MODES`.
-    copy_seconds: To read an array and to write another.
-    seconds: Of the step.
+    copy_seconds: Seconds to read one array and write another.
+    seconds: Seconds of the step.
 
   >>> copy_share("grad", 2.0, 10.0)
   0.5

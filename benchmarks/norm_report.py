@@ -1,4 +1,4 @@
-"""Tables of what `benchmarks.norms` measured."""
+"""Tables of the results of `benchmarks.norms`."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,21 +11,21 @@ from benchmarks.timing import Spread
 from experiments.lab import reporting
 
 OURS = "normjax"
-# Not JAX: compared with, but not among the JAX peers.
+# Not JAX, so not counted as JAX peers.
 TORCH = ("torch", "torch.compile")
-# A row below this share of the fastest JAX peer is called out.
+# Rows slower than this, relative to the fastest JAX peer, are listed.
 SLOW = 0.9
 
 
 class Row(NamedTuple):
-  """A case measured in one way.
+  """The results for a case, in one mode and timing.
 
   Attributes:
     case: What was measured.
     mode: One of `norm_programs.MODES`.
     timing: One of `norm_programs.TIMINGS`.
     copy: Seconds to copy an array of this size.
-    seconds: Per step, by library.
+    seconds: Seconds per step, by library.
   """
 
   case: Case
@@ -35,7 +35,7 @@ class Row(NamedTuple):
   seconds: Mapping[str, Spread]
 
   def ratio(self, library: str) -> float:
-    """Returns the library's time over ours, NaN where it has none."""
+    """Returns the library's time divided by ours; NaN if it has no time."""
     theirs = self.seconds.get(library)
     return math.nan if theirs is None else theirs.median / self.ours
 
@@ -45,7 +45,7 @@ class Row(NamedTuple):
 
   @property
   def peer_ratio(self) -> float:
-    """That of the fastest JAX peer."""
+    """The ratio of the fastest JAX peer."""
     ratios = [self.ratio(name) for name in jax_peers(self.seconds)]
     return min(ratios, default=math.nan)
 
@@ -60,7 +60,7 @@ def jax_peers(libraries: Iterable[str]) -> list[str]:
 
 
 def geometric_mean(values: Iterable[float]) -> float:
-  """Returns the geometric mean of all values that are not NaN.
+  """Returns the geometric mean of the values that are not NaN.
 
   >>> geometric_mean([1.0, math.nan, 4.0])
   2.0
@@ -70,7 +70,7 @@ def geometric_mean(values: Iterable[float]) -> float:
 
 
 def _libraries(rows: Iterable[Row]) -> list[str]:
-  """Returns all libraries that have a time, ours first."""
+  """Returns the libraries that have a time, ours first."""
   return list(dict.fromkeys(name for row in rows for name in row.seconds))
 
 
@@ -88,10 +88,11 @@ def _cell(row: Row, library: str) -> str | None:
 
 
 def table(rows: Sequence[Row]) -> str:
-  """Returns a table of rows that differ in the case alone.
+  """Returns a table of rows that differ only in the case.
 
-  A cell is the median in milliseconds, half the distance between the quartiles,
-  and the ratio to our time. The last rows are geometric means of ratios.
+  A cell has the median in milliseconds, half the distance between the
+  quartiles, and the ratio to our time. The last rows are geometric means of
+  ratios.
   """
   libraries = _libraries(rows)
   cells = [
@@ -154,7 +155,7 @@ def means(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def summary(rows: Sequence[Row]) -> str:
-  """Returns a table of the geometric means, and the rows that are too slow."""
+  """Returns a table of the geometric means, and a list of slow rows."""
   libraries = [name for name in _libraries(rows) if name != OURS]
   keys = ("norm", "mode", "timing", "dtype")
   cells = [
@@ -181,7 +182,7 @@ def summary(rows: Sequence[Row]) -> str:
 
 
 def memory_table(results: Mapping[Case, Mapping[str, Memory]]) -> str:
-  """Returns a table of what chains of norms need, in arrays of x's size."""
+  """Returns a table of the memory of chains of norms, in arrays of x's size."""
   cells = [
     [
       case.title,

@@ -1,4 +1,4 @@
-"""Turns what `benchmarks.norms` wrote into a page of tables.
+"""Makes a page of tables from files that `benchmarks.norms` wrote.
 
     python -m benchmarks.norm_results RUN.json [...] > benchmarks/RESULTS.md
 
@@ -43,7 +43,7 @@ def page(runs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def command(options: Mapping[str, Any]) -> str:
-  """Returns the command line that sets these options.
+  """Returns the command line for these options.
 
   >>> command({"norms": ["rms"], "shapes": [[64, 128]], "memory": False})
   'python -m benchmarks.norms --norms=rms --shapes=64x128 --nomemory'

@@ -14,7 +14,7 @@ Step = Callable[[], Any]  # Returns all outputs of a step.
 
 
 def device() -> str:
-  """Returns where PyTorch runs: where JAX does."""
+  """Returns the device that PyTorch runs on, which is JAX's."""
   import torch
 
   on_gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
@@ -30,8 +30,9 @@ def _tensor(values: np.ndarray, dtype: str) -> Any:
 def _function(case: Case) -> Callable[..., Any] | None:
   """Returns the norm as a function of `(x, *params)`, or None.
 
-  Channels are second in PyTorch: an array whose channels are last in memory
-  is passed as a transposed view, which is PyTorch's own channels-last format.
+  In PyTorch, channels are the second axis. An array with channels last in
+  memory is passed as a transposed view, which is PyTorch's channels-last
+  format.
   """
   from torch.nn import functional as F  # noqa: N812  The name everybody uses.
 
@@ -54,18 +55,18 @@ def _function(case: Case) -> Callable[..., Any] | None:
     var,
     *params,
     training=case.norm == "batch",
-    momentum=1 - MOMENTUM,  # The share of the new statistic.
+    momentum=1 - MOMENTUM,  # In PyTorch, the share of the new statistic.
     eps=EPSILON,
   )
 
 
 def make_step(mode: str, case: Case, *, compiled: bool) -> Step | None:
-  """Returns a step, or None where PyTorch does not offer it.
+  """Returns a step, or None if PyTorch does not offer it.
 
   Args:
     mode: One of `norm_programs.MODES`.
-    case: Whose inputs it runs on.
-    compiled: Through `torch.compile`, which has no forward mode.
+    case: The case, which determines the inputs.
+    compiled: Whether to use `torch.compile`, which has no forward mode.
 
   Returns:
     A function that returns y, or `(y, gradients)`, or `(y, tangent)`.
@@ -76,7 +77,7 @@ def make_step(mode: str, case: Case, *, compiled: bool) -> Step | None:
   if function is None or (compiled and mode == "jvp"):
     return None
   if compiled:
-    torch.compiler.reset()  # Its cache holds few programs per function.
+    torch.compiler.reset()  # Its cache has room for few programs per function.
     function = torch.compile(function, dynamic=False)
   inputs = make_inputs(case)
   x, cotangent = (
@@ -84,7 +85,7 @@ def make_step(mode: str, case: Case, *, compiled: bool) -> Step | None:
   )
   if case.layout == "last" and case.norm not in ("layer", "rms"):
     x, cotangent = (value.movedim(-1, 1) for value in (x, cotangent))
-  # Batch norm takes float32 parameters with any x, the others those of x.
+  # Batch norm takes float32 parameters for any x, others those of x's dtype.
   dtype = "float32" if case.norm.startswith("batch") else case.dtype
   params = tuple(_tensor(param, dtype) for param in inputs.params)
 
@@ -111,11 +112,11 @@ def make_step(mode: str, case: Case, *, compiled: bool) -> Step | None:
 def make_run(
   mode: str, timing: str, case: Case, *, compiled: bool
 ) -> Run | None:
-  """Returns steps to time, or None where PyTorch does not offer them.
+  """Returns a program to time, or None if PyTorch does not offer it.
 
   Args:
     mode, case, compiled: As in `make_step`.
-    timing: `call` waits for the device after each step, `loop` after all.
+    timing: `call` waits for the device after each step, `loop` after all steps.
   """
   import torch
 

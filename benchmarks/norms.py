@@ -1,25 +1,26 @@
-"""The speed and memory of normalization layers beside the peers.
+"""Compares the speed and memory of normalization layers with other libraries.
 
     python -m benchmarks.norms [--quick] [--norms=layer,rms] [--help]
 
-All libraries that are installed run the same norms on the same arrays in one
-process, in turns. Two timings: `loop` runs many steps in one compiled loop,
-where outputs overwrite those of the step before; `call` is a plain compiled
-call, fresh output buffers included. PyTorch has no such loop: there both are
-its steps alone, one after another.
+All installed libraries run the same norms on the same arrays in one process, in
+turns. There are two timings. `loop` runs many steps in one compiled loop, where
+each step overwrites the outputs of the step before. `call` is a compiled call
+per step, which also allocates its outputs. PyTorch has no compiled loop: it
+runs the steps one after another in both timings.
 
-`share of copy` is the least that any algorithm must read and write, over what
-was read and written in our time had it been a copy of an array of that size.
-It may exceed 100% where arrays fit in a cache.
+`share of copy` is the time that a copy of the arrays that any algorithm must
+read and write would take, divided by our time. It may exceed 100% if arrays fit
+in a cache.
 
-The whole grid with all libraries takes hours on two cores, most of them to
-compile: name what is wanted, such as `--dtypes=float32 --modes=grad`. `--out`
-is written row by row, so that a run that is ended early leaves what it has.
+The whole grid with all libraries takes hours on two cores, most of it for
+compiling. Select what you need, for example `--dtypes=float32 --modes=grad`.
+`--out` is written after every row, so a run that is interrupted leaves its
+rows.
 
-normjax runs with its native kernels where they are built; NORMJAX_NATIVE=0
-shows what XLA alone makes of it.
+normjax uses its native kernels if they have been built. With NORMJAX_NATIVE=0
+it uses XLA alone.
 
-`pip install -e ".[benchmarks]"` installs the peers. On an otherwise idle
+`pip install -e ".[benchmarks]"` installs the other libraries. Run on an idle
 machine, or the numbers mean little.
 """
 
@@ -46,12 +47,12 @@ from benchmarks.norm_report import Row
 from experiments.lab import reporting
 from normjax.native import library
 
-# A large array, to tell the memory's bandwidth from that of the caches.
+# An array that does not fit in a cache, to measure the bandwidth of the memory.
 LARGE = Case("layer", (4096, 4096))
 
 
 def copy_bandwidth() -> float:
-  """Returns the bytes per second read and written in copying a large array."""
+  """Returns the bytes per second, read plus written, of copying an array."""
   copy = {"copy": norm_programs.make_copy(LARGE)}
   seconds = timing.interleaved(copy, seconds=0.02, rounds=5)["copy"]
   return 2 * LARGE.nbytes / timing.Spread.of(seconds).median
@@ -60,7 +61,7 @@ def copy_bandwidth() -> float:
 def measure(
   options: Options, peers: Peers, mode: str, timed: str, case: Case
 ) -> tuple[Row, dict[str, list[float]]]:
-  """Returns the row of a case, and all samples in seconds per step."""
+  """Returns the row of a case, and its samples in seconds per step."""
   samples = timing.interleaved(
     {"copy": norm_programs.make_copy(case), **peers.runs(mode, timed, case)},
     seconds=options.seconds,
@@ -75,7 +76,7 @@ def run(options: Options, out: str | None, figure: str | None) -> None:
 
   Args:
     options: What to measure.
-    out: JSON file, kept up to date row by row, or None.
+    out: JSON file, written after every row, or None.
     figure: PNG file, or None.
   """
   tables = [
@@ -87,12 +88,12 @@ def run(options: Options, out: str | None, figure: str | None) -> None:
   ]
   if not tables:
     sys.exit(
-      "Nothing to measure: none of the shapes fits one of the norms in one of"
-      " the layouts. Group and instance norm, and channels first, need a"
-      " spatial axis."
+      "Nothing to measure: no shape fits any of the norms and layouts. Group"
+      " norm, instance norm and channels first need a spatial axis. Change"
+      " --shapes, --norms or --layouts."
     )
-  # PyTorch's idle threads would spin on the cores that JAX needs in its turn.
-  # Read when its OpenMP library is loaded.
+  # Otherwise PyTorch's idle threads would spin on the cores that JAX needs. Set
+  # before PyTorch loads its OpenMP library, which reads it.
   os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
   load = Machine.here(()).load  # Before this program adds to it.
@@ -142,7 +143,8 @@ def run(options: Options, out: str | None, figure: str | None) -> None:
       text = norm_report.table(rows[-len(cases) :])
       bar.write(f"\n{norm}, {mode}, {timed} (ms)\n\n{text}")
   print(
-    f"\nTheir time over ours, geometric means\n\n{norm_report.summary(rows)}"
+    "\nTime of other libraries divided by ours, geometric means\n\n"
+    f"{norm_report.summary(rows)}"
   )
   if figure is not None:
     norm_figure.plot_ratios(rows, figure, title=machine.device)
@@ -165,7 +167,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-  # Here, since other commands define flags of these names too.
+  # Defined here, because other commands define flags of these names too.
   norm_options.define_flags(flags.FLAGS)
   flags.adopt_module_key_flags(norm_options)  # For --help.
   app.run(main)

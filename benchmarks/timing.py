@@ -1,4 +1,4 @@
-"""Timing several programs in turns, so that a disturbance meets all of them."""
+"""Times several programs in turns, so that disturbances affect all of them."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Does so many steps, and returns once all of their work is done.
+# Runs the given number of steps, and returns when they are done.
 Run = Callable[[int], None]
 
 
 class Spread(NamedTuple):
-  """A median between its quartiles.
+  """A median and the quartiles.
 
   >>> print(Spread.of([4.0, 1.0, 2.0, 3.0, 5.0]))
   Spread(low=2.0, median=3.0, high=4.0)
@@ -32,8 +32,8 @@ def steps_within(
   """Returns how many steps take about `seconds`, at least one.
 
   Args:
-    run: Is run once untimed, so that it is compiled, and then some times more.
-    seconds: That the steps together should take.
+    run: The program. It first runs once untimed, so that it is compiled.
+    seconds: The time that all steps together should take.
     clock: For tests.
   """
   run(1)
@@ -57,10 +57,10 @@ def interleaved(
   """Times programs in turns.
 
   Args:
-    runs: By name.
-    seconds: About how long a single sample takes.
-    rounds: Samples of each. Every round starts with another program, so that
-      none always finds the caches as the same neighbour leaves them.
+    runs: The programs by name.
+    seconds: The approximate length of a sample.
+    rounds: The number of samples per program. Each round starts with another
+      program, so that no program always runs first.
     clock: For tests.
 
   Returns:

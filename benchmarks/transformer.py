@@ -1,4 +1,4 @@
-"""A training step of the transformer study beside the same one in PyTorch.
+"""Compares a training step of the transformer study with PyTorch.
 
     python -m benchmarks.transformer [--rounds=15] [--out=transformer.json]
 
@@ -6,9 +6,9 @@ The study's default: 4 pre-LN blocks of width 128, 4 heads, rotary positions,
 tied embeddings, float32; batches of 16 x 64 characters out of 65, AdamW 3e-3
 with warm-up, cosine and clipping. PyTorch runs eagerly, with
 `scaled_dot_product_attention` and the fastest of its AdamW variants and thread
-counts. Both draw their batches from a text in memory; they are timed in turns,
-in one process. Without PyTorch (`pip install -e ".[benchmarks]"`), normjax is
-timed alone.
+counts. Both draw their batches from a text in memory. They are timed in turns,
+in one process. Without PyTorch (`pip install -e ".[benchmarks]"`), only normjax
+is timed.
 """
 
 import functools
@@ -33,18 +33,18 @@ from experiments.lab.transformer_run import make_trainer
 VOCABULARY = 65
 LENGTH = 1_000_000
 
-# The least of PyTorch's tokens per second that we should reach.
+# We should process at least this share of PyTorch's tokens per second.
 TARGET = 1.0
 
 
 def synthetic(length: int = LENGTH) -> np.ndarray:
-  """Returns tokens `[length]` that can be learned: runs of a random walk."""
+  """Returns tokens `[length]` of a random walk, which can be learned."""
   steps = np.random.default_rng(0).integers(-1, 2, length)
   return (np.cumsum(steps) % VOCABULARY).astype(np.int32)
 
 
 class Normjax:
-  """The study's own compiled steps, of one seed."""
+  """The study's compiled steps, for one seed."""
 
   def __init__(self, config: Config, tokens: np.ndarray):
     examples = jnp.asarray(tokens[: config.context])[None]
@@ -71,7 +71,7 @@ class Normjax:
 
 
 def torch_model(config: Config) -> Any:
-  """Returns the same model in PyTorch, as one would write it."""
+  """Returns the same model in PyTorch, written in the usual way."""
   import torch
   from torch import nn
   from torch.nn import functional as F  # noqa: N812  The name everybody uses.
@@ -161,8 +161,8 @@ class Torch:
     Args:
       config: The setting.
       tokens: The text.
-      threads: Of PyTorch, while it runs.
-      **options: Of `torch.optim.AdamW`.
+      threads: The number of PyTorch's threads.
+      **options: Options of `torch.optim.AdamW`.
     """
     import torch
 
@@ -219,7 +219,7 @@ class Torch:
 
 
 def torch_variants(config: Config, tokens: np.ndarray) -> dict[str, Torch]:
-  """Returns the PyTorch loops to choose the fastest of, by description."""
+  """Returns variants of the PyTorch loop by description."""
   import torch
 
   return {
@@ -253,12 +253,12 @@ def report(
   samples: Mapping[str, list[float]],
   losses: Mapping[str, float],
 ) -> str:
-  """Returns a table of speeds, and the verdict on the target.
+  """Returns a table of speeds, and whether the target is met.
 
   Args:
     config: The setting.
-    samples: Seconds per step, ours first.
-    losses: Of the last steps of each.
+    samples: Seconds per step by library, ours first.
+    losses: The last losses by library.
   """
   tokens = config.batch_size * config.context
   rows = []
@@ -297,8 +297,8 @@ def run(
   out: str | None = None,
 ) -> None:
   """Times both libraries, prints the outcome and writes it to `out`."""
-  # PyTorch's idle threads would spin on the cores that JAX needs in its turn.
-  # Read when its OpenMP library is loaded.
+  # Otherwise PyTorch's idle threads would spin on the cores that JAX needs. Set
+  # before PyTorch loads its OpenMP library, which reads it.
   os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
   here = Machine.here(["flax", "optax"])
   print(f"{here}\n")
@@ -308,7 +308,7 @@ def run(
   try:
     import torch
   except ImportError:
-    print("PyTorch is not installed: there is nothing to compare with. Run")
+    print("PyTorch is not installed, so there is no comparison. Install it:")
     print('`pip install -e ".[benchmarks]"`.\n')
   else:
     name, program = fastest_torch(config, tokens, seconds=seconds / 2)
@@ -334,7 +334,7 @@ def main(argv: list[str], rounds: int, out: str | None) -> None:
 
 
 if __name__ == "__main__":
-  # Here, since other commands define flags of these names too.
+  # Defined here, because other commands define flags of these names too.
   rounds_flag = flags.DEFINE_integer(
     "rounds", 15, "Timed samples of each library.", lower_bound=2
   )
