@@ -26,9 +26,8 @@ constexpr int kLanes = 4;
 #endif
 
 // At most this many additions to each float32 of a vector before its sum moves
-// on to double. Each addition costs up to half a unit in the last place, so the
-// number is the same on all processors, and blocks are longer where vectors
-// are.
+// on to double. Each addition costs up to half a unit in the last place. So the
+// number is the same on all processors, and longer vectors have longer blocks.
 constexpr Index kAdditions = 64;
 constexpr Index kBlock = kAdditions * kLanes;
 
@@ -129,8 +128,7 @@ INLINE float Sum(V v) {
   } else if constexpr (kSize == 2) {
     return v[0] + v[1];
   } else {
-    // Copied as a whole: the compiler keeps a vector that is read in parts in
-    // memory.
+    // Copied as a whole: if it is read in parts, the compiler keeps it in memory.
     typename VectorOf<float, kSize / 2>::Type halves[2];
     __builtin_memcpy(halves, &v, sizeof(v));
     return Sum<kSize / 2>(halves[0] + halves[1]);

@@ -249,8 +249,7 @@ class Rows {
   }
 
  private:
-  // Returns a parameter with one value per run, or else per element of a
-  // period.
+  // Returns a parameter with a value per run, or else per element of a period.
   Parameter LayOut(const float* values, bool present, float missing) const {
     bool runs = layout_.runs();
     return Parameter(values, present, missing, layout_.features,
