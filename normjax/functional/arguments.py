@@ -140,7 +140,10 @@ def check_epsilon(epsilon: float | jax.Array) -> None:
   """
   if isinstance(epsilon, jax.Array):
     if epsilon.shape != ():
-      raise ValueError(f"epsilon must be a scalar, got {epsilon.shape}.")
+      raise ValueError(
+        f"epsilon must be a scalar, got shape {epsilon.shape}. Pass one number"
+        " for the whole array."
+      )
     return
   if not _TINY <= epsilon < math.inf:
     raise ValueError(
@@ -175,7 +178,10 @@ def check_parameters(
         f" {value.shape}."
       )
     if not jnp.issubdtype(value.dtype, jnp.inexact):
-      raise TypeError(f"{name} must be floating, got {value.dtype}.")
+      raise TypeError(
+        f"{name} must be floating, got {value.dtype}. Convert it first, for"
+        " example with astype(jnp.float32)."
+      )
     if jnp.iscomplexobj(value) and not jnp.iscomplexobj(x):
       raise TypeError(
         f"{name} is {value.dtype} but x is {x.dtype}, so its imaginary part"
@@ -200,7 +206,8 @@ def canonical_axes(axes: Axes, ndim: int, name: str) -> tuple[int, ...]:
   canonical = tuple(sorted(axis % ndim for axis in given))
   if len(set(canonical)) < len(canonical):
     raise ValueError(
-      f"{name}={axes} names an axis twice for an x with {ndim} axes."
+      f"{name}={axes} names an axis twice for an x with {ndim} axes. Name each"
+      " axis once."
     )
   if not canonical:
     raise ValueError(f"{name} is empty: name at least one axis.")

@@ -217,7 +217,7 @@ def instance_norm(
   spatial = complement((0, *channels), x.ndim)
   if not spatial:
     raise ValueError(
-      f"instance_norm needs at least one spatial axis beside batch and"
+      f"instance_norm needs at least one spatial axis besides batch and"
       f" channels, got x with shape {x.shape}: each group would hold one"
       " element. Use layer_norm or group_norm for vectors."
     )
