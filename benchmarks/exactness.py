@@ -21,7 +21,8 @@ import numpy as np
 from absl import app, flags
 
 import normjax
-from experiments.lab import reporting
+from experiments.lab import tables
+from experiments.lab.runs import files
 
 MEANS = (0.0, 1e2, 1e3, 1e4, 1e5, 1e6)
 EPSILON = 1e-6
@@ -339,7 +340,7 @@ def table(case: Case, errors: Mapping[str, Mapping[float, float]]) -> str:
     [f"{mean:g}", *(cell(values[mean]) for values in errors.values())]
     for mean in MEANS
   ]
-  return reporting.table(rows, ["mean", *errors])
+  return tables.table(rows, ["mean", *errors])
 
 
 def run(out: str | None) -> int:
@@ -378,7 +379,7 @@ def run(out: str | None) -> int:
     print(f"\n{case.title}\n\n{table(case, errors)}", flush=True)
 
   if out is not None:
-    reporting.write_json(
+    files.write_json(
       out,
       {"epsilon": EPSILON, "versions": versions, "errors": results},
     )

@@ -9,7 +9,6 @@ in turns, in one process. Without PyTorch (`pip install -e ".[benchmarks]"`),
 only normjax is timed.
 """
 
-import functools
 import os
 import sys
 import time
@@ -21,8 +20,16 @@ import numpy as np
 import optax
 from absl import app, flags
 
-from experiments.lab import data, models, reporting, train_step, training
-from normjax.linen import make_norm
+from experiments.lab.data import images as data
+from experiments.lab.data.arrays import Images
+from experiments.lab.data.batch import Batch
+from experiments.lab.models.nets import MLP
+from experiments.lab.models.norms import norm_factory
+from experiments.lab.runs import files
+from experiments.lab.runs.progress import progress
+from experiments.lab.tables import table
+from experiments.lab.training.classification import classifier
+from experiments.lab.training.engine import Engine
 
 EXAMPLES = 48_000
 BATCH_SIZE = 64
@@ -65,26 +72,33 @@ def synthetic(count: int) -> data.Split:
 
 def normjax_epoch(train: data.Split) -> Epoch:
   """Returns the study's own compiled epoch, for one seed."""
-  trainer = training.Trainer(
-    models.MLP(functools.partial(make_norm, "ln"), hidden=(HIDDEN,)),
-    optax.adam(LEARNING_RATE),
-    prepare=lambda images: images.astype(jnp.float32) / 255,
-    batch_size=BATCH_SIZE,
-    patience=1,
-  )
-  examples = train_step.Examples(*map(jnp.asarray, train))
-  state = trainer.init([0], examples.inputs).state
-  number = 0
+  engine = study_engine("ln", optax.adam(LEARNING_RATE), train)
+  state = engine.init([0])
 
   def epoch() -> float:
-    nonlocal state, number
-    number += 1
-    state, sums = jax.block_until_ready(
-      trainer.train_epoch(state, number, examples)
-    )
-    return float(sums.means()["loss"][0])
+    nonlocal state
+    state, records = engine.train(state, engine.source.period)
+    return float(records.means()["loss"][0])
 
   return epoch
+
+
+def study_engine(
+  norm: str, optimizer: optax.GradientTransformation, train: data.Split
+) -> Engine:
+  """Returns what trains the study's model."""
+  examples = Batch(*map(jnp.asarray, train))
+  return classifier(
+    MLP(norm_factory(norm), hidden=(HIDDEN,)),
+    optimizer,
+    Images("mnist", examples, examples, CLASSES, prepare),
+    batch_size=BATCH_SIZE,
+  )
+
+
+def prepare(images: jax.Array) -> jax.Array:
+  """Returns the pixels as numbers from 0 to 1."""
+  return images.astype(jnp.float32) / 255
 
 
 def torch_epoch(train: data.Split, **options: bool) -> Epoch:
@@ -164,7 +178,7 @@ def measure(
   """
   losses = {name: epoch() for name, epoch in epochs.items()}
   seconds: dict[str, list[float]] = {name: [] for name in epochs}
-  for _ in reporting.progress(range(repeats), unit="repeat"):
+  for _ in progress(range(repeats), unit="repeat"):
     for name, epoch in epochs.items():
       began = time.perf_counter()
       losses[name] = epoch()
@@ -192,9 +206,7 @@ def report(
     ]
     for name, values in seconds.items()
   ]
-  text = reporting.table(
-    rows, ["epoch", "median (s)", "min (s)", "max (s)", "last loss"]
-  )
+  text = table(rows, ["epoch", "median (s)", "min (s)", "max (s)", "last loss"])
   if len(seconds) < 2:
     return text
   ours, theirs = map(np.asarray, seconds.values())
@@ -226,7 +238,7 @@ def run(train: data.Split, what: str, repeats: int, out: str | None) -> None:
   seconds, losses = measure(epochs, repeats)
   print(f"\n{report(seconds, losses)}")
   if out is not None:
-    reporting.write_json(
+    files.write_json(
       out, {"data": what, "seconds": seconds, "last_losses": losses}
     )
 

@@ -9,7 +9,6 @@ is what the part costs. The matrix products alone are a lower bound. The images
 are noise of MNIST's shape, which takes the same time.
 """
 
-import functools
 import os
 import sys
 from collections.abc import Callable
@@ -23,44 +22,26 @@ from absl import app, flags
 from jax import lax
 
 from benchmarks import mnist, timing
-from experiments.lab import models, reporting, training
-from experiments.lab.train_step import Examples
-from normjax.linen import make_norm
+from experiments.lab.data import images as data
+from experiments.lab.runs import files
+from experiments.lab.tables import table
 
 STEPS = mnist.EXAMPLES // mnist.BATCH_SIZE
 WHOLE = "the whole epoch"
 PRODUCTS = "matrix products alone"
 
 
-def trainer(norm: str, optimizer: optax.GradientTransformation) -> Any:
-  """Returns the study's trainer for a norm and an optimizer."""
-  return training.Trainer(
-    models.MLP(functools.partial(make_norm, norm), hidden=(mnist.HIDDEN,)),
-    optimizer,
-    prepare=prepare,
-    batch_size=mnist.BATCH_SIZE,
-    patience=1,
-  )
-
-
-def prepare(images: jax.Array) -> jax.Array:
-  """Returns the pixels as numbers from 0 to 1."""
-  return images.astype(jnp.float32) / 255
-
-
 def epoch(
-  examples: Examples, norm: str, optimizer: optax.GradientTransformation
+  train: data.Split, norm: str, optimizer: optax.GradientTransformation
 ) -> timing.Run:
   """Returns the study's epoch."""
-  made = trainer(norm, optimizer)
-  state = made.init([0], examples.inputs).state
+  engine = mnist.study_engine(norm, optimizer, train)
+  state = engine.init([0])
 
   def run(epochs: int) -> None:
     nonlocal state
-    for number in range(epochs):
-      state, _ = jax.block_until_ready(
-        made.train_epoch(state, number, examples)
-      )
+    for _ in range(epochs):
+      state, _ = engine.train(state, engine.source.period)
 
   return run
 
@@ -104,22 +85,23 @@ def matrix_products() -> timing.Run:
   return loop(step, [0.01 * normal(*shape) for shape in shapes])
 
 
-def data_alone(examples: Examples) -> timing.Run:
+def data_alone(train: data.Split) -> timing.Run:
   """Returns a loop that only fetches the minibatches of a shuffled epoch."""
   order = jax.random.permutation(jax.random.key(0), mnist.EXAMPLES)
   order = order[: STEPS * mnist.BATCH_SIZE].reshape(STEPS, -1)
+  images = jnp.asarray(train.images)
 
   def step(number: jax.Array, _: jax.Array) -> jax.Array:
-    images = prepare(examples.inputs[order[number]])
-    return images.reshape(mnist.BATCH_SIZE, -1)
+    batch = mnist.prepare(images[order[number]])
+    return batch.reshape(mnist.BATCH_SIZE, -1)
 
   return loop(step, jnp.zeros((mnist.BATCH_SIZE, 784)))
 
 
 def optimizer_alone(optimizer: optax.GradientTransformation) -> timing.Run:
-  """Returns a loop that only updates the study's parameters."""
-  inputs = jnp.zeros((1, 28, 28, 1), jnp.uint8)
-  state = trainer("ln", optimizer).init([0], inputs).state
+  """Returns the optimizer's updates of the study's parameters."""
+  few = mnist.synthetic(mnist.BATCH_SIZE)
+  state = mnist.study_engine("ln", optimizer, few).init([0])
   params = jax.tree.map(lambda leaf: leaf[0], state.params)
 
   def step(_: jax.Array, carry: Any) -> Any:
@@ -133,14 +115,13 @@ def optimizer_alone(optimizer: optax.GradientTransformation) -> timing.Run:
 def programs() -> dict[str, timing.Run]:
   """Returns the programs to time, by name."""
   adam = optax.adam(mnist.LEARNING_RATE)
-  made = mnist.synthetic(mnist.EXAMPLES)
-  examples = Examples(*map(jnp.asarray, made))
+  train = mnist.synthetic(mnist.EXAMPLES)
   return {
-    WHOLE: epoch(examples, "ln", adam),
-    "without the norm": epoch(examples, "none", adam),
-    "with SGD for Adam": epoch(examples, "ln", optax.sgd(1e-3)),
+    WHOLE: epoch(train, "ln", adam),
+    "without the norm": epoch(train, "none", adam),
+    "with SGD for Adam": epoch(train, "ln", optax.sgd(1e-3)),
     PRODUCTS: matrix_products(),
-    "fetching minibatches alone": data_alone(examples),
+    "fetching minibatches alone": data_alone(train),
     "Adam alone": optimizer_alone(adam),
   }
 
@@ -160,7 +141,7 @@ def report(seconds: dict[str, list[float]]) -> str:
         f"{np.median(values / rounds[WHOLE]):.2f}",
       ]
     )
-  return reporting.table(
+  return table(
     rows, ["program", "epoch (s)", "quartiles", "step (us)", "share"]
   )
 
@@ -175,7 +156,7 @@ def main(argv: list[str], rounds: int, out: str | None) -> None:
   seconds = timing.interleaved(programs(), seconds=0.5, rounds=rounds)
   print(f"\n{report(seconds)}")
   if out is not None:
-    reporting.write_json(out, {"seconds_per_epoch": seconds})
+    files.write_json(out, {"seconds_per_epoch": seconds})
 
 
 if __name__ == "__main__":

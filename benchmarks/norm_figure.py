@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from benchmarks.norm_report import OURS, Row
-from experiments.lab import reporting
+from experiments.lab.runs import files
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
@@ -79,7 +79,7 @@ def plot_ratios(
       )
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
-  reporting.write_bytes(path, buffer.getvalue())
+  files.write_bytes(path, buffer.getvalue())
 
 
 def _draw_panel(

@@ -8,7 +8,7 @@ from benchmarks.norm_cases import Case
 from benchmarks.norm_memory import DEPTH, Memory
 from benchmarks.norm_programs import copy_share
 from benchmarks.timing import Spread
-from experiments.lab import reporting
+from experiments.lab import tables
 
 OURS = "normjax"
 # Not JAX, so not counted as JAX peers.
@@ -117,7 +117,7 @@ def table(rows: Sequence[Row]) -> str:
         ),
       ]
     )
-  return reporting.table(
+  return tables.table(
     cells, ["array", "share of copy", "fastest JAX peer", *libraries]
   )
 
@@ -167,7 +167,7 @@ def summary(rows: Sequence[Row]) -> str:
     ]
     for mean in means(rows)
   ]
-  text = reporting.table(
+  text = tables.table(
     cells, [*keys, "share of copy", "fastest JAX peer", *libraries]
   )
   slow = [
@@ -193,7 +193,7 @@ def memory_table(results: Mapping[Case, Mapping[str, Memory]]) -> str:
     for case, libraries in results.items()
     for name, needed in libraries.items()
   ]
-  return reporting.table(
+  return tables.table(
     cells,
     [
       f"{DEPTH} x (norm, ReLU)",

@@ -44,7 +44,8 @@ from benchmarks.norm_memory import DEPTH, Memory
 from benchmarks.norm_options import Options
 from benchmarks.norm_peers import PACKAGES, Peers
 from benchmarks.norm_report import Row
-from experiments.lab import reporting
+from experiments.lab.runs import files
+from experiments.lab.runs.progress import progress
 from normjax.native import library
 
 # An array that does not fit in a cache, to measure the bandwidth of the memory.
@@ -113,7 +114,7 @@ def run(options: Options, out: str | None, figure: str | None) -> None:
 
   def save() -> None:
     if out is not None:
-      reporting.write_json(
+      files.write_json(
         out,
         {
           "machine": machine,
@@ -131,7 +132,7 @@ def run(options: Options, out: str | None, figure: str | None) -> None:
       )
 
   total = sum(len(cases) for *_, cases in tables)
-  with reporting.progress(total=total, unit="row") as bar:
+  with progress(total=total, unit="row") as bar:
     for norm, mode, timed, cases in tables:
       for case in cases:
         bar.set_description(f"{mode} {timed} {case.title}")
@@ -148,7 +149,7 @@ def run(options: Options, out: str | None, figure: str | None) -> None:
   )
   if figure is not None:
     norm_figure.plot_ratios(rows, figure, title=machine.device)
-  for case in reporting.progress(options.memory_cases(), unit="chain"):
+  for case in progress(options.memory_cases(), unit="chain"):
     memory[case] = peers.memory(case)
     save()
   if memory:

@@ -25,10 +25,12 @@ from absl import app, flags
 
 from benchmarks import timing
 from benchmarks.machine import Machine
-from experiments.lab import reporting
-from experiments.lab.sequence_tasks import Batch, Task, draw_windows
-from experiments.lab.transformer_options import Config
-from experiments.lab.transformer_run import make_trainer
+from experiments.lab.data.batch import Batch
+from experiments.lab.data.sequences import Task, draw_windows
+from experiments.lab.runs import files
+from experiments.lab.tables import table
+from experiments.transformer.options import Config
+from experiments.transformer.training import make_engine
 
 VOCABULARY = 65
 LENGTH = 1_000_000
@@ -48,7 +50,7 @@ class Normjax:
 
   def __init__(self, config: Config, tokens: np.ndarray):
     examples = jnp.asarray(tokens[: config.context])[None]
-    validation = Batch(examples, examples, jnp.ones(examples.shape, bool), None)
+    validation = Batch(examples, examples)
     task = Task(
       name="synthetic",
       causal=True,
@@ -58,16 +60,14 @@ class Normjax:
       validation=validation,
       test=validation,
     )
-    self._trainer = make_trainer(config, task)
-    self.model = self._trainer.model
-    self._state, _ = self._trainer.init([0])
+    self._engine = make_engine(config, task)
+    self.model = self._engine.model
+    self._state = self._engine.init([0])
     self.loss = math.nan
 
   def run(self, steps: int) -> None:
-    self._state, stretch = jax.block_until_ready(
-      self._trainer.train(self._state, steps)
-    )
-    self.loss = float(stretch.sums.means()["loss"][0])
+    self._state, records = self._engine.train(self._state, steps)
+    self.loss = float(records.means()["loss"][0])
 
 
 def torch_model(config: Config) -> Any:
@@ -273,16 +273,16 @@ def report(
         f"{losses[name]:.3f}",
       ]
     )
-  table = reporting.table(
+  text = table(
     rows, ["library", "tokens/s", "quartiles", "ms/step", "last loss"]
   )
   if len(samples) < 2:
-    return table
+    return text
   ours, theirs = map(np.asarray, samples.values())
   ratios = timing.Spread.of(theirs / ours)
   answer = "yes" if ratios.median >= TARGET else "NO"
   return (
-    f"{table}\n\n{ratios.median:.2f} times PyTorch's tokens per second"
+    f"{text}\n\n{ratios.median:.2f} times PyTorch's tokens per second"
     f" (quartiles of the rounds {ratios.low:.2f} to {ratios.high:.2f})."
     f" At least {TARGET:g}: {answer}."
   )
@@ -321,7 +321,7 @@ def run(
   losses = {name: program.loss for name, program in programs.items()}
   print(report(config, samples, losses))
   if out is not None:
-    reporting.write_json(
+    files.write_json(
       out,
       {"machine": here, "seconds_per_step": samples, "last_losses": losses},
     )

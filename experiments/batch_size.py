@@ -1,24 +1,17 @@
-"""What the batch size does to batch norm, and not to group and layer norm.
+"""How the batch size affects batch norm, but not group norm and layer norm.
 
     python -m experiments.batch_size
 
-196-128-128-10 on halved MNIST images, SGD with learning rate r B / 32, the
-same 12,800 examples for every batch size B from 128 down to 1, one example at
-a time, which batch norm cannot train with. Every arm has its best r of 0.03,
-0.1, 0.3, 1 at every B, chosen by the training loss of the last fifth. About two
-minutes on two cores.
+An MLP 196-128-128-10 on halved MNIST images, trained by SGD with learning rate
+r B / 32 on the same 12,800 examples for every batch size B from 128 down to 1;
+batch norm cannot train with B = 1. For every norm and B, r is the best of 0.03,
+0.1, 0.3 and 1 by the training loss of the last fifth. About two minutes on two
+cores.
 
-Claims, tested on test errors in percent with seeds paired:
-  1. At B = 2 batch norm is more than 5 points worse than group norm, with
-     running statistics, and
-  2. with statistics re-estimated over the training set too.
-  3. At B = 32 batch norm is no worse than group norm: by less than 0.5 points.
-  4. Group norm does not mind: error at B = 2 within 1 point of that at B = 8,
-  5. and one example at a time within 1 point of that at B = 8.
-Each is CONFIRMED or REFUTED where the whole 95% interval is on one side.
+Claims are judged on test errors in percent, with paired seeds.
 
-With --model=cnn, whose statistics are over positions too, the effect should be
-gone: that is the control.
+The control is --model=cnn: its statistics are over positions too, so the effect
+should disappear.
 
 Source: Wu & He, 2018, https://arxiv.org/abs/1803.08494, figure 1 and table 2:
 ResNet-50 on ImageNet, 23.6 / 24.1 % (batch / group norm) at B = 32 and 34.7 /
@@ -27,66 +20,95 @@ ResNet-50 on ImageNet, 23.6 / 24.1 % (batch / group norm) at B = 32 and 34.7 /
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import optax
 
-from experiments.lab import panels, reporting, study
-from experiments.lab.models import MODELS
-from experiments.lab.reporting import paired_difference
-from experiments.lab.study import Parts, Run, option
-from experiments.lab.sweep import (
-  Images,
-  Sweep,
-  best_rate,
-  load_images,
-  norm_factory,
-)
+from experiments.lab import figures, options, parsers, study
+from experiments.lab.claims import Above, Below, Claim, Within
+from experiments.lab.data.arrays import Images
+from experiments.lab.models.nets import MODELS
+from experiments.lab.models.norms import norm_factory
+from experiments.lab.options import option
+from experiments.lab.statistics import best_rate, paired_difference, shown
+from experiments.lab.study import Parts, Run
+from experiments.lab.tables import table
+from experiments.lab.training import classification
 
 RATES = (0.03, 0.1, 0.3, 1.0)  # At a batch of 32.
-SOURCE = "Wu & He 2018"
-WORSE_BY, NO_WORSE_BY, SAME_WITHIN = 5.0, 0.5, 1.0  # Points.
+
+_POINTS = {"source": "Wu & He 2018", "unit": "points", "form": "+.2f"}
+WORSE = Claim(
+  "at batch 2, batch norm ({how} statistics) is worse than group norm",
+  quantity="error minus that of gn",
+  criterion=Above(5),
+  **_POINTS,
+)
+NO_WORSE = Claim(
+  "at batch 32, batch norm is no worse than group norm",
+  quantity="error minus that of gn",
+  criterion=Below(0.5),
+  **_POINTS,
+)
+SAME = Claim(
+  "group norm at batch {size} is as good as at batch 8",
+  quantity="error minus that at batch 8",
+  criterion=Within(1),
+  **_POINTS,
+)
+CLAIMS = (WORSE, NO_WORSE, SAME)
+
+QUICK = {"seeds": 2, "examples": 640}
+FULL = {"examples": 600_000, "halve": False}
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(study.HalvedImageConfig):
-  """The arms and how much each sees."""
+class Config(options.HalvedImageConfig):
+  """The arms, and how long each trains."""
 
   norm: tuple[str, ...] = option(
-    ("none", "bn", "gn", "ln"), "The norms to train.", study.NORMS
+    ("none", "bn", "gn", "ln"), "The norms to train.", parsers.NORMS
   )
   batch_sizes: tuple[int, ...] = option(
-    (1, 2, 4, 8, 32, 128), "Examples in a step.", study.COUNTS
+    (1, 2, 4, 8, 32, 128), "Batch sizes.", parsers.COUNTS
   )
-  examples: int = option(12_800, "Examples to train on in all.", study.COUNT)
-  model: str = option("mlp", "mlp or cnn.", study.one_of(tuple(MODELS)))
+  examples: int = option(12_800, "Examples per training.", parsers.COUNT)
+  model: str = option("mlp", "mlp or cnn.", parsers.one_of(tuple(MODELS)))
   hidden: tuple[int, ...] = option(
-    (128, 128), "Width of each hidden layer.", study.COUNTS
+    (128, 128), "Width of each hidden layer.", parsers.COUNTS
   )
 
 
 def train(norm: str, batch_size: int, config: Config, images: Images) -> Parts:
   """Returns training loss and test errors, `[rates, seeds]`."""
   model = MODELS[config.model](norm=norm_factory(norm), hidden=config.hidden)
-  sweep = Sweep(model, optax.sgd, prepare=images.prepare, batch_size=batch_size)
   rates = [rate * batch_size / 32 for rate in RATES]
-  state = sweep.start(config.seed_numbers, rates, images.train.inputs)
   steps = config.examples // batch_size
-  orders = sweep.orders(state, images.train, steps)
-  state, records = sweep.advance(state, orders, images.train)
-  statistics = sweep.reestimated(state, images.train)
-  shape = len(rates), config.seeds
-  last = records["loss"][:, -max(1, steps // 5) :]
+  engine, state, records = classification.train_at_rates(
+    model,
+    optax.sgd,
+    images,
+    batch_size=batch_size,
+    seeds=config.seed_numbers,
+    rates=rates,
+    steps=steps,
+  )
+  again = classification.reestimated(engine, state, images.train)
+  found = {
+    "loss": records.loss[:, -max(1, steps // 5) :].mean(axis=1),
+    "error": classification.error(engine, state.variables, images.test),
+    "reestimated": classification.error(engine, again, images.test),
+  }
   return {
-    "loss": last.mean(axis=1).reshape(shape),
-    "error": sweep.error(state, images.test).reshape(shape),
-    "reestimated": sweep.error(state, images.test, statistics).reshape(shape),
+    name: values.reshape(len(rates), config.seeds)
+    for name, values in found.items()
   }
 
 
 def best(part: Parts) -> Parts:
-  """Returns the rate with the lowest mean training loss, each `[seeds]`."""
+  """Returns the results `[seeds]` at the rate with the lowest mean loss."""
   rate = best_rate(part["loss"])
   chosen = {name: values[rate] for name, values in part.items()}
   return chosen | {"rate": np.asarray(RATES[rate])}
@@ -94,12 +116,12 @@ def best(part: Parts) -> Parts:
 
 def measure(config: Config, run: Run) -> None:
   """Trains the grid, prints, judges and draws."""
-  images = load_images(run, config.dataset, halved=config.halve)
+  images = run.load_images(config.dataset, halved=config.halve)
   arms: dict[tuple[str, int], Parts] = {}
   for norm in config.norm:
     for size in config.batch_sizes:
       if norm == "bn" and size == 1:
-        continue  # One value per channel has no variance.
+        continue  # The variance of one value is zero.
       part = functools.partial(train, norm, size, config, images)
       arms[norm, size] = best(run.part(f"{norm}_{size}", part))
   rows = []
@@ -121,89 +143,53 @@ def measure(config: Config, run: Run) -> None:
           cells.append(float(arm["rate"]))
         else:
           digits = 3 if quantity == "loss" else 2
-          cells.append(f"{_interval(arm[quantity]):.{digits}f}")
+          cells.append(shown(arm[quantity], f".{digits}f"))
       rows.append([norm, name, *cells])
   headers = ["norm", "", *(f"B = {size}" for size in config.batch_sizes)]
-  print(reporting.table(rows, headers))
+  print(table(rows, headers))
   judge(arms, run)
   _draw(arms, config, images.name, run)
-
-
-def _interval(values: np.ndarray) -> reporting.Interval:
-  if not np.isfinite(values).all():
-    return reporting.Interval(np.nan, np.nan)
-  return reporting.interval(values)
 
 
 def judge(arms: Mapping[tuple[str, int], Parts], run: Run) -> None:
   """Judges the claims whose arms were trained."""
 
   def compare(
-    arm: tuple[str, int], other: tuple[str, int], quantity: str = "error"
-  ) -> reporting.Interval | None:
-    if arm not in arms or other not in arms:
-      return None
-    return paired_difference(arms[arm][quantity], arms[other]["error"])
-
-  def say(
-    claim: str,
-    difference: reporting.Interval | None,
-    verdict: Callable[[reporting.Interval], reporting.Verdict],
-    criterion: str,
+    claim: Claim,
+    arm: tuple[str, int],
+    other: tuple[str, int],
+    quantity: str = "error",
+    **settings: Any,
   ) -> None:
-    if difference is not None:
-      run.judge(
-        claim,
-        f"{difference:+.2f} points",
-        verdict(difference),
-        criterion=criterion,
-        source=SOURCE,
-      )
+    if arm in arms and other in arms:
+      values, baseline = arms[arm][quantity], arms[other]["error"]
+      run.judge(claim, paired_difference(values, baseline), **settings)
 
-  worse = functools.partial(reporting.verdict_above, threshold=WORSE_BY)
-  for quantity, how in (
-    ("error", "running"),
-    ("reestimated", "re-estimated"),
-  ):
-    say(
-      f"at batch 2, batch norm ({how} statistics) is worse than group norm",
-      compare(("bn", 2), ("gn", 2), quantity),
-      worse,
-      "error above that of gn by more than 5 points",
-    )
-  say(
-    "at batch 32, batch norm is no worse than group norm",
-    compare(("bn", 32), ("gn", 32)),
-    functools.partial(reporting.verdict_below, threshold=NO_WORSE_BY),
-    "error above that of gn by less than 0.5 points",
-  )
+  for quantity, how in (("error", "running"), ("reestimated", "re-estimated")):
+    compare(WORSE, ("bn", 2), ("gn", 2), quantity, how=how)
+  compare(NO_WORSE, ("bn", 32), ("gn", 32))
   for size in (2, 1):
-    say(
-      f"group norm at batch {size} is as good as at batch 8",
-      compare(("gn", size), ("gn", 8)),
-      functools.partial(reporting.verdict_within, margin=SAME_WITHIN),
-      "errors within 1 point",
-    )
+    compare(SAME, ("gn", size), ("gn", 8), size=size)
 
 
 def _draw(
   arms: Mapping[tuple[str, int], Parts], config: Config, data: str, run: Run
 ) -> None:
-  with panels.drawing(
+  with figures.drawing(
     run,
     "batch_size",
     title=f"Batch size, {data}: {config.examples:,} examples for every arm",
-    caption=f"{panels.seeds_caption(config.seeds)}; each point at its best"
+    caption=f"{figures.seeds_caption(config.seeds)}; each point at its best"
     " learning rate",
   ) as axes:
     for panel, quantity in zip(axes, ("error", "loss"), strict=True):
       for norm in config.norm:
         sizes = [size for name, size in arms if name == norm]
         values = np.transpose([arms[norm, size][quantity] for size in sizes])
-        panels.curve(panel, sizes, values, norm, geometric=True)
+        figures.curve(panel, sizes, values, norm, geometric=True)
         if norm == "bn" and quantity == "error":
           again = [arms[norm, size]["reestimated"] for size in sizes]
-          panels.curve(
+          figures.curve(
             panel,
             sizes,
             np.transpose(again),
@@ -214,10 +200,10 @@ def _draw(
           )
       panel.set_xscale("log", base=2)
       panel.set_xticks(config.batch_sizes, map(str, config.batch_sizes))
-    panels.label(
+    figures.label(
       axes[0], "Test error", "Batch size (examples)", "Error (%)", log_y=True
     )
-    panels.label(
+    figures.label(
       axes[1],
       "Training loss, last fifth",
       "Batch size (examples)",
@@ -227,10 +213,4 @@ def _draw(
 
 
 if __name__ == "__main__":
-  study.main(
-    "batch_size",
-    measure,
-    Config(),
-    quick={"seeds": 2, "examples": 640},
-    full={"examples": 600_000, "halve": False},
-  )
+  study.main("batch_size", measure, Config(), CLAIMS, quick=QUICK, full=FULL)

@@ -2,17 +2,14 @@
 
     python -m experiments.position
 
-784-128-128-128-10 on images, Adam, batches of 64, two epochs, with ReLU, tanh
-and sigmoid, and batch norm nowhere, before or after each activation. Every arm
-has its best learning rate of 0.001, 0.003, 0.01, chosen by the training loss of
-the last 200 steps. Images are halved to 14x14, 24,000 of them for training.
-About two minutes on two cores.
+An MLP 196-128-128-128-10 on images halved to 14x14, 24,000 of them for
+training; Adam, batches of 64, two epochs; with ReLU, tanh and sigmoid; and
+without batch norm, or with batch norm before or after each activation. Every
+arm has the best learning rate of 0.001, 0.003 and 0.01, chosen by the training
+loss of the last 200 steps. About two minutes on two cores.
 
-Claims, tested on test errors in percent (running statistics), seeds paired:
-  1. The order matters with ReLU: before is better, difference below 0.
-  2. The order matters with sigmoid: after is better, difference above 0.
-  3. So the right order depends on the activation: 1 and 2 both hold.
-Each is CONFIRMED or REFUTED where the whole 95% interval is on one side.
+Claims are judged on test errors in percent (running statistics), with paired
+seeds.
 
 Sources: Ioffe & Szegedy, 2015, https://arxiv.org/abs/1502.03167, section 3.2,
 place it before; https://github.com/ducha-aiki/caffenet-benchmark (batchnorm.md)
@@ -29,17 +26,21 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from experiments.lab import panels, plots, reporting, study
-from experiments.lab.models import MLP
-from experiments.lab.reporting import Verdict, paired_difference
-from experiments.lab.study import Parts, Run, option
-from experiments.lab.sweep import (
-  Images,
-  Sweep,
+from experiments.lab import figures, options, parsers, study
+from experiments.lab.claims import Above, AllOf, Below, Claim
+from experiments.lab.data.arrays import Images
+from experiments.lab.models.nets import MLP
+from experiments.lab.models.norms import norm_factory
+from experiments.lab.options import option
+from experiments.lab.statistics import (
   best_rate,
-  load_images,
-  norm_factory,
+  interval,
+  paired_difference,
+  shown,
 )
+from experiments.lab.study import Parts, Run
+from experiments.lab.tables import table
+from experiments.lab.training import classification
 
 RATES = (1e-3, 3e-3, 1e-2)
 PLACES: Mapping[str, tuple[str, str]] = {
@@ -52,19 +53,47 @@ ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
   "tanh": nn.tanh,
   "sigmoid": nn.sigmoid,
 }
-SOURCE = "Ioffe & Szegedy 2015"
-ENDS = 200  # Steps at either end whose loss is printed.
+ENDS = 200  # The loss of this many first and last steps is printed.
+
+RELU = Claim(
+  "with ReLU, batch norm is better before the activation",
+  source="Ioffe & Szegedy 2015",
+  quantity="error before minus after",
+  criterion=Below(0),
+  unit="points",
+  form="+.2f",
+)
+SIGMOID = Claim(
+  "with sigmoid, batch norm is better after the activation",
+  source="Ioffe & Szegedy 2015",
+  quantity="error before minus after",
+  criterion=Above(0),
+  unit="points",
+  form="+.2f",
+)
+DEPENDS = Claim(
+  "the right place of batch norm depends on the activation",
+  source="caffenet-benchmark",
+  quantity="error before minus after",
+  criterion=AllOf({"with ReLU": Below(0), "with sigmoid": Above(0)}),
+  unit="points",
+  form="+.2f",
+)
+CLAIMS = (RELU, SIGMOID, DEPENDS)
+
+QUICK = {"seeds": 2, "examples": 6_400}
+FULL = {"examples": 600_000, "train": 60_000, "halve": False}
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(study.HalvedImageConfig):
-  """How much to train."""
+class Config(options.HalvedImageConfig):
+  """The net, and how long to train."""
 
   hidden: tuple[int, ...] = option(
-    (128, 128, 128), "Width of each hidden layer.", study.COUNTS
+    (128, 128, 128), "Width of each hidden layer.", parsers.COUNTS
   )
-  examples: int = option(48_000, "Examples to train on in all.", study.COUNT)
-  train: int = option(24_000, "The most training images.", study.COUNT)
+  examples: int = option(48_000, "Examples per training.", parsers.COUNT)
+  train: int = option(24_000, "Maximum number of images.", parsers.COUNT)
 
 
 def train(activation: str, place: str, config: Config, images: Images) -> Parts:
@@ -76,24 +105,32 @@ def train(activation: str, place: str, config: Config, images: Images) -> Parts:
     hidden=config.hidden,
     activation=ACTIVATIONS[activation],
   )
-  sweep = Sweep(model, optax.adam, prepare=images.prepare, batch_size=64)
-  state = sweep.start(config.seed_numbers, RATES, images.train.inputs)
-  orders = sweep.orders(state, images.train, config.examples // 64)
-  state, records = sweep.advance(state, orders, images.train)
-  statistics = sweep.reestimated(state, images.train)
-  shape = len(RATES), config.seeds
+  engine, state, records = classification.train_at_rates(
+    model,
+    optax.adam,
+    images,
+    batch_size=64,
+    seeds=config.seed_numbers,
+    rates=RATES,
+    steps=config.examples // 64,
+  )
+  again = classification.reestimated(engine, state, images.train)
+  found = {
+    "first": records.loss[:, :ENDS].mean(axis=1),
+    "last": records.loss[:, -ENDS:].mean(axis=1),
+    "error": classification.error(engine, state.variables, images.test),
+    "reestimated": classification.error(engine, again, images.test),
+  }
   return {
-    "first": records["loss"][:, :ENDS].mean(axis=1).reshape(shape),
-    "last": records["loss"][:, -ENDS:].mean(axis=1).reshape(shape),
-    "error": sweep.error(state, images.test).reshape(shape),
-    "reestimated": sweep.error(state, images.test, statistics).reshape(shape),
+    name: values.reshape(len(RATES), config.seeds)
+    for name, values in found.items()
   }
 
 
 def measure(config: Config, run: Run) -> None:
   """Trains the nine arms, prints, judges and draws."""
-  images = load_images(
-    run, config.dataset, train=config.train, halved=config.halve
+  images = run.load_images(
+    config.dataset, train=config.train, halved=config.halve
   )
   arms, rows = {}, []
   for activation in ACTIVATIONS:
@@ -107,55 +144,33 @@ def measure(config: Config, run: Run) -> None:
       arms[activation, place] = arm
       rows.append(
         [activation, place, RATES[best]]
-        + [f"{reporting.interval(arm[name]):.3f}" for name in ("first", "last")]
-        + [
-          f"{reporting.interval(arm[name]):.2f}"
-          for name in ("error", "reestimated")
-        ]
+        + [shown(arm[name], ".3f") for name in ("first", "last")]
+        + [shown(arm[name], ".2f") for name in ("error", "reestimated")]
       )
   headers = ["activation", "batch norm", "best rate"]
   headers += [f"loss, first {ENDS}", f"loss, last {ENDS}"]
-  headers += ["test error (%)", "re-estimated (%)"]
-  print(reporting.table(rows, headers))
+  headers += ["error (%)", "re-estimated (%)"]
+  print(table(rows, headers))
   judge({arm: values["error"] for arm, values in arms.items()}, run)
   _draw(arms, config, images.name, run)
 
 
 def judge(errors: Mapping[tuple[str, str], np.ndarray], run: Run) -> None:
-  """Judges the order; errors `[seeds]` by activation and place."""
-  verdicts = []
-  for activation, better, verdict in (
-    ("relu", "before", reporting.verdict_below),
-    ("sigmoid", "after", reporting.verdict_above),
-  ):
-    difference = paired_difference(
-      errors[activation, "before"], errors[activation, "after"]
-    )
-    verdicts.append(verdict(difference, 0))
-    run.judge(
-      f"with {activation}, batch norm is better {better} the activation",
-      f"{difference:+.2f} points",
-      verdicts[-1],
-      criterion="error before minus after "
-      + ("below 0" if better == "before" else "above 0"),
-      source=SOURCE,
-    )
-  run.judge(
-    "the right place of batch norm depends on the activation",
-    ", ".join(map(str, verdicts)),
-    Verdict.REFUTED
-    if Verdict.REFUTED in verdicts
-    else max(verdicts, key=lambda v: v == Verdict.UNRESOLVED),
-    criterion="before with ReLU and after with sigmoid",
-    source="caffenet-benchmark",
+  """Judges the claims; errors are `[seeds]`, by activation and place."""
+  relu, sigmoid = (
+    paired_difference(errors[activation, "before"], errors[activation, "after"])
+    for activation in ("relu", "sigmoid")
   )
+  run.judge(RELU, relu)
+  run.judge(SIGMOID, sigmoid)
+  run.judge(DEPENDS, {"with ReLU": relu, "with sigmoid": sigmoid})
 
 
 def _draw(
   arms: Mapping[tuple[str, str], Parts], config: Config, data: str, run: Run
 ) -> None:
   styles = {"none": ("none", 1.0), "before": ("bn", 1.0), "after": ("bn", 0.45)}
-  with panels.drawing(
+  with figures.drawing(
     run,
     "position",
     title=f"Batch norm before or after the activation, {data}",
@@ -165,7 +180,7 @@ def _draw(
     for panel, quantity in zip(axes, ("error", "first"), strict=True):
       for index, (place, (norm, alpha)) in enumerate(styles.items()):
         found = [
-          reporting.interval(arms[activation, place][quantity])
+          interval(arms[activation, place][quantity])
           for activation in ACTIVATIONS
         ]
         panel.bar(
@@ -173,7 +188,7 @@ def _draw(
           [entry.mean for entry in found],
           0.25,
           yerr=np.nan_to_num([entry.half_width for entry in found]),
-          color=plots.norm_color(norm),
+          color=figures.norm_color(norm),
           alpha=alpha,
           capsize=4,
           label="none" if place == "none" else f"bn {place}",
@@ -182,15 +197,9 @@ def _draw(
       (axes[0], "Test error", "Error (%)"),
       (axes[1], f"Loss of the first {ENDS} steps", "Cross-entropy (nats)"),
     ):
-      panels.label(panel, title, "Activation", unit)
+      figures.label(panel, title, "Activation", unit)
       panel.set_xticks(range(len(ACTIVATIONS)), list(ACTIVATIONS))
 
 
 if __name__ == "__main__":
-  study.main(
-    "position",
-    measure,
-    Config(),
-    quick={"seeds": 2, "examples": 6_400},
-    full={"examples": 600_000, "train": 60_000, "halve": False},
-  )
+  study.main("position", measure, Config(), CLAIMS, quick=QUICK, full=FULL)

@@ -1,1 +1,1 @@
-"""What every study shares."""
+"""The code that all studies share."""

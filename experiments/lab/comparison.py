@@ -1,9 +1,9 @@
-"""What norms did to a classifier, side by side, in words.
+"""Compares the results of classifiers, in printed lines and tables.
 
-The result of a norm is a dict of JSON values, with a list over seeds for
-`test_accuracy`, `test_accuracy_reestimated` (where there are batch
-statistics), `epoch1_train_loss`, `best_epoch` and `diverged`, and one number
-for `seconds_per_epoch`. Seeds are paired: the same position is the same seed.
+The result of a model is a dict of JSON values: a list over seeds for
+`test_accuracy`, `test_accuracy_reestimated` (only with batch statistics),
+`epoch1_train_loss`, `best_epoch` and `diverged`, and one number for
+`seconds_per_epoch`. Seeds are paired: the same position is the same seed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,104 +11,121 @@ from typing import Any
 
 import numpy as np
 
-from experiments.lab import reporting
+from experiments.lab.data.arrays import Images
+from experiments.lab.statistics import paired_difference, shown
+from experiments.lab.tables import table
+from experiments.lab.training.batches import Shuffled
+from experiments.lab.training.engine import Engine
+from experiments.lab.training.fit import Progress
+from experiments.lab.training.session import Column, Record, numbers
 
 Result = Mapping[str, Any]
 
+# Columns that are printed while a classifier trains by epochs.
+COLUMNS = (
+  Column("train loss", "train_loss"),
+  Column("val loss", "val_loss"),
+  Column("val accuracy", "val_accuracy", ".2f", 100, " %"),
+  Column("seconds", "seconds", ".2f"),
+)
 
-def accuracy_lines(result: Result) -> str:
-  """Returns the lines on the test accuracy of one norm."""
-  lines = [f"Test accuracy: {_percent(result['test_accuracy'])} %"]
+
+def result(
+  engine: Engine,
+  progress: Progress,
+  images: Images,
+  records: Sequence[Record],
+) -> dict[str, Any]:
+  """Tests the best variables of a classifier that was trained by epochs.
+
+  Args:
+    engine: Engine that trained it.
+    progress: Progress at the end.
+    images: Images, of which the test set is used.
+    records: Records of its epochs.
+  """
+  stopping = progress.stopping
+  best_epoch = np.asarray(stopping.best_step) // engine.source.period
+  epochs = ", ".join(map(str, best_epoch))
+  best = ", ".join(f"{loss:.4f}" for loss in np.asarray(stopping.best_loss))
+  print(f"Restored the best parameters: epoch {epochs} (val loss {best})")
+  variables = stopping.best_variables
+  test = engine.evaluate(variables, images.test)
+  # The first epoch includes the compilation.
+  seconds = [record["seconds"] for record in records]
+  found = {
+    "test_accuracy": numbers(test["accuracy"]),
+    "test_loss": numbers(test["loss"]),
+    "best_epoch": best_epoch.tolist(),
+    "best_val_loss": numbers(stopping.best_loss),
+    "diverged": np.asarray(stopping.diverged).tolist(),
+    "epoch1_train_loss": records[0]["train_loss"],
+    "epochs": len(records),
+    "seconds_per_epoch": float(np.median(seconds[1:] or seconds)),
+  }
+  if "batch_stats" in variables:
+    in_order = Shuffled(images.train, engine.source.size, ordered=True)
+    again = engine.reestimate(variables, in_order)
+    accuracy = engine.evaluate(again, images.test)["accuracy"]
+    found["test_accuracy_reestimated"] = numbers(accuracy)
+  return found
+
+
+def lines(result: Result) -> str:
+  """Returns the printed lines about the test accuracy of one model."""
+  found = [f"Test accuracy: {_percent(result['test_accuracy'])} %"]
   if "test_accuracy_reestimated" in result:
-    lines.append(
+    found.append(
       "Test accuracy with re-estimated batch statistics:"
       f" {_percent(result['test_accuracy_reestimated'])} %"
     )
   if any(result["diverged"]):
-    lines.append(
+    found.append(
       f"{sum(result['diverged'])} of {len(result['diverged'])} seeds diverged;"
-      " they count with their best parameters before that."
+      " they count with their best parameters before divergence."
     )
-  return "\n".join(lines)
+  return "\n".join(found)
 
 
-def table(results: Mapping[str, Result]) -> str:
-  """Returns a table of norms, each with its difference to the first."""
+def show(results: Mapping[str, Result]) -> None:
+  """Prints the results of all models, and their table."""
+  for name, found in results.items():
+    print(f"\n{name}\n{lines(found)}")
+  show_table(results)
+
+
+def show_table(results: Mapping[str, Result]) -> None:
+  """Prints a table of the models, with differences from the first."""
+  if len(results) < 2:
+    return
   first, baseline = next(iter(results.items()))
-  headers = ["norm", "test accuracy (%)", f"minus {first}"]
+  headers = ["norm", "accuracy (%)", f"minus {first}"]
   reestimated = any("test_accuracy_reestimated" in r for r in results.values())
   if reestimated:
     headers.append("re-estimated (%)")
-  headers += ["epoch 1 train loss", "best epoch", "seconds/epoch"]
+  headers += ["epoch 1 loss", "best epoch", "s/epoch"]
   rows = []
-  for norm, result in results.items():
-    row: list[str | None] = [norm, _percent(result["test_accuracy"])]
-    row.append(
-      None if norm == first else f"{_difference(result, baseline):+.2f}"
-    )
+  for norm, found in results.items():
+    row: list[str | None] = [norm, _percent(found["test_accuracy"])]
+    row.append(None if norm == first else _difference(found, baseline))
     if reestimated:
-      accuracy = result.get("test_accuracy_reestimated")
+      accuracy = found.get("test_accuracy_reestimated")
       row.append(accuracy and _percent(accuracy))
     row += [
-      _loss(result["epoch1_train_loss"]),
-      f"{np.mean(result['best_epoch']):.1f}",
-      f"{result['seconds_per_epoch']:.2f}",
+      shown(found["epoch1_train_loss"], ".4f"),
+      f"{np.mean(found['best_epoch']):.1f}",
+      f"{found['seconds_per_epoch']:.2f}",
     ]
     rows.append(row)
-  return reporting.table(rows, headers)
-
-
-def verdict_lines(
-  results: Mapping[str, Result], *, faster_below: float, equal_within: float
-) -> str:
-  """Returns the verdicts on every norm against the first one.
-
-  Args:
-    results: Of at least two seeds.
-    faster_below: A norm learns faster if the ratio of the train losses in
-      epoch 1 is below this.
-    equal_within: It ends equal if the test accuracy differs by less than
-      this, in points.
-  """
-  first, baseline = next(iter(results.items()))
-  lines = []
-  for norm, result in results.items():
-    if norm == first:
-      continue
-    claim = (
-      f"{norm} learns faster: train loss of epoch 1 below {faster_below} times"
-      f" that of {first}"
-    )
-    losses = result["epoch1_train_loss"], baseline["epoch1_train_loss"]
-    if None in (*losses[0], *losses[1]):
-      verdict = reporting.Verdict.UNRESOLVED
-      lines.append(f"{verdict}: {claim} (a seed diverged)")
-    else:
-      ratio = reporting.paired_ratio(*losses)
-      verdict = reporting.verdict_below(ratio, faster_below)
-      lines.append(f"{verdict}: {claim} ({ratio:.3f})")
-    difference = _difference(result, baseline)
-    verdict = reporting.verdict_within(difference, equal_within)
-    lines.append(
-      f"{verdict}: {norm} ends equal: test accuracy within {equal_within}"
-      f" points of {first} ({difference:+.2f})"
-    )
-  return "\n".join(lines)
+  print(f"\n{table(rows, headers)}\n")
 
 
 def _percent(accuracies: Sequence[float]) -> str:
-  return f"{reporting.interval(100 * np.asarray(accuracies)):.2f}"
+  return shown(100 * np.asarray(accuracies), ".2f")
 
 
-def _difference(result: Result, baseline: Result) -> reporting.Interval:
-  return reporting.paired_difference(
-    100 * np.asarray(result["test_accuracy"]),
-    100 * np.asarray(baseline["test_accuracy"]),
+def _difference(result: Result, baseline: Result) -> str:
+  ours, theirs = (
+    100 * np.asarray(r["test_accuracy"]) for r in (result, baseline)
   )
-
-
-def _loss(losses: Sequence[float | None]) -> str:
-  known = [loss for loss in losses if loss is not None]
-  if len(known) < len(losses):
-    return "diverged"
-  return f"{reporting.interval(known):.4f}"
+  return f"{paired_difference(ours, theirs):+.2f}"

@@ -12,7 +12,7 @@ import numpy as np
 from absl.testing import absltest
 
 from benchmarks import mnist
-from experiments.lab import data
+from experiments.lab.data import images as data
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 

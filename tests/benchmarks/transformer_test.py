@@ -16,7 +16,7 @@ import numpy as np
 from absl.testing import absltest
 
 from benchmarks import transformer
-from experiments.lab.transformer_options import Config
+from experiments.transformer.options import Config
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 

@@ -19,8 +19,10 @@ import orbax.checkpoint as ocp
 from absl.testing import absltest, parameterized
 
 from experiments import mnist
-from experiments.lab import checkpoints
-from experiments.lab.flags import Config, Files
+from experiments.lab import comparison, study
+from experiments.lab.errors import RefusedError
+from experiments.lab.runs.workdir import Files, WorkdirError
+from experiments.mnist import Config
 from normjax.linen import BatchNorm, registry
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -74,8 +76,14 @@ def run(config, files=Files()):  # noqa: B008
   """Returns the results and what was printed."""
   output = io.StringIO()
   with contextlib.redirect_stdout(output):
-    results = mnist.run(config, files)
-  return results, output.getvalue()
+    summary = study.run(
+      "mnist",
+      mnist.measure,
+      config,
+      files,
+      show=lambda config, run, summary: comparison.show(summary["norms"]),
+    )
+  return summary["norms"], output.getvalue()
 
 
 class RunTest(Folders, parameterized.TestCase):
@@ -111,7 +119,7 @@ class RunTest(Folders, parameterized.TestCase):
 
     self.assertIn("1,150 images for training, 287 for validation, 360", output)
     self.assertRegex(output, r"epoch +train loss +val loss +val accuracy +seco")
-    self.assertRegex(output, r"\n    2 +[\d.]+ +[\d.]+ +[\d.]+ % +[\d.]+\n")
+    self.assertRegex(output, r"\n +2 +[\d.]+ +[\d.]+ +[\d.]+ % +[\d.]+\n")
     self.assertRegex(output, "Restored the best parameters: epoch 2, 2")
     self.assertRegex(output, r"Test accuracy: [\d.]+ ± [\d.]+ %")
     self.assertRegex(output, r"re-estimated batch statistics: [\d.]+ ±")
@@ -129,12 +137,10 @@ class RunTest(Folders, parameterized.TestCase):
     )
 
     # Nor overwritten, or mixed with something else.
-    with self.assertRaisesRegex(checkpoints.WorkdirError, "already holds"):
+    with self.assertRaisesRegex(WorkdirError, "already holds"):
       run(CONFIG, Files(workdir="w"))
     other = Config(**{**CONFIG.__dict__, "epochs": 3})
-    with self.assertRaisesRegex(
-      checkpoints.WorkdirError, "--epochs: 2 in the run, 3 now"
-    ):
+    with self.assertRaisesRegex(WorkdirError, "--epochs: 2 in the run, 3 now"):
       run(other, Files(workdir="w", resume=True))
 
   def test_images_keep_their_order_of_magnitude_and_learn(self):
@@ -160,7 +166,7 @@ class RunTest(Folders, parameterized.TestCase):
     results, output = run(config)
     self.assertEqual(results["none"]["diverged"], [True])
     self.assertEqual(results["none"]["epoch1_train_loss"], [None])
-    self.assertIn("Seed 0 DIVERGED in epoch 1", output)
+    self.assertIn("Seed 0 DIVERGED by epoch 1", output)
     self.assertIn("1 of 1 seeds diverged", output)
 
   @parameterized.parameters(
@@ -168,12 +174,12 @@ class RunTest(Folders, parameterized.TestCase):
     ({"norm": ("ln", "bn"), "batch_size": 1}, "--norm=bn.*one value per chan"),
     ({"norm": ("gn",), "hidden": (100,)}, "num_groups=8 does not divide"),
     ({"model": "cnn", "hidden": (8,) * 5}, "needs at least 16 pixels"),
-    ({"batch_size": 1151}, "1151 is more than the 1150 training images"),
+    ({"batch_size": 1151}, "1151 is more than the 1150 training examples"),
     ({"dataset": "mnst"}, "Did you mean 'mnist'"),
     ({"train_fraction": 1e-9}, "leaves 0 for training"),
   )
   def test_refuses_before_anything_is_made(self, settings, message):
-    with self.assertRaisesRegex(mnist.RefusedError, f"(?s){message}"):
+    with self.assertRaisesRegex(RefusedError, f"(?s){message}"):
       run(Config(**{"dataset": "digits", **settings}))
     self.assertEmpty(list(self.folder.iterdir()))
 
@@ -183,7 +189,7 @@ class RunTest(Folders, parameterized.TestCase):
 
     with (
       mock.patch.dict(registry._FACTORIES, fixed=factory),
-      self.assertRaisesRegex(mnist.RefusedError, "momentum"),
+      self.assertRaisesRegex(RefusedError, "momentum"),
     ):
       run(Config(dataset="digits", norm=("fixed",)))
 
@@ -221,9 +227,9 @@ class CommandLineTest(Folders):
     process = self.start("--help")
     output, _ = process.communicate()
     self.assertIn("python -m experiments.mnist --norm=ln", output)
-    self.assertIn("Two claims", output)
+    self.assertIn("1. NORM learns faster than none", output)
     for flag in ("norm", "min_delta", "train_fraction", "resume", "dtype"):
-      self.assertRegex(output, rf"--(\[no\])?{flag}: \w+")
+      self.assertRegex(output, rf"--(\[no\])?{flag}: [<\w]")
 
   def test_refusals_are_one_message(self):
     process = self.start("--norm=in", "--dataset=digits")
@@ -299,7 +305,9 @@ def _without_seconds(text):
     json.loads(
       line,
       object_hook=lambda entry: {
-        name: value for name, value in entry.items() if "seconds" not in name
+        name: value
+        for name, value in entry.items()
+        if "seconds" not in name and name not in ("minutes", "command")
       },
     )
     for line in lines

@@ -5,17 +5,19 @@ import numpy as np
 from absl.testing import parameterized
 
 from experiments import scale_invariance
-from experiments.lab import data, invariance
-from experiments.lab.sweep import Images
-from experiments.lab.train_step import Examples
+from experiments.lab.data import images as data
+from experiments.lab.data.arrays import Images
+from experiments.lab.data.batch import Batch
+from experiments.lab.models.norms import norm_factory
+from experiments.lab.probes import invariance
 
 
 def digits():
   loaded = data.load("digits")
   return Images(
     "digits",
-    Examples(*map(np.asarray, loaded.train)),
-    Examples(*map(np.asarray, loaded.test)),
+    Batch(*map(np.asarray, loaded.train)),
+    Batch(*map(np.asarray, loaded.test)),
     10,
     lambda x: x.astype(np.float32) / 16,
   )
@@ -23,9 +25,7 @@ def digits():
 
 def batch():
   images = digits().train
-  return Examples(
-    images.inputs[:64].astype(np.float32) / 16, images.labels[:64]
-  )
+  return Batch(images.inputs[:64].astype(np.float32) / 16, images.targets[:64])
 
 
 class ScaleInvarianceTest(parameterized.TestCase):
@@ -45,7 +45,7 @@ class ScaleInvarianceTest(parameterized.TestCase):
   )
   def test_gradient_is_not_inverse(self, norm, epsilon, units):
     net = (
-      invariance.model().clone(norm=invariance.norm_factory("none"))
+      invariance.model().clone(norm=norm_factory("none"))
       if norm == "none"
       else invariance.model(norm, epsilon)
     )

@@ -1,10 +1,11 @@
 """Tests of what is said about results that are made up here."""
 
-from absl.testing import parameterized
+import contextlib
+import io
+
+from absl.testing import absltest
 
 from experiments.lab import comparison
-
-THRESHOLDS = {"faster_below": 0.9, "equal_within": 0.5}
 
 
 def result(accuracy, loss, diverged=(False, False, False), **more):
@@ -21,18 +22,18 @@ def result(accuracy, loss, diverged=(False, False, False), **more):
 NONE = result([0.97, 0.96, 0.98], [0.4, 0.5, 0.6])
 
 
-class ComparisonTest(parameterized.TestCase):
+class ComparisonTest(absltest.TestCase):
   def test_accuracy_of_one_seed_has_no_interval(self):
-    text = comparison.accuracy_lines(result([0.97641], [0.3], [False]))
+    text = comparison.lines(result([0.97641], [0.3], [False]))
     self.assertEqual(text, "Test accuracy: 97.64 %")
 
   def test_accuracy_of_several_seeds(self):
     # Student's t for two degrees of freedom is 4.303, times 1 / sqrt(3).
-    text = comparison.accuracy_lines(NONE)
+    text = comparison.lines(NONE)
     self.assertEqual(text, "Test accuracy: 97.00 ± 2.48 %")
 
   def test_mentions_divergence_and_reestimated_statistics(self):
-    text = comparison.accuracy_lines(
+    text = comparison.lines(
       result(
         [0.9, 0.9, 0.1],
         [0.4, 0.5, None],
@@ -50,18 +51,21 @@ class ComparisonTest(parameterized.TestCase):
       [0.2, 0.25, None],
       test_accuracy_reestimated=[0.98, 0.98, 0.98],
     )
-    lines = comparison.table({"none": NONE, "bn": bn}).splitlines()
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+      comparison.show_table({"none": NONE, "bn": bn})
+    lines = output.getvalue().strip().splitlines()
     cells = [[cell.strip() for cell in line.split("|")] for line in lines]
     self.assertEqual(
       cells[0][1:-1],
       [
         "norm",
-        "test accuracy (%)",
+        "accuracy (%)",
         "minus none",
         "re-estimated (%)",
-        "epoch 1 train loss",
+        "epoch 1 loss",
         "best epoch",
-        "seconds/epoch",
+        "s/epoch",
       ],
     )
     self.assertEqual(
@@ -80,26 +84,3 @@ class ComparisonTest(parameterized.TestCase):
         "1.25",
       ],
     )
-
-  @parameterized.parameters(
-    ([0.3, 0.35, 0.45], "CONFIRMED"),  # 0.75, 0.7, 0.75 times that of none.
-    ([0.44, 0.55, 0.66], "REFUTED"),
-    ([0.2, 0.5, 0.7], "UNRESOLVED"),
-    ([0.2, 0.2, None], "UNRESOLVED"),
-  )
-  def test_verdict_on_speed(self, losses, verdict):
-    lines = comparison.verdict_lines(
-      {"none": NONE, "ln": result([0.97, 0.96, 0.98], losses)}, **THRESHOLDS
-    )
-    self.assertStartsWith(lines, f"{verdict}: ln learns faster")
-
-  @parameterized.parameters(
-    ([0.971, 0.96, 0.979], "CONFIRMED"),
-    ([0.98, 0.971, 0.989], "REFUTED"),
-    ([0.99, 0.95, 0.98], "UNRESOLVED"),
-  )
-  def test_verdict_on_the_end(self, accuracies, verdict):
-    lines = comparison.verdict_lines(
-      {"none": NONE, "ln": result(accuracies, [0.4, 0.5, 0.6])}, **THRESHOLDS
-    )
-    self.assertIn(f"\n{verdict}: ln ends equal", lines)

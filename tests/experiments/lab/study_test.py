@@ -5,35 +5,49 @@ import dataclasses
 import io
 import json
 import pathlib
+import sys
 import tempfile
+from unittest import mock
 
 import numpy as np
 from absl import flags
 from absl.testing import absltest
 
-from experiments.lab import checkpoints, panels, reporting, study
-from experiments.lab.flags import Files
+from experiments.lab import figures, options, parsers, study
+from experiments.lab.claims import Below, Claim
+from experiments.lab.errors import RefusedError
+from experiments.lab.runs import files
+from experiments.lab.runs.workdir import Files, WorkdirError
+from experiments.lab.statistics import Interval
+
+CLAIM = Claim(
+  "{what} works", source="Someone 2015", quantity="ratio", criterion=Below(0.9)
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(study.ImageConfig):
-  norm: tuple[str, ...] = study.option(("none", "bn"), "Norms.", study.NORMS)
-  steps: int = study.option(100, "Steps.", study.COUNT)
+class Config(options.ImageConfig):
+  norm: tuple[str, ...] = options.option(
+    ("none", "bn"), "Norms.", parsers.NORMS
+  )
+  steps: int = options.option(100, "Steps.", parsers.COUNT)
 
 
 def parse(*argv):
   values = flags.FlagValues()
-  read = study.define(
+  read = options.define(
     Config(), {"steps": 5, "seeds": 2}, {"steps": 1000}, values
   )
   values(["study", *argv])
   return read()
 
 
-def run(measure, config=Config(), **files):
+def run(measure, config=Config(), **where):
   output = io.StringIO()
   with contextlib.redirect_stdout(output):
-    summary = study.run("name", measure, config, Files(**files), "command")
+    summary = study.run(
+      "name", measure, config, Files(**where), command="command"
+    )
   return summary, output.getvalue()
 
 
@@ -42,16 +56,31 @@ class FlagsTest(absltest.TestCase):
     self.assertEqual(parse(), (Config(), Files()))
     self.assertEqual(parse("--scale=full")[0], Config(steps=1000))
     self.assertEqual(parse("--quick")[0], Config(steps=5, seeds=2))
-    config, files = parse(
+    config, where = parse(
       "--quick", "--steps=7", "--norm=ln,gn", "--workdir=w", "--resume"
     )
     self.assertEqual(config, Config(steps=7, seeds=2, norm=("ln", "gn")))
-    self.assertEqual(files, Files("w", True))
+    self.assertEqual(where, Files("w", True))
 
   def test_refuses_what_makes_no_sense(self):
     for argument in ("--steps=0", "--norm=xy", "--scale=huge", "--seeds=0"):
       with self.subTest(argument), self.assertRaises(flags.Error):
         parse(argument)
+
+
+class CommandLineTest(absltest.TestCase):
+  def test_leaves_out_where_results_go(self):
+    given = ["x", "--norm=ln", "--workdir", "/a b/c", "--resume", "--seeds=2"]
+    for argv in (
+      given,
+      [*given, "--data_dir=/x y", "--noresume"],
+      ["x", "-workdir=/w", *given[1:]],
+    ):
+      with mock.patch.object(sys, "argv", argv):
+        self.assertEqual(
+          study.command_line("mnist"),
+          "python -m experiments.mnist --norm=ln --seeds=2",
+        )
 
 
 class RunTest(absltest.TestCase):
@@ -71,16 +100,10 @@ class RunTest(absltest.TestCase):
     np.testing.assert_array_equal(loss, np.array([1, np.nan, 2], np.float32))
     if stop:
       raise KeyboardInterrupt
-    with panels.drawing(run, "curves", title="Title") as axes:
-      panels.curve(axes[0], [1, 2, 3], [[1, 2, 3], [2, 3, 5]], "ln")
-      panels.label(axes[0], "Loss", "Step", "Loss (nats)", log_y=True)
-    run.judge(
-      "it works",
-      reporting.Interval(0.5, 0.125),
-      reporting.Verdict.CONFIRMED,
-      criterion="ratio below 0.9",
-      source="Someone 2015",
-    )
+    with figures.drawing(run, "curves", title="Title") as axes:
+      figures.curve(axes[0], [1, 2, 3], [[1, 2, 3], [2, 3, 5]], "ln")
+      figures.label(axes[0], "Loss", "Step", "Loss (nats)", log_y=True)
+    run.judge(CLAIM, Interval(0.5, 0.125), what="it")
 
   def test_leaves_a_summary_and_is_not_overwritten(self):
     workdir = str(self.folder / "w")
@@ -94,22 +117,56 @@ class RunTest(absltest.TestCase):
     self.assertTrue((self.folder / "w" / "curves.png").exists())
     self.assertEqual(stored["config"]["norm"], ["none", "bn"])
 
-    with self.assertRaisesRegex(checkpoints.WorkdirError, "already holds"):
+    with self.assertRaisesRegex(WorkdirError, "already holds"):
       run(self.measure, workdir=workdir)
     again, output = run(self.measure, workdir=workdir, resume=True)
     self.assertEqual(again, stored)
     self.assertIn("CONFIRMED: it works", output)
     self.assertLen(self.measured, 1)
-    with self.assertRaisesRegex(checkpoints.WorkdirError, "--steps: 100 in"):
+    with self.assertRaisesRegex(WorkdirError, "--steps: 100 in"):
       run(self.measure, Config(steps=3), workdir=workdir, resume=True)
 
   def test_a_refused_run_leaves_nothing(self):
     def refuse(config, run):
-      raise study.RefusedError("No.")
+      raise RefusedError("No.")
 
-    with self.assertRaises(study.RefusedError):
+    with self.assertRaises(RefusedError):
       run(refuse, workdir=str(self.folder / "w"))
     self.assertEmpty(list(self.folder.iterdir()))
+
+  def test_keeps_to_the_data_that_it_began_with(self):
+    workdir = str(self.folder / "w")
+
+    def begin(config, run, stop=True):
+      run.use_data("digits", [np.zeros(3)])
+      run.part(config.dataset, lambda: {"x": 1.0})
+      if stop:
+        raise KeyboardInterrupt
+
+    with self.assertRaises(KeyboardInterrupt):
+      run(begin, workdir=workdir)
+    recorded = files.read_json(self.folder / "w" / "config.json")
+    self.assertEqual(recorded["dataset"], "digits")
+    summary, _ = run(
+      lambda *args: begin(*args, stop=False), workdir=workdir, resume=True
+    )
+    self.assertEqual(summary["data"], "digits")
+    self.assertTrue((self.folder / "w" / "parts" / "digits.npz").exists())
+
+  def test_shows_a_finished_run(self):
+    workdir = str(self.folder / "w")
+    run(lambda *_: {"models": [3, 4]}, workdir=workdir)
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+      study.run(
+        "name",
+        self.measure,
+        Config(),
+        Files(workdir, True),
+        show=lambda config, run, summary: print(summary["models"]),
+      )
+    self.assertIn("[3, 4]", output.getvalue())
+    self.assertEmpty(self.measured)
 
   def test_keeps_the_parts_of_an_interrupted_run(self):
     workdir = str(self.folder / "w")

@@ -1,0 +1,130 @@
+"""Small models for images; each takes its norm as an argument."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+NORM_POSITIONS = ("before", "after")
+
+
+class MLP(nn.Module):
+  """Flatten, then Dense, norm, activation and dropout for each hidden layer.
+
+  Attributes:
+    norm: Called as `norm(train=..., dtype=...)`, returns the module to use,
+      such as `functools.partial(normjax.linen.make_norm, "ln")`.
+    norm_position: "before" or "after" the activation.
+    hidden: Number of features of each hidden layer.
+    activation: Activation of the hidden layers.
+    kernel_init: Initializer of every kernel.
+    dropout: Dropout rate after each hidden layer.
+    num_classes: Number of outputs.
+    dtype: Dtype of the computation; parameters are float32.
+
+  >>> import functools
+  >>> from normjax.linen import make_norm
+  >>> model = MLP(norm=functools.partial(make_norm, "ln"), hidden=(32,))
+  >>> x = jnp.zeros((4, 8, 8, 1))
+  >>> variables = model.init(jax.random.key(0), x, train=False)
+  >>> model.apply(variables, x, train=False).shape
+  (4, 10)
+  """
+
+  norm: Callable[..., nn.Module]
+  norm_position: str = "before"
+  hidden: tuple[int, ...] = (128,)
+  activation: Callable[[jax.Array], jax.Array] = nn.relu
+  kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+  dropout: float = 0.0
+  num_classes: int = 10
+  dtype: jax.typing.DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Returns the logits `[n, num_classes]` of the images `[n, ...]`."""
+    dense = functools.partial(
+      nn.Dense, dtype=self.dtype, kernel_init=self.kernel_init
+    )
+    x = x.reshape(x.shape[0], -1).astype(self.dtype)
+    for width in self.hidden:
+      x = dense(width)(x)
+      x = _normalized(self, x, train, self.activation)
+      x = nn.Dropout(self.dropout, deterministic=not train)(x)
+    return dense(self.num_classes)(x)
+
+
+class ConvNet(nn.Module):
+  """3x3 convolutions with norm and activation; the size halves in between.
+
+  Ends in dropout and a dense layer on the flattened maps.
+
+  Attributes:
+    hidden: Number of channels of each convolution.
+    norm, norm_position, dropout, num_classes, dtype: As in `MLP`.
+  """
+
+  norm: Callable[..., nn.Module]
+  norm_position: str = "before"
+  hidden: tuple[int, ...] = (16, 32, 32)
+  dropout: float = 0.0
+  num_classes: int = 10
+  dtype: jax.typing.DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Returns the logits `[n, num_classes]` of `[n, height, width, c]`.
+
+    Raises:
+      ValueError: The images are too small to be halved between convolutions.
+    """
+    halvings = len(self.hidden) - 1
+    if min(x.shape[1:3]) < 2**halvings:
+      raise ValueError(
+        f"{len(self.hidden)} convolutions halve the image {halvings} times,"
+        f" which needs at least {2**halvings} pixels per side, got images of"
+        f" {x.shape[1:3]}; use fewer convolutions."
+      )
+    x = x.astype(self.dtype)
+    for layer, channels in enumerate(self.hidden):
+      if layer > 0:
+        x = _halved(x)
+      x = nn.Conv(channels, (3, 3), dtype=self.dtype)(x)
+      x = _normalized(self, x, train, nn.relu)
+    # Not the mean over positions, which is constant after instance norm.
+    x = x.reshape(x.shape[0], -1)
+    x = nn.Dropout(self.dropout, deterministic=not train)(x)
+    return nn.Dense(self.num_classes, dtype=self.dtype)(x)
+
+
+# The models by their names in the `--model` flag.
+MODELS: dict[str, type[MLP] | type[ConvNet]] = {"mlp": MLP, "cnn": ConvNet}
+
+
+def _halved(x: jax.Array) -> jax.Array:
+  """Averages 2x2 positions; an odd last row or column is left out."""
+  # Not max pooling: its gradient doubles the time of a step on the CPU.
+  n, height, width, channels = x.shape
+  height, width = height // 2, width // 2
+  x = x[:, : 2 * height, : 2 * width]
+  x = x.reshape(n, height, 2, width, 2, channels)
+  return jnp.mean(x, axis=(2, 4))
+
+
+def _normalized(
+  model: MLP | ConvNet,
+  x: jax.Array,
+  train: bool,
+  activation: Callable[[jax.Array], jax.Array],
+) -> jax.Array:
+  norm = model.norm(train=train, dtype=model.dtype)
+  if model.norm_position == "before":
+    return activation(norm(x))
+  if model.norm_position == "after":
+    return norm(activation(x))
+  raise ValueError(
+    f"norm_position must be one of {NORM_POSITIONS}, got"
+    f" {model.norm_position!r}."
+  )

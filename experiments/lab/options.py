@@ -1,0 +1,255 @@
+"""The settings of a study: dataclass fields that are also command-line flags.
+
+>>> @dataclasses.dataclass(frozen=True)
+... class Settings(Config):
+...   width: int = option(128, "Hidden units.", COUNT)
+>>> values = flags.FlagValues()
+>>> read = define(Settings(), {"width": 8}, {}, values)
+>>> _ = values(["study", "--seeds=2", "--quick"])
+>>> read()[0]
+Settings(seeds=2, seed=0, width=8)
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from absl import flags
+
+from experiments.lab.parsers import (
+  BOOLEAN,
+  COUNT,
+  INNER_SHARE,
+  NOT_NEGATIVE,
+  POSITIVE,
+  SEEDS,
+  SHARE,
+  one_of,
+)
+from experiments.lab.runs.workdir import Files
+
+SCALES = ("small", "full")
+DTYPES = ("float32", "bfloat16")
+
+
+def option(
+  default: Any, text: str, parser: flags.ArgumentParser | None = None
+) -> Any:
+  """Returns a field of a `Config`, which is also a flag.
+
+  Args:
+    default: Default of the small scale.
+    text: Help text of the flag.
+    parser: Parser of the flag; by default any text is accepted.
+  """
+  return dataclasses.field(
+    default=default,
+    metadata={"help": text, "parser": parser or flags.ArgumentParser()},
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """The settings that all studies have; each adds its own."""
+
+  seeds: int = option(
+    5,
+    "Number of seeds: --seed, --seed + 1, ... Intervals are over the seeds.",
+    SEEDS,
+  )
+  seed: int = option(
+    0,
+    "First seed; a seed determines initialization and data order.",
+    flags.IntegerParser(lower_bound=0, upper_bound=2**31),
+  )
+
+  @property
+  def seed_numbers(self) -> range:
+    return range(self.seed, self.seed + self.seeds)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageConfig(Config):
+  """Settings of a study that trains on images."""
+
+  dataset: str = option(
+    "auto",
+    "auto (MNIST, or scikit-learn's digits of 8x8 pixels if MNIST is not on"
+    " disk and could not be downloaded), mnist, digits, or another data set of"
+    " TensorFlow Datasets with an image and a label, such as fashion_mnist,"
+    " kmnist, cifar10.",
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class HalvedImageConfig(ImageConfig):
+  """Settings of a study with small nets, which halves its images."""
+
+  halve: bool = option(
+    True, "Halve the height and width of images larger than 16x16.", BOOLEAN
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class EarlyStoppingConfig(ImageConfig):
+  """Settings of a classifier with early stopping.
+
+  The defaults are those of common tutorials: Adam at 1e-3, batches of 64, an
+  80/20 split, patience 3.
+  """
+
+  dropout: float = option(0.0, "Dropout rate of the activations.", SHARE)
+  dtype: str = option(
+    "float32",
+    "Dtype of the computation. Parameters and losses are float32.",
+    one_of(DTYPES),
+  )
+  train_fraction: float = option(
+    0.8,
+    "Share of the training set to train on; the rest is the validation set. The"
+    " split does not depend on the seed.",
+    INNER_SHARE,
+  )
+  epochs: int = option(20, "Maximum number of epochs.", COUNT)
+  batch_size: int = option(
+    64,
+    "Number of examples in a training step. The remainder of an epoch is"
+    " dropped.",
+    COUNT,
+  )
+  learning_rate: float = option(1e-3, "Learning rate of Adam.", POSITIVE)
+  l1: float = option(
+    0.0,
+    "Weight of the sum of absolute values of all kernels in the objective."
+    " Biases and the scale of norms are not penalized.",
+    NOT_NEGATIVE,
+  )
+  l2: float = option(
+    0.0,
+    "Weight of the sum of squares of all kernels in the objective.",
+    NOT_NEGATIVE,
+  )
+  patience: int = option(
+    3,
+    "A seed stops after this many epochs without improvement. With the value of"
+    " --epochs there is no early stopping.",
+    COUNT,
+  )
+  min_delta: float = option(
+    1e-3,
+    "The validation loss improves if it is below the best by more than this.",
+    NOT_NEGATIVE,
+  )
+
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
+
+
+def define(
+  small: AnyConfig,
+  quick: Mapping[str, Any],
+  full: Mapping[str, Any],
+  values: flags.FlagValues = flags.FLAGS,
+) -> Callable[[], tuple[AnyConfig, Files]]:
+  """Defines the flags of a study.
+
+  Args:
+    small: The defaults.
+    quick: The defaults of `--quick` that differ, by field.
+    full: The defaults of `--scale=full` that differ, by field.
+    values: Where to define the flags.
+
+  Returns:
+    A function to call after parsing, which returns the settings of the command
+    line. A flag on the command line wins over `--quick` and `--scale`.
+  """
+  names = [field.name for field in dataclasses.fields(small)]
+  for field in dataclasses.fields(small):
+    _define_option(field, getattr(small, field.name), values)
+  scale = flags.DEFINE_enum(
+    "scale",
+    "small",
+    SCALES,
+    "Size of the study: small (minutes on two cores) or full (as in papers). "
+    + _changes(full),
+    flag_values=values,
+  )
+  is_quick = flags.DEFINE_bool(
+    "quick",
+    False,
+    "Only check that it runs, in seconds; the numbers mean little. "
+    + _changes(quick),
+    flag_values=values,
+  )
+  workdir = flags.DEFINE_string(
+    "workdir",
+    None,
+    "Folder for the results; by default a new one in runs/.",
+    flag_values=values,
+  )
+  resume = flags.DEFINE_bool(
+    "resume",
+    False,
+    "Continue the interrupted run in --workdir.",
+    flag_values=values,
+  )
+  data_dir = flags.DEFINE_string(
+    "data_dir",
+    None,
+    "Folder of TensorFlow Datasets; by default $TFDS_DATA_DIR, or"
+    " ~/tensorflow_datasets if that is not set.",
+    flag_values=values,
+  )
+
+  def read() -> tuple[AnyConfig, Files]:
+    preset = full if scale.value == "full" else {}
+    if is_quick.value:
+      preset = {**preset, **quick}
+    given = {name: values[name] for name in names}
+    chosen = {
+      name: flag.value
+      for name, flag in given.items()
+      if flag.present or name not in preset
+    }
+    config = dataclasses.replace(small, **{**preset, **chosen})
+    return config, Files(workdir.value, resume.value, data_dir.value)
+
+  return read
+
+
+def _define_option(
+  field: dataclasses.Field[Any], default: Any, values: flags.FlagValues
+) -> None:
+  text = field.metadata["help"]
+  if isinstance(default, bool):  # --name and --noname, without a value.
+    flags.DEFINE_bool(field.name, default, text, flag_values=values)
+    return
+  parser = field.metadata["parser"]
+  if isinstance(parser, flags.EnumParser):  # Its help shows the values.
+    choices = parser.enum_values
+    flags.DEFINE_enum(field.name, default, choices, text, flag_values=values)
+    return
+  serializer: flags.ArgumentSerializer[Any] = flags.ArgumentSerializer()
+  if isinstance(default, tuple):
+    default = ",".join(map(str, default))
+    serializer = flags.CsvListSerializer(",")
+  flags.DEFINE(
+    parser,
+    field.name,
+    default,
+    text,
+    flag_values=values,
+    serializer=serializer,
+  )
+
+
+def _changes(preset: Mapping[str, Any]) -> str:
+  if not preset:
+    return "Here it changes nothing."
+  settings = (
+    f"--{name}={','.join(map(str, value))}"
+    if isinstance(value, tuple)
+    else f"--{name}={value}"
+    for name, value in preset.items()
+  )
+  return f"Stands for {' '.join(settings)}."

@@ -1,0 +1,102 @@
+"""The common case: an image classifier with one optimizer."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import optax
+from flax import linen as nn
+
+from experiments.lab.data.arrays import Images
+from experiments.lab.data.batch import Batch
+from experiments.lab.training.batches import Shuffled
+from experiments.lab.training.engine import Engine
+from experiments.lab.training.hyperparams import swept
+from experiments.lab.training.losses import Loss, cross_entropy
+from experiments.lab.training.step import Records, TrainState, Update
+
+PyTree = Any
+
+# Number of examples for re-estimating batch statistics; more make no visible
+# difference.
+_REESTIMATED = 6_400
+
+
+def classifier(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  images: Images,
+  *,
+  batch_size: int,
+  loss: Loss | None = None,
+  **options: Any,
+) -> Engine:
+  """Returns the engine that trains a model on shuffled images.
+
+  Args:
+    model: Called as `model(inputs, train=...)`, returns logits.
+    optimizer: An optax optimizer; from `hyperparams.swept` if each lane has its
+      own learning rate.
+    images: Training is on their training set.
+    batch_size: Number of examples in a step.
+    loss: Loss; None means the cross-entropy without penalties.
+    **options: Options of `Engine`.
+  """
+  return Engine(
+    model,
+    Update(loss or cross_entropy(images.prepare), optimizer),
+    Shuffled(images.train, batch_size),
+    sample=images.sample,
+    **options,
+  )
+
+
+def train_at_rates(
+  model: nn.Module,
+  optimizer: Callable[..., optax.GradientTransformation],
+  images: Images,
+  *,
+  batch_size: int,
+  seeds: Sequence[int],
+  rates: Sequence[float],
+  steps: int,
+) -> tuple[Engine, TrainState, Records]:
+  """Trains every seed at every learning rate, all at once.
+
+  Args:
+    model, images, batch_size: As in `classifier`.
+    optimizer: Called as `optimizer(learning_rate=...)`.
+    seeds: Seeds of the lanes.
+    rates: Learning rates; the lanes of one rate are adjacent.
+    steps: Number of steps.
+
+  Returns:
+    The engine, the final state, and the records of every step.
+  """
+  engine = classifier(model, swept(optimizer), images, batch_size=batch_size)
+  state = engine.init(seeds, learning_rate=rates)
+  return engine, *engine.train(state, steps)
+
+
+def error(engine: Engine, variables: PyTree, examples: Batch) -> np.ndarray:
+  """Returns the share of wrong answers in percent, `[lanes]`."""
+  accuracy = engine.evaluate(variables, examples)["accuracy"]
+  return 100 * (1 - accuracy)
+
+
+def reestimated(engine: Engine, state: TrainState, examples: Batch) -> PyTree:
+  """Re-estimates batch statistics over the first 6,400 examples.
+
+  Args:
+    engine: From `classifier`.
+    state: Gives the variables.
+    examples: Training examples; their minibatches are taken in order.
+
+  Returns:
+    The variables with the new statistics.
+  """
+  if "batch_stats" not in state.variables:
+    return state.variables
+  size = engine.source.size
+  source = Shuffled(examples.first(_REESTIMATED), size, ordered=True)
+  return engine.reestimate(state.variables, source)

@@ -1,0 +1,81 @@
+"""Maps a function of one lane over many lanes.
+
+A lane is one training among several that run at once: one seed, or one pair of
+a learning rate and a seed. Both functions here do the same as `jax.vmap`; which
+one is faster depends on the mapped function.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+# 0 for arguments that are mapped over their leading axis, None for the others.
+InAxes = Sequence[int | None]
+
+
+def vmapped(
+  function: Callable[..., PyTree], in_axes: InAxes
+) -> Callable[..., PyTree]:
+  """Maps with `jax.vmap`, except for a single lane.
+
+  On CPUs a batch axis of size one makes an epoch of matrix products take a
+  third longer.
+
+  Args:
+    function: Function of arrays or trees of arrays.
+    in_axes: As in `jax.vmap`.
+  """
+
+  def mapped(*args: PyTree) -> PyTree:
+    mapping = unrolled if _count(args, in_axes) == 1 else jax.vmap
+    return mapping(function, in_axes)(*args)
+
+  return mapped
+
+
+def unrolled(
+  function: Callable[..., PyTree], in_axes: InAxes
+) -> Callable[..., PyTree]:
+  """Maps with one copy of the function per lane.
+
+  Args:
+    function: Function of arrays or trees of arrays.
+    in_axes: As in `jax.vmap`.
+  """
+
+  def mapped(*args: PyTree) -> PyTree:
+    def entry(index: int) -> PyTree:
+      return function(
+        *(
+          arg if axis is None else jax.tree.map(lambda x: x[index], arg)
+          for arg, axis in zip(args, in_axes, strict=True)
+        )
+      )
+
+    return jax.tree.map(
+      lambda *entries: jnp.stack(entries),
+      *map(entry, range(_count(args, in_axes))),
+    )
+
+  return mapped
+
+
+def one(tree: PyTree, lane: int) -> PyTree:
+  """Returns the arrays of one lane."""
+  return jax.tree.map(lambda leaf: leaf[lane], tree)
+
+
+def per_lane(values: Sequence[float], seeds: int) -> jax.Array:
+  """Repeats one value per group of seeds to one float32 value per lane.
+
+  >>> per_lane([0.5, 2.0], seeds=3)
+  Array([0.5, 0.5, 0.5, 2. , 2. , 2. ], dtype=float32)
+  """
+  return jnp.repeat(jnp.asarray(values, jnp.float32), seeds)
+
+
+def _count(args: Sequence[PyTree], in_axes: InAxes) -> int:
+  return len(jax.tree.leaves(args[in_axes.index(0)])[0])

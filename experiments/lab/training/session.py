@@ -1,0 +1,240 @@
+"""The trainings of a run: checkpoints, metrics files, progress, printed lines.
+
+A run trains several models, one after the other. Each has its own checkpoints;
+all share one metrics file. If the process is killed, the resumed run continues
+after the last checkpoint and ends with the same numbers.
+"""
+
+import math
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import jax
+import numpy as np
+
+from experiments.lab.data.batch import Batch
+from experiments.lab.runs.checkpoints import Checkpoints
+from experiments.lab.runs.metrics import MetricsLog
+from experiments.lab.runs.progress import progress as progress_bar
+from experiments.lab.training import devices
+from experiments.lab.training import fit as fitting
+from experiments.lab.training.engine import Engine
+from experiments.lab.training.fit import Progress, Report, Schedule
+
+Record = dict[str, Any]
+
+
+class Column(NamedTuple):
+  """A column of the table that is printed while a model trains.
+
+  Attributes:
+    title: Title of the column.
+    metric: Metric to show; if it has a number per seed, their mean is shown.
+    form: Format specification, such as ".4f".
+    factor: Factor of the shown number, such as 100 for percent.
+    suffix: Suffix of each number.
+  """
+
+  title: str
+  metric: str
+  form: str = ".4f"
+  factor: float = 1.0
+  suffix: str = ""
+
+  @property
+  def width(self) -> int:
+    return max(len(self.title), 8 + len(self.suffix))
+
+  def cell(self, record: Record) -> str:
+    value = self.factor * mean(record[self.metric])
+    return f"{value:{self.form}}{self.suffix}".rjust(self.width)
+
+
+class Style(NamedTuple):
+  """How the progress of trainings is recorded and printed.
+
+  Attributes:
+    columns: Columns of the table.
+    unit: Unit of progress, "epoch" or "step"; also its key in a record.
+    unit_steps: Number of steps in a unit.
+    extra: Returns more entries of a record.
+  """
+
+  columns: Sequence[Column]
+  unit: str = "step"
+  unit_steps: int = 1
+  extra: Callable[[Report], Record] = lambda report: {}
+
+
+class Session:
+  """Context manager for the trainings of one run."""
+
+  def __init__(
+    self, folder: pathlib.Path, names: Sequence[str], label: str = "model"
+  ):
+    """Reads the checkpoints and records of earlier processes.
+
+    Args:
+      folder: Folder of the run.
+      names: Names of all models, in the order of their training.
+      label: Key of a model's name in the records.
+    """
+    self._label = label
+    self._saved = {name: checkpoints_of(folder, name) for name in names}
+    self.records: dict[str, list[Record]] = {
+      name: list(saved.records()) for name, saved in self._saved.items()
+    }
+    known = [record for name in names for record in self.records[name]]
+    self.seconds = sum(record["seconds"] for record in known)
+    self._log = MetricsLog(folder, known)
+
+  def __enter__(self) -> Self:
+    return self
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+  ) -> None:
+    self._log.close()
+
+  def fit(
+    self,
+    name: str,
+    engine: Engine,
+    *,
+    seeds: range,
+    validation: Batch,
+    schedule: Schedule,
+    style: Style,
+    measure: Callable[[Any], dict[str, Any]] = lambda state: {},
+  ) -> Progress:
+    """Trains a model from its last checkpoint on, and prints its progress.
+
+    Args:
+      name: Name of the model.
+      engine: Engine that trains it.
+      seeds: Seeds of the lanes.
+      validation, schedule, measure: As in `fit.fit`.
+      style: How to record and print.
+
+    Returns:
+      The progress at the end.
+    """
+    records, saved = self.records[name], self._saved[name]
+    unit = style.unit
+    progress = restored(saved, engine, seeds) or fitting.start(engine, seeds)
+    parameters = jax.tree.leaves(progress.state.params)
+    count = sum(leaf[0].size for leaf in parameters)
+    print(f"\n{name}, {seeds_text(seeds)}, {count:,} parameters")
+    if progress.step:
+      print(f"Resuming after {unit} {progress.step // style.unit_steps}.")
+    titles = (column.title.rjust(column.width) for column in style.columns)
+    print("  ".join([unit.rjust(6), *titles]))
+    with (
+      saved,
+      progress_bar(
+        total=schedule.steps // style.unit_steps, description=name, unit=unit
+      ) as bar,
+    ):
+      bar.update(progress.step // style.unit_steps)
+      stopped = progress.stopped
+      steps = fitting.fit(
+        engine, progress, validation, schedule, measure=measure
+      )
+      for progress, report in steps:
+        record = self._record(name, report, style)
+        records.append(record)
+        saved.save(report.step, (progress.state, progress.stopping), records)
+        self._log.append(record)
+        bar.update(report.steps // style.unit_steps)
+        cells = (column.cell(record) for column in style.columns)
+        bar.write("  ".join([f"{record[unit]:6d}", *cells]))
+        for index in np.flatnonzero(progress.stopped & ~stopped):
+          bar.write(
+            _stop_line(
+              progress,
+              int(index),
+              seeds[int(index)],
+              f"{unit} {record[unit]}",
+              schedule,
+            )
+          )
+        stopped = progress.stopped
+    return progress
+
+  def _record(self, name: str, report: Report, style: Style) -> Record:
+    return {
+      self._label: name,
+      style.unit: report.step // style.unit_steps,
+      **{key: numbers(values) for key, values in report.metrics.items()},
+      "seconds": round(report.seconds, 4),
+      **style.extra(report),
+    }
+
+
+def checkpoints_of(folder: pathlib.Path, name: str) -> Checkpoints:
+  """Returns the checkpoints of a model in the folder of a run."""
+  return Checkpoints(folder / "checkpoints" / name.replace(" ", "-"))
+
+
+def restored(
+  saved: Checkpoints, engine: Engine, seeds: range
+) -> Progress | None:
+  """Returns the progress in the last checkpoint, or None without one."""
+  start = fitting.start(engine, seeds)
+  found = saved.restore((start.state, start.stopping))
+  if found is None:
+    return None
+  state, stopping = devices.replicate(found[1], engine.mesh)
+  return Progress(found[0], state, stopping)
+
+
+def numbers(values: Any) -> list[float | None]:
+  """Returns a number per seed for JSON, None where it is not finite."""
+  return [
+    value if math.isfinite(value) else None
+    for value in np.asarray(values, np.float64).tolist()
+  ]
+
+
+def mean(values: float | Sequence[float | None]) -> float:
+  """Returns the mean of the numbers that are not None, NaN without any."""
+  if isinstance(values, float):
+    return values
+  known = [value for value in values if value is not None]
+  return float(np.mean(known)) if known else math.nan
+
+
+def history(records: Sequence[Mapping[str, Any]], metric: str) -> np.ndarray:
+  """Returns a metric `[seeds, evaluations]`, NaN where a seed had stopped."""
+  return np.array([record[metric] for record in records], np.float64).T
+
+
+def seeds_text(seeds: range) -> str:
+  """Returns a text such as "seeds 0 to 4".
+
+  >>> seeds_text(range(3, 4)), seeds_text(range(3, 6))
+  ('seed 3', 'seeds 3 to 5')
+  """
+  if len(seeds) == 1:
+    return f"seed {seeds[0]}"
+  return f"seeds {seeds[0]} to {seeds[-1]}"
+
+
+def _stop_line(
+  progress: Progress, lane: int, seed: int, when: str, schedule: Schedule
+) -> str:
+  if progress.stopping.diverged[lane]:
+    return (
+      f"Seed {seed} DIVERGED by {when}: its loss is not finite. Its training"
+      " ends here; a smaller --learning_rate may help."
+    )
+  unit = when.split()[0]
+  return (
+    f"Seed {seed}: early stopping after {when}, no better by more than"
+    f" {schedule.min_delta:g} for {schedule.patience} {unit}s."
+  )

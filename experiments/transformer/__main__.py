@@ -1,0 +1,189 @@
+"""How the norm and its placement affect the training of a transformer.
+
+    python -m experiments.transformer --norm=ln --placement=pre --sample=500
+    python -m experiments.transformer --norm=ln,rms --placement=pre,post
+
+A character language model on tiny_shakespeare: 4 blocks of width 128, AdamW
+3e-3 with warm-up and a cosine, 2,500 batches of 16 x 64 characters. On two CPU
+cores the first command takes about three minutes and ends at 1.6 nats per
+character. For GPUs, `--scale=full` (6 blocks of width 384, 256 characters of
+context) has the settings of nanoGPT, which reports 1.47 after three minutes on
+an A100. Other tasks are `--task=mnist`, `copy` and `sort`, the last two with
+padding.
+
+Four studies test claims on character models, each with five paired seeds (same
+initial kernels, batches and order). They take about ten, one, five and two
+minutes:
+
+    python -m experiments.transformer --study=warmup
+    python -m experiments.transformer --study=depth
+    python -m experiments.transformer --study=norms
+    python -m experiments.transformer --study=batch_norm
+
+WARMUP. Xiong et al., 2020, https://arxiv.org/abs/2002.04745: post-LN needs
+learning-rate warm-up, pre-LN does not. 12 blocks of width 48, Xavier
+initialization, no clipping, no weight decay, Adam with b2 = 0.98, learning
+rates 1e-3 and 3e-3, with 100 steps of warm-up or none, 300 steps.
+
+DEPTH. The same paper, theorem 1: at initialization the gradient of the last
+block's second feed-forward kernel does not depend on the number of blocks L in
+post-LN, and decreases like 1/sqrt(L) in pre-LN. 2 to 24 blocks of width 48,
+LeCun initialization, no training. The exponent of L is fitted to logarithms,
+for each seed. (With --kernel_init=xavier, both claims were unresolved;
+sub-layers then start smaller relative to the embedding.)
+
+NORMS. Zhang & Sennrich, 2019, https://arxiv.org/abs/1910.07467: RMSNorm is as
+good as LayerNorm and faster. Henry et al., 2020,
+https://arxiv.org/abs/2010.04245: normalized queries and keys prevent the
+saturation of attention. 4 blocks of width 48, pre-LN, no warm-up, learning
+rates 1e-3, 3e-3 and 1e-2, and 3e-2 with and without QK norm, 300 steps.
+
+BATCH_NORM. Shen et al., 2020, https://arxiv.org/abs/2003.07845: batch norm in
+transformers suffers from statistics that vary from batch to batch. 4 blocks of
+width 48, learning rate 3e-3, 300 steps. Running statistics (momentum 0.9) are
+compared with those of each batch, for the same parameters.
+
+Besides config.json and summary.json, the workdir has metrics.jsonl (a line per
+evaluation, a number per seed), figures, checkpoints/ and tensorboard/.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+
+from experiments.lab import study
+from experiments.lab.data.sequences import Task
+from experiments.lab.errors import RefusedError
+from experiments.lab.models.transformer import LanguageModel
+from experiments.lab.study import Run
+from experiments.lab.training import devices, lanes, session
+from experiments.transformer import (
+  arms,
+  depth,
+  drawing,
+  judging,
+  report,
+  sampling,
+  training,
+)
+from experiments.transformer.claims import CLAIMS
+from experiments.transformer.options import FULL, QUICK, Config
+
+
+def measure(config: Config, run: Run, sample: int = 0) -> dict[str, Any]:
+  """Trains the models of the configuration, compares and judges.
+
+  Args:
+    config: The settings.
+    run: Run that gets the results.
+    sample: Number of tokens of text to print from each model.
+
+  Returns:
+    The results of every model.
+  """
+  task = _load(config, run)
+  models = arms.models(config)
+  for model in models.values():
+    training.check(model, task)
+  run.tell(
+    f"{task.name}: {len(task.validation.targets):,} sequences of"
+    f" {task.context} for validation. {devices.describe(run.mesh)}."
+  )
+  if config.study == "depth":
+    depth.measure(config, task, run)
+    return {"models": {}}
+
+  results = {}
+  with run.trainings(list(models)) as trainings:
+    for name, model in models.items():
+      results[name], progress = training.train(
+        name,
+        model,
+        task,
+        trainings,
+        run.mesh,
+        both_modes=config.study == "batch_norm",
+      )
+      _print_text(model, task, progress.stopping.best_variables, sample)
+    records = trainings.records
+  if config.study == "none":
+    drawing.losses(run, config, task.name, records)
+  _print_table(results)
+  judging.judge(run, config, task, results, records)
+  return {"models": results}
+
+
+def _load(config: Config, run: Run) -> Task:
+  task = training.load_task(config, run.data_dir)
+  if config.task in ("lm", "mnist"):
+    run.use_data(task.name, (task.data, task.validation, task.test))
+  else:
+    run.data = task.name
+  return dataclasses.replace(
+    task,
+    validation=devices.replicate(task.validation, run.mesh),
+    test=devices.replicate(task.test, run.mesh),
+  )
+
+
+def _print_text(config: Config, task: Task, variables: Any, count: int) -> None:
+  """Prints text sampled from the first seed of a language model."""
+  engine = training.make_engine(config, task)
+  if count and task.words and isinstance(engine.model, LanguageModel):
+    first = jax.tree.map(np.asarray, lanes.one(variables, 0))
+    key = jax.random.key(config.seed)
+    tokens = sampling.sample(engine.model, first, count=count, key=key)
+    print(f"\nText sampled from it:\n{task.words.decode(tokens)}")
+
+
+def _print_table(results: Mapping[str, Mapping[str, Any]]) -> None:
+  if len(results) > 1:
+    print(f"\n{report.comparison_table(results)}\n")
+
+
+def show(
+  config: Config, run: Run, summary: Mapping[str, Any], sample: int = 0
+) -> None:
+  """Prints the results of a finished run, and sampled text if `sample` > 0."""
+  task = _load(config, run) if sample else None
+  models = arms.models(config)
+  for name, result in summary["models"].items():
+    print(f"\n{name}")
+    print("\n".join(report.result_lines(result)))
+    if task is not None:
+      engine = training.make_engine(models[name], task, run.mesh)
+      with session.checkpoints_of(run.folder, name) as saved:
+        progress = session.restored(saved, engine, config.seed_numbers)
+      if progress is None:
+        raise RefusedError(
+          f"{run.folder} has no checkpoint of {name} any more, from which text"
+          " could be sampled."
+        )
+      variables = progress.stopping.best_variables
+      _print_text(models[name], task, variables, sample)
+  _print_table(summary["models"])
+
+
+if __name__ == "__main__":
+  _SAMPLE = flags.DEFINE_integer(
+    "sample",
+    0,
+    "Number of tokens of text to sample from the best parameters of each model;"
+    " with --resume also from a finished run.",
+    lower_bound=0,
+  )
+  study.main(
+    "transformer",
+    lambda config, run: measure(config, run, _SAMPLE.value),
+    Config(),
+    CLAIMS,
+    quick=QUICK,
+    full=FULL,
+    complete=arms.with_defaults,
+    show=lambda config, run, summary: show(config, run, summary, _SAMPLE.value),
+    several_devices=True,
+  )

@@ -1,0 +1,214 @@
+"""Trains one transformer of the study, from its last checkpoint on."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from experiments.lab.data import sequences
+from experiments.lab.data.sequences import Task
+from experiments.lab.errors import RefusedError
+from experiments.lab.models.norms import norm_factory, without_dropout
+from experiments.lab.models.transformer import (
+  Classifier,
+  LanguageModel,
+  block_name,
+)
+from experiments.lab.training import devices, optimizers
+from experiments.lab.training.batches import Drawn
+from experiments.lab.training.engine import Engine
+from experiments.lab.training.fit import Progress, Schedule
+from experiments.lab.training.losses import cross_entropy
+from experiments.lab.training.session import Session
+from experiments.lab.training.step import TrainState, Update
+from experiments.transformer import report
+from experiments.transformer.options import Config
+
+PyTree = Any
+
+# Groups of channels per position; by default groups would average over time.
+_PER_POSITION: Mapping[str, Mapping[str, Any]] = {"gn": {"reduction_axes": -1}}
+
+_TOKENS_AT_ONCE = 8192  # Approximate number of tokens in an evaluation batch.
+
+
+def load_task(config: Config, data_dir: str | None) -> Task:
+  """Returns the task of a configuration.
+
+  Raises:
+    RefusedError: The data set does not exist, is too short or not available.
+  """
+  return sequences.load(
+    config.task,
+    dataset=config.dataset,
+    data_dir=data_dir,
+    context=config.context,
+    unit=config.tokens,
+  )
+
+
+def make_engine(config: Config, task: Task, mesh: Mesh | None = None) -> Engine:
+  """Returns the engine that trains a model with one norm and one placement."""
+  (norm,), (placement,) = config.norm, config.placement
+  options: dict[str, Any] = {
+    "norm": norm_factory(norm, **_PER_POSITION.get(norm, {})),
+    "placement": placement,
+    "layers": config.layers,
+    "width": config.width,
+    "heads": config.heads,
+    "context": task.context,
+    "positions": config.positions,
+    "qk_norm": config.qk_norm,
+    "dropout": config.dropout,
+    "kernel_init": config.kernel_init,
+    "dtype": jnp.dtype(config.dtype),
+  }
+  optimizer = optimizers.adamw(
+    learning_rate=config.learning_rate,
+    warmup_steps=config.warmup_steps,
+    schedule=config.schedule,
+    steps=config.steps,
+    weight_decay=config.weight_decay,
+    clip_norm=config.clip_norm,
+  )
+  inputs = task.validation.inputs
+  return Engine(
+    LanguageModel(vocabulary=task.classes, **options)
+    if task.causal
+    else Classifier(num_classes=task.classes, **options),
+    Update(cross_entropy(), optimizer),
+    Drawn(task.draw, devices.share(task.data, mesh), config.batch_size),
+    sample=np.zeros((1, *inputs.shape[1:]), inputs.dtype),
+    watch=functools.partial(_gradient_norms, last=config.layers - 1),
+    eval_size=max(1, _TOKENS_AT_ONCE // task.context),
+    mesh=mesh,
+  )
+
+
+def _gradient_norms(
+  before: TrainState, after: TrainState, gradients: PyTree, *, last: int
+) -> dict[str, jax.Array]:
+  """Returns the norm of the unclipped gradient in the first and last block."""
+  del before, after
+
+  def norm(layer: int) -> jax.Array:
+    leaves = jax.tree.leaves(gradients[block_name(layer)])
+    squares = [jnp.sum(jnp.square(leaf)) for leaf in leaves]
+    return jnp.sqrt(jnp.sum(jnp.stack(squares)))
+
+  return {"grad_norm_first": norm(0), "grad_norm_last": norm(last)}
+
+
+def check(config: Config, task: Task) -> None:
+  """Raises the errors of model, norm and task before anything is computed."""
+  (norm,) = config.norm
+  try:
+    engine = make_engine(config, task)
+    if task.causal and config.placement != ("none",):
+      _check_causal(engine.model)
+    engine.check()
+  except (TypeError, ValueError) as error:
+    raise RefusedError(
+      f"--norm={norm} cannot be trained with --task={config.task},"
+      f" --width={config.width}, --heads={config.heads},"
+      f" --batch_size={config.batch_size}: {error}"
+    ) from error
+
+
+def _check_causal(model: Any) -> None:
+  """Raises ValueError if the norm at a position depends on later positions."""
+  norm = model.norm(train=False, dtype=model.dtype)
+  x = jax.random.normal(jax.random.key(0), (1, 4, model.width))
+  y, variables = norm.init_with_output(jax.random.key(1), x)
+  other = norm.apply(variables, x.at[:, -1].add(1.0))
+  if not np.array_equal(y[:, :-1], other[:, :-1]):
+    raise ValueError(
+      "it averages over time, so a position would see later ones, which it must"
+      " predict. Only classifiers may do this: --task=mnist."
+    )
+
+
+def train(
+  name: str,
+  config: Config,
+  task: Task,
+  trainings: Session,
+  mesh: Mesh | None = None,
+  *,
+  both_modes: bool = False,
+) -> tuple[dict[str, Any], Progress]:
+  """Trains a model, from its last checkpoint on, and tests it.
+
+  Args:
+    name: Name of the model.
+    config: Configuration with one norm and one placement.
+    task: Task to train on, with validation and test set on the device.
+    trainings: Session with the checkpoints.
+    mesh: Devices that share every batch; None for one device.
+    both_modes: Whether to evaluate in training mode too, even if the norm has
+      no batch statistics.
+
+  Returns:
+    The results of the seeds as JSON values, and the progress.
+  """
+  engine = make_engine(config, task, mesh)
+  shapes = engine.check()
+  progress = trainings.fit(
+    name,
+    engine,
+    seeds=config.seed_numbers,
+    validation=task.validation,
+    schedule=Schedule(config.eval_every, config.steps),
+    style=report.style(config, task),
+    measure=_more_metrics(
+      engine, config, task, both_modes or "batch_stats" in shapes.collections
+    ),
+  )
+  result = report.result(
+    engine, progress, trainings.records[name], config, task
+  )
+  print("\n".join(report.result_lines(result)))
+  return result, progress
+
+
+def _more_metrics(
+  engine: Engine, config: Config, task: Task, both_modes: bool
+) -> Callable[[TrainState], dict[str, Any]]:
+  """Returns the function for further metrics, each `[seeds]`."""
+  some = task.validation.first(config.batch_size)
+  largest = engine.compiled(
+    lambda variables, batch: _largest_logit(engine, variables, batch), (0, None)
+  )
+  still = without_dropout(engine.model)
+
+  def measure(state: TrainState) -> dict[str, Any]:
+    found = {"largest_logit": largest(state.variables, some)}
+    if both_modes:
+      # Batch statistics depend on the size of the batch.
+      found["val_loss_batch_statistics"] = engine.evaluate(
+        state.variables,
+        task.validation,
+        model=still,
+        train=True,
+        size=config.batch_size,
+      )["loss"]
+    return found
+
+  return measure
+
+
+def _largest_logit(engine: Engine, variables: PyTree, batch: Any) -> jax.Array:
+  """Returns the largest absolute attention logit of all heads and layers."""
+  batch = devices.split(batch, engine.mesh)
+  _, found = engine.model.apply(
+    variables,
+    batch.inputs,
+    mask=batch.mask,
+    train=False,
+    mutable=["diagnostics"],
+  )
+  return jnp.max(jnp.stack(jax.tree.leaves(found)))

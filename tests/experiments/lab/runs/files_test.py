@@ -1,0 +1,104 @@
+"""Tests of files that readers see whole or not at all."""
+
+import json
+import math
+import os
+import pathlib
+import tempfile
+from unittest import mock
+
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from experiments.lab.claims import Verdict
+from experiments.lab.runs import files
+from experiments.lab.statistics import Interval
+
+NAN = math.nan
+
+
+class WriteTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.folder = self.enterContext(tempfile.TemporaryDirectory()) + "/new"
+    self.path = self.folder + "/summary.json"
+
+  def read(self):
+    def refuse(constant):
+      raise AssertionError(f"{constant} is not JSON.")
+
+    with open(self.path, encoding="utf-8") as file:
+      return json.load(file, parse_constant=refuse)
+
+  def test_json_round_trip(self):
+    files.write_json(
+      self.path,
+      {
+        "nan": [NAN, math.inf, -math.inf, np.float32(NAN), 0.5],
+        "array": np.array([[1.0, NAN]], np.float32),
+        "jax": jnp.arange(2),
+        "scalars": (np.int64(3), jnp.float32(0.5), True, None),
+        "interval": Interval(97.64, NAN),
+        "verdict": Verdict.CONFIRMED,
+        "text": "±",
+      },
+    )
+    self.assertEqual(
+      self.read(),
+      {
+        "nan": [None, None, None, None, 0.5],
+        "array": [[1.0, None]],
+        "jax": [0, 1],
+        "scalars": [3, 0.5, True, None],
+        "interval": {"mean": 97.64, "half_width": None},
+        "verdict": "CONFIRMED",
+        "text": "±",
+      },
+    )
+
+  def test_failure_keeps_the_old_file(self):
+    files.write_json(self.path, {"a": 1})
+    with self.assertRaisesRegex(TypeError, "set"):
+      files.write_json(self.path, {"a": {1}})
+    with (
+      mock.patch.object(os, "replace", side_effect=OSError("disk full")),
+      self.assertRaisesRegex(OSError, "disk full"),
+    ):
+      files.write_json(self.path, {"a": 2})
+    self.assertEqual(self.read(), {"a": 1})
+    self.assertEqual(os.listdir(self.folder), ["summary.json"])
+
+  def test_readers_see_old_or_new(self):
+    # What a reader opened before the replacement stays whole.
+    files.write_json(self.path, {"a": "old"})
+    with open(self.path, encoding="utf-8") as file:
+      files.write_json(self.path, {"a": "new"})
+      self.assertEqual(json.load(file), {"a": "old"})
+    self.assertEqual(self.read(), {"a": "new"})
+
+  def test_permissions_follow_the_umask(self):
+    files.write_json(self.path, {})
+    plain = os.path.join(self.folder, "plain")
+    open(plain, "w").close()
+    self.assertEqual(os.stat(self.path).st_mode, os.stat(plain).st_mode)
+
+
+class ReplacingTest(absltest.TestCase):
+  def test_a_failure_leaves_the_old_file(self):
+    path = (
+      pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
+      / "new"
+      / "file"
+    )
+    with files.replacing(path) as file:
+      file.write(b"old")
+    with self.assertRaises(KeyboardInterrupt), files.replacing(path) as file:
+      file.write(b"new")
+      raise KeyboardInterrupt
+    self.assertEqual(path.read_bytes(), b"old")
+    self.assertEqual([*path.parent.iterdir()], [path])
+
+
+if __name__ == "__main__":
+  absltest.main()

@@ -1,0 +1,90 @@
+"""Tests of evaluation and of re-estimated batch statistics."""
+
+import jax
+import numpy as np
+import optax
+from absl.testing import absltest, parameterized
+
+from experiments.lab.training import lanes
+from experiments.lab.training.batches import Shuffled
+from experiments.lab.training.losses import cross_entropy
+from tests.experiments.lab.training import problems
+from tests.experiments.lab.training.problems import engine, new_engine
+
+
+def setUpModule():
+  jax.config.update("jax_disable_most_optimizations", True)
+
+
+def tearDownModule():
+  jax.config.update("jax_disable_most_optimizations", False)
+
+
+class EvaluateTest(parameterized.TestCase):
+  @parameterized.parameters((True, 1), (True, 20), (True, 37), (False, 37))
+  def test_counts_every_example_once(self, scan, count):
+    made = engine("bn", scan=scan)
+    data = problems.examples(count)
+    state = made.init([0, 1])
+    found = made.evaluate(state.variables, data)
+    for seed in range(2):
+      logits = made.model.apply(
+        lanes.one(state.variables, seed),
+        problems.prepare(data.inputs),
+        train=False,
+      )
+      losses = optax.softmax_cross_entropy_with_integer_labels(
+        logits, data.targets
+      )
+      correct = logits.argmax(axis=1) == data.targets
+      np.testing.assert_allclose(found["loss"][seed], losses.mean(), rtol=1e-5)
+      np.testing.assert_allclose(
+        found["accuracy"][seed], correct.mean(), rtol=1e-6
+      )
+
+  def test_notices_a_lost_example(self):
+    whole = cross_entropy(problems.prepare)
+
+    def loss(model, variables, batch, key, train):
+      return whole(model, variables, batch.first(9), key, train)
+
+    made = new_engine("ln", loss=loss)
+    with self.assertRaisesRegex(AssertionError, "Counted .* of 44"):
+      made.evaluate(made.init([0]).variables, problems.examples())
+
+  def test_training_mode_takes_the_statistics_of_each_batch(self):
+    made = engine("bn")
+    variables = made.init([0]).variables
+    data = problems.examples(20)
+    running, of_ten, of_twenty = (
+      made.evaluate(variables, data, train=train, size=size)["loss"][0]
+      for train, size in ((False, 10), (True, 10), (True, 20))
+    )
+    self.assertGreater(abs(running - of_ten), 1e-4)
+    self.assertGreater(abs(of_ten - of_twenty), 1e-4)
+
+
+class ReestimateTest(parameterized.TestCase):
+  @parameterized.parameters(True, False)
+  def test_statistics_are_those_of_the_data(self, scan):
+    made = engine("bn", scan=scan)
+    train = problems.examples(44)
+    source = Shuffled(train, 8, ordered=True)
+    variables = made.reestimate(made.init([0, 1]).variables, source)
+    inputs = np.asarray(problems.prepare(train.inputs[:40])).reshape(40, 16)
+    for seed in range(2):
+      found = jax.tree.map(np.asarray, lanes.one(variables, seed))
+      dense = found["params"]["Dense_0"]
+      features = inputs.astype(np.float64) @ dense["kernel"] + dense["bias"]
+      stats = found["batch_stats"]["BatchNorm_0"]
+      np.testing.assert_allclose(stats["mean"], features.mean(0), atol=1e-6)
+      np.testing.assert_allclose(stats["var"], features.var(0), rtol=1e-5)
+
+  def test_without_statistics_nothing_changes(self):
+    made = engine("ln")
+    variables = made.init([0]).variables
+    self.assertIs(made.reestimate(variables, made.source), variables)
+
+
+if __name__ == "__main__":
+  absltest.main()

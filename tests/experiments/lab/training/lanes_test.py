@@ -1,0 +1,38 @@
+"""Tests of mapping over lanes."""
+
+import chex
+import jax
+import jax.numpy as jnp
+from absl.testing import parameterized
+
+from experiments.lab.training import lanes
+
+
+def function(tree, x, factor):
+  return {"sum": tree["a"] + x * factor, "key": jax.random.bits(tree["k"])}
+
+
+class LanesTest(parameterized.TestCase):
+  @parameterized.product(mapping=(lanes.vmapped, lanes.unrolled), count=(1, 3))
+  def test_equals_vmap(self, mapping, count):
+    tree = {
+      "a": jnp.arange(2.0 * count).reshape(count, 2),
+      "k": jax.random.split(jax.random.key(0), count),
+    }
+    args = tree, jnp.arange(1.0 * count), jnp.asarray(2.0)
+    chex.assert_trees_all_equal(
+      mapping(function, in_axes=(0, 0, None))(*args),
+      jax.vmap(function, in_axes=(0, 0, None))(*args),
+    )
+
+  def test_one_seed_is_not_batched(self):
+    args = {"a": jnp.ones((1, 2)), "k": jax.random.split(jax.random.key(0), 1)}
+
+    def shape(tree, x, factor):
+      del x, factor
+      return jnp.asarray(tree["a"] @ tree["a"])
+
+    mapped = lanes.vmapped(shape, in_axes=(0, 0, None))
+    jaxpr = jax.make_jaxpr(mapped)(args, jnp.ones(1), 1.0)
+    (product,) = (e for e in jaxpr.eqns if e.primitive.name == "dot_general")
+    self.assertEqual(product.params["dimension_numbers"][1], ((), ()))

@@ -1,0 +1,179 @@
+"""Two processes on one machine: the numbers of one, whatever is killed."""
+
+import contextlib
+import io
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from unittest import mock
+
+import chex
+import jax
+import numpy as np
+from absl.testing import absltest
+from jax.experimental import multihost_utils
+
+from experiments.lab import study
+from experiments.lab.runs.workdir import Files
+from experiments.lab.training import devices, processes
+from experiments.transformer import __main__ as transformer
+from experiments.transformer.options import Config
+
+ROOT = pathlib.Path(__file__).parents[4]
+SETTINGS = {
+  "layers": 1,
+  "width": 8,
+  "heads": 2,
+  "context": 8,
+  "batch_size": 4,
+  "eval_every": 2,
+  "steps": 20,
+}
+
+
+class SameTest(absltest.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.enter_context(mock.patch("jax.process_count", return_value=3))
+    self.gather = self.enter_context(
+      mock.patch.object(multihost_utils, "process_allgather")
+    )
+
+  def test_all_refuse_the_data_of_which_one_has_others(self):
+    def different(mine):
+      return np.stack([mine, mine, mine ^ 1])
+
+    self.gather.side_effect = different
+    message = "0 and 2 have different data; process 0 has digits. Start all"
+    with self.assertRaisesRegex(devices.DevicesError, message):
+      processes.check_same_data("digits", [np.zeros(3)])
+
+  def test_names_and_every_value_count(self):
+    self.gather.side_effect = lambda mine: np.stack([mine] * 3)
+    data = np.arange(6.0).reshape(2, 3)
+    given = (
+      ("a", [data]),
+      ("b", [data]),
+      ("a", [data, data]),
+      ("a", [data + np.eye(2, 3)]),
+      ("a", [data.T]),
+    )
+    for name, tree in given:
+      processes.check_same_data(name, tree)
+    digests = {call.args[0].tobytes() for call in self.gather.mock_calls}
+    self.assertLen(digests, len(given))
+
+
+class ProcessesTest(absltest.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.folder = pathlib.Path(
+      self.enter_context(tempfile.TemporaryDirectory())
+    )
+    # An even number is for training, of which each process has one half.
+    letters = np.random.default_rng(0).integers(97, 105, 1000, np.uint8)
+    (self.folder / "letters").write_bytes(bytes(letters))
+
+  def start(self, workdir, *arguments):
+    process = subprocess.Popen(
+      [
+        sys.executable,
+        *("-m", "experiments.transformer"),
+        *("--norm=bn", f"--dataset={self.folder / 'letters'}"),
+        *(f"--{name}={value}" for name, value in SETTINGS.items()),
+        *(f"--workdir={workdir}", *arguments),
+      ],
+      cwd=self.folder,
+      env={
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # Compiles sooner.
+        "NORMJAX_CACHE_DIR": str(self.folder / "cache"),
+      },
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+    self.addCleanup(process.stdout.close)
+    self.addCleanup(process.wait)
+    self.addCleanup(process.kill)
+    return process
+
+  def start_pair(self, workdir):
+    with socket.socket() as free:
+      free.bind(("127.0.0.1", 0))
+      port = free.getsockname()[1]
+    return [
+      self.start(
+        workdir,
+        "--resume",
+        f"--coordinator_address=127.0.0.1:{port}",
+        "--num_processes=2",
+        f"--process_id={number}",
+      )
+      for number in (0, 1)
+    ]
+
+  def finish(self, *processes):
+    """Waits for the end; returns what each printed."""
+    outputs = [process.communicate()[0] for process in processes]
+    for process, output in zip(processes, outputs, strict=True):
+      self.assertEqual(process.returncode, 0, output)
+    return outputs
+
+  def records(self, workdir):
+    """Returns the numbers but those of speed."""
+    lines = (self.folder / workdir / "metrics.jsonl").read_text().splitlines()
+    return [
+      {
+        name: value
+        for name, value in json.loads(line).items()
+        if "second" not in name and name != "model"
+      }
+      for line in lines
+    ]
+
+  def test_a_pair_is_as_one_and_survives_a_kill(self):
+    with (
+      contextlib.redirect_stdout(io.StringIO()),
+      jax.numpy_dtype_promotion("standard"),  # Optax's Adam mixes them.
+    ):
+      text = str(self.folder / "letters")
+      config = Config(norm=("bn",), dataset=text, **SETTINGS)
+      study.run(
+        "transformer",
+        transformer.measure,
+        config,
+        Files(str(self.folder / "one")),
+      )
+
+    processes = self.start_pair("pair")
+    log = self.folder / "pair" / "metrics.jsonl"
+    while not log.exists() or log.read_text().count("\n") < 2:
+      self.assertIsNone(processes[1].poll(), "It ended before that moment.")
+      time.sleep(0.001)
+    processes[1].kill()
+    output, _ = processes[0].communicate()
+    self.assertNotEqual(processes[0].returncode, 0)
+    self.assertRegex(output, "Process 0 stops.*another one has ended")
+    self.assertLess(len(self.records("pair")), 10)
+
+    first, second = self.finish(*self.start_pair("pair"))
+    self.assertIn("2 devices", first)
+    self.assertIn("Resuming after step", first)
+    self.assertNotIn("validation", second)  # It prints nothing of its own.
+    one, pair = self.records("one"), self.records("pair")
+    self.assertLen(pair, 10)
+    # Two processes add up a sum in another order than one does.
+    chex.assert_trees_all_close(pair, one, rtol=2e-6)
+
+
+if __name__ == "__main__":
+  absltest.main()
