@@ -11,7 +11,7 @@ class WarningsTest(parameterized.TestCase):
   @parameterized.parameters("kernels.cc", "loops.cc")
   def test_no_warnings(self, source):
     try:
-      compiler, headers = library._compiler(), library._headers()
+      compiler, headers = library._compiler(), library._headers(None)
     except library.BuildError as error:
       self.skipTest(str(error))
     command = (
