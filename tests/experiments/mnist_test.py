@@ -210,6 +210,7 @@ class CommandLineTest(Folders):
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # Compiles sooner.
       },
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
