@@ -1,5 +1,7 @@
 """Tests of one training step."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,14 @@ from experiments.lab.training.step import TrainState, Update
 from tests.experiments.lab.training import problems
 
 
+def setUpModule():
+  jax.config.update("jax_disable_most_optimizations", True)
+
+
+def tearDownModule():
+  jax.config.update("jax_disable_most_optimizations", False)
+
+
 class Classifier(nn.Module):
   @nn.compact
   def __call__(self, x, *, train):
@@ -28,9 +38,10 @@ def first_state(**settings):
 
 
 def take(engine, state, batch):
-  return step.take_step(
-    engine.model, engine.updates, lambda *_: {}, state, batch
+  take_step = functools.partial(
+    step.take_step, engine.model, engine.updates, lambda *_: {}
   )
+  return jax.jit(take_step)(state, batch)
 
 
 class StepTest(chex.TestCase):
