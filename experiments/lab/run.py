@@ -92,7 +92,8 @@ class Run:
     """Prints a sentence once the run begins; a refused run prints none."""
     if self._began:
       print(text)
-    self._told.append(text)
+    else:
+      self._told.append(text)
 
   def _begin(self) -> None:
     if not self._began:

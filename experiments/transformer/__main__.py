@@ -60,7 +60,7 @@ from experiments.lab.data.sequences import Task
 from experiments.lab.errors import RefusedError
 from experiments.lab.models.transformer import LanguageModel
 from experiments.lab.study import Run
-from experiments.lab.training import devices, lanes, session
+from experiments.lab.training import devices, fit, lanes, session
 from experiments.transformer import (
   arms,
   depth,
@@ -132,12 +132,14 @@ def _load(config: Config, run: Run) -> Task:
 
 def _print_text(config: Config, task: Task, variables: Any, count: int) -> None:
   """Prints text sampled from the first seed of a language model."""
-  engine = training.make_engine(config, task)
-  if count and task.words and isinstance(engine.model, LanguageModel):
-    first = jax.tree.map(np.asarray, lanes.one(variables, 0))
-    key = jax.random.key(config.seed)
-    tokens = sampling.sample(engine.model, first, count=count, key=key)
-    print(f"\nText sampled from it:\n{task.words.decode(tokens)}")
+  if not (count and task.words):
+    return
+  model = training.make_engine(config, task).model
+  assert isinstance(model, LanguageModel), "only language tasks have words"
+  first = jax.tree.map(np.asarray, lanes.one(variables, 0))
+  key = jax.random.key(config.seed)
+  tokens = sampling.sample(model, first, count=count, key=key)
+  print(f"\nText sampled from it:\n{task.words.decode(tokens)}")
 
 
 def _print_table(results: Mapping[str, Mapping[str, Any]]) -> None:
@@ -157,7 +159,8 @@ def show(
     if task is not None:
       engine = training.make_engine(models[name], task, run.mesh)
       with session.checkpoints_of(run.folder, name) as saved:
-        progress = session.restored(saved, engine, config.seed_numbers)
+        start = fit.start(engine, config.seed_numbers)
+        progress = session.restored(saved, start, run.mesh)
       if progress is None:
         raise RefusedError(
           f"{run.folder} has no checkpoint of {name} any more, from which text"

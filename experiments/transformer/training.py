@@ -156,7 +156,6 @@ def train(
     The results of the seeds as JSON values, and the progress.
   """
   engine = make_engine(config, task, mesh)
-  shapes = engine.check()
   progress = trainings.fit(
     name,
     engine,
@@ -164,9 +163,7 @@ def train(
     validation=task.validation,
     schedule=Schedule(config.eval_every, config.steps),
     style=report.style(config, task),
-    measure=_more_metrics(
-      engine, config, task, both_modes or "batch_stats" in shapes.collections
-    ),
+    measure=_more_metrics(engine, config, task, both_modes),
   )
   result = report.result(
     engine, progress, trainings.records[name], config, task
@@ -187,7 +184,7 @@ def _more_metrics(
 
   def measure(state: TrainState) -> dict[str, Any]:
     found = {"largest_logit": largest(state.variables, some)}
-    if both_modes:
+    if both_modes or "batch_stats" in state.collections:
       # Batch statistics depend on the size of the batch.
       found["val_loss_batch_statistics"] = engine.evaluate(
         state.variables,

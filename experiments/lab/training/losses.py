@@ -18,9 +18,9 @@ import optax
 from flax import linen as nn
 
 from experiments.lab.data.batch import Batch, Prepare
+from experiments.lab.models.kernels import is_kernel
 
 PyTree = Any
-Metrics = dict[str, Any]
 Loss = Callable[
   [nn.Module, PyTree, Any, jax.Array, bool],
   tuple[jax.Array, PyTree, dict[str, jax.Array]],
@@ -105,6 +105,6 @@ def _sums(logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
 def _penalty(params: PyTree, l1: float, l2: float) -> jax.Array:
   total = jnp.zeros(())
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-    if path[-1].key == "kernel":
+    if is_kernel(path):
       total += l1 * jnp.abs(leaf).sum() + l2 * jnp.square(leaf).sum()
   return total

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Self
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from experiments.lab.data.batch import Batch
 from experiments.lab.runs.checkpoints import Checkpoints
@@ -126,7 +127,8 @@ class Session:
     """
     records, saved = self.records[name], self._saved[name]
     unit = style.unit
-    progress = restored(saved, engine, seeds) or fitting.start(engine, seeds)
+    start = fitting.start(engine, seeds)
+    progress = restored(saved, start, engine.mesh) or start
     parameters = jax.tree.leaves(progress.state.params)
     count = sum(leaf[0].size for leaf in parameters)
     print(f"\n{name}, {seeds_text(seeds)}, {count:,} parameters")
@@ -182,14 +184,19 @@ def checkpoints_of(folder: pathlib.Path, name: str) -> Checkpoints:
 
 
 def restored(
-  saved: Checkpoints, engine: Engine, seeds: range
+  saved: Checkpoints, start: Progress, mesh: Mesh | None
 ) -> Progress | None:
-  """Returns the progress in the last checkpoint, or None without one."""
-  start = fitting.start(engine, seeds)
+  """Returns the progress in the last checkpoint, or None without one.
+
+  Args:
+    saved: Checkpoints of the training.
+    start: Its progress before the first step, which gives shapes and dtypes.
+    mesh: Devices that hold the progress; None for one device.
+  """
   found = saved.restore((start.state, start.stopping))
   if found is None:
     return None
-  state, stopping = devices.replicate(found[1], engine.mesh)
+  state, stopping = devices.replicate(found[1], mesh)
   return Progress(found[0], state, stopping)
 
 
