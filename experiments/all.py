@@ -11,11 +11,14 @@ replaces the results on the same data in docs/studies.md and their figures in
 docs/studies/; --quick does not change docs/.
 """
 
+import dataclasses
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent import futures
@@ -23,10 +26,10 @@ from typing import Any, NamedTuple
 
 from absl import app, flags
 
-from experiments.lab import pages
+from experiments.lab import pages, study
 from experiments.lab.claims import Finding
 from experiments.lab.errors import RefusedError
-from experiments.lab.runs import files, workdir
+from experiments.lab.runs import ending, files, workdir
 
 
 class Study(NamedTuple):
@@ -95,34 +98,65 @@ def arguments(name: str, *, dataset: str, quick: bool) -> list[str]:
   return chosen
 
 
-def execute(name: str, folder: pathlib.Path, flags_: Sequence[str]) -> str:
+class Children:
+  """The processes of the studies, which end with this one."""
+
+  def __init__(self) -> None:
+    self._running: list[subprocess.Popen[bytes]] = []
+    self._stopped = False
+    self._lock = threading.Lock()
+
+  def run(self, command: Sequence[str], output: pathlib.Path) -> int:
+    """Runs a command, with its output in a file; returns its exit status."""
+    with output.open("w") as file:
+      with self._lock:
+        if self._stopped:
+          return -signal.SIGTERM
+        process = subprocess.Popen(
+          command, stdout=file, stderr=subprocess.STDOUT
+        )
+        self._running.append(process)
+      return process.wait()
+
+  def stop(self) -> None:
+    """Ends all and starts no more."""
+    with self._lock:
+      self._stopped = True
+    for process in self._running:
+      process.terminate()
+    for process in self._running:
+      process.wait()
+
+
+def summary_of(folder: pathlib.Path) -> dict[str, Any] | None:
+  """Returns the summary of a finished study, if it is not damaged."""
+  try:
+    return files.read_record(folder / "summary.json")
+  except files.DamagedError:
+    return None
+
+
+def execute(
+  name: str, folder: pathlib.Path, flags_: Sequence[str], children: Children
+) -> str:
   """Runs a study; returns an error message, or an empty text.
 
   Args:
     name: Name of the study.
     folder: Folder for its files; the output goes to NAME.txt beside it.
     flags_: Flags of the study.
+    children: Runs its process.
   """
-  if (folder / "summary.json").exists():
+  if summary_of(folder):
     return ""
-  folder.parent.mkdir(parents=True, exist_ok=True)
   began = time.perf_counter()
   output = folder.parent / f"{name}.txt"
-  with output.open("w") as file:
-    process = subprocess.run(
-      [
-        *(sys.executable, "-m", f"experiments.{STUDIES[name].module}"),
-        *(*flags_, f"--workdir={folder}", "--resume"),
-      ],
-      stdout=file,
-      stderr=subprocess.STDOUT,
-      check=False,
-    )
+  module = f"experiments.{STUDIES[name].module}"
+  arguments = *flags_, f"--workdir={folder}", "--resume"
+  failed = children.run([sys.executable, "-m", module, *arguments], output)
   minutes = (time.perf_counter() - began) / 60
   print(f"{name}: {minutes:.1f} minutes", flush=True)
-  if process.returncode:
-    return f"{name} failed; its output is in {output}."
-  return ""
+  return f"{name} failed; its output is in {output}." if failed else ""
 
 
 def write_docs(
@@ -142,32 +176,57 @@ def write_docs(
       shutil.copyfile(root / summary["study"] / name, target)
 
 
-def main(argv: Sequence[str]) -> None:
-  """Runs the suite from the command line."""
-  names: list[str] = _STUDIES.value
-  unknown = sorted({*argv[1:], *names} - {*STUDIES})
-  if unknown or len(argv) > 1:
-    sys.exit(f"Not a study: {', '.join(unknown)}; there are {[*STUDIES]}.")
-  try:
-    if _WORKDIR.value and _RESUME.value:
-      root = pathlib.Path(_WORKDIR.value)
-    else:
-      workdir.check(_WORKDIR.value, study="all", resume=_RESUME.value)
-      root = pathlib.Path(_WORKDIR.value or workdir.new("all"))
-  except RefusedError as error:
-    sys.exit(str(error))
-  print(f"Results go to {root}")
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """What the suite runs."""
+
+  dataset: str
+  quick: bool
+  studies: tuple[str, ...]
+
+
+def run(
+  config: Config, root: pathlib.Path, jobs: int = 1, command: str = ""
+) -> None:
+  """Runs the studies that are not finished, and collects all results.
+
+  Args:
+    config: What to run.
+    root: Folder for the results.
+    jobs: Number of studies that run at once.
+    command: Command line of the suite.
+
+  Raises:
+    RefusedError: A study failed; the message names its output.
+  """
+  children = Children()
 
   def one(name: str) -> str:
-    chosen = arguments(name, dataset=_DATASET.value, quick=_QUICK.value)
-    return execute(name, root / name, chosen)
+    chosen = arguments(name, dataset=config.dataset, quick=config.quick)
+    return execute(name, root / name, chosen, children)
 
-  with futures.ThreadPoolExecutor(_JOBS.value) as pool:
-    failures = list(filter(None, pool.map(one, names)))
+  def advice() -> str:
+    children.stop()
+    done = sum(summary_of(root / name) is not None for name in config.studies)
+    return (
+      f"Saved: {done} of {len(config.studies)} studies, and parts of others."
+      f" Continue with:\n{study.to_continue(command, root)}"
+    )
+
+  with ending.advising(advice):
+    with futures.ThreadPoolExecutor(jobs) as pool:
+      failures = list(filter(None, pool.map(one, config.studies)))
+    collect(config, root)
+  if failures:
+    raise RefusedError("\n".join(failures))
+
+
+def collect(config: Config, root: pathlib.Path) -> None:
+  """Prints the verdicts, and writes them to studies.md and to docs/."""
   summaries = [
     {**summary, "study": name}
-    for name in names
-    if (summary := files.read_json(root / name / "summary.json"))
+    for name in config.studies
+    if (summary := summary_of(root / name))
   ]
   text = pages.page(summaries, pages.data_of(summaries))
   files.write_bytes(root / "studies.md", f"{text}\n".encode())
@@ -175,11 +234,32 @@ def main(argv: Sequence[str]) -> None:
     print(f"\n{summary['study']}")
     for finding in summary["findings"]:
       print(Finding(**finding))
-  if failures:
-    sys.exit("\n".join(failures))
-  if not _QUICK.value and set(names) == set(STUDIES):
+  if not config.quick and {summary["study"] for summary in summaries} == {
+    *STUDIES
+  }:
     write_docs(summaries, root)
     print(f"Wrote {os.path.relpath(DOCS / 'studies.md')}")
+
+
+def main(argv: Sequence[str]) -> None:
+  """Runs the suite from the command line."""
+  names: list[str] = _STUDIES.value
+  unknown = sorted({*argv[1:], *names} - {*STUDIES})
+  if unknown or len(argv) > 1:
+    sys.exit(f"Not a study: {', '.join(unknown)}; there are {[*STUDIES]}.")
+  config = Config(_DATASET.value, _QUICK.value, tuple(names))
+  where = workdir.Files(_WORKDIR.value, _RESUME.value)
+  command = study.command_line("all")
+  try:
+    with workdir.opened("all", config, where, command) as root:
+      workdir.recorded(root, "all", config, command)
+      print(f"Results go to {root}")
+      ending.on_signals()
+      run(config, root, _JOBS.value, command)
+  except RefusedError as error:
+    sys.exit(str(error))
+  except ending.StoppedError as error:
+    ending.at_once(1, str(error))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """One run of a study: its folder, its measurements, its verdicts."""
 
 import contextlib
-import dataclasses
 import io
 import pathlib
 import time
@@ -9,11 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from absl import logging
 from jax.sharding import Mesh
 
 from experiments.lab.claims import Claim, Finding
 from experiments.lab.data import arrays
-from experiments.lab.options import Config
 from experiments.lab.runs import files
 from experiments.lab.training import devices, processes
 from experiments.lab.training.session import Session
@@ -46,6 +45,8 @@ class Run:
     self.data: str | None = None
     self._findings: list[Finding] = []
     self._figures: list[str] = []
+    self._parts = 0
+    self._session: Session | None = None
     self._began = False
     self._told: list[str] = []
     self._started = time.perf_counter()
@@ -59,18 +60,21 @@ class Run:
     """
     self._begin()
     path = self.folder / "parts" / f"{name}.npz"
-    if path.exists():
-      with np.load(path) as file:
-        found = dict(file)
+    try:
+      found = files.read_arrays(path)
+    except files.DamagedError as error:
+      logging.warning("%s It is measured again.", error)
+      found = None
+    if found is None:
+      began = time.perf_counter()
+      measured = measure()
+      seconds = time.perf_counter() - began
+      files.write_arrays(path, dict(seconds=seconds, **measured))
+      print(f"{name}: {seconds:.1f} s", flush=True)
+      found = {key: np.asarray(value) for key, value in measured.items()}
+    else:
       self.count_earlier(float(found.pop("seconds")))
-      return found
-    began = time.perf_counter()
-    found = {key: np.asarray(value) for key, value in measure().items()}
-    seconds = time.perf_counter() - began
-    buffer = io.BytesIO()
-    np.savez(buffer, seconds=np.asarray(seconds), **found)
-    files.write_bytes(path, buffer.getvalue())
-    print(f"{name}: {seconds:.1f} s", flush=True)
+    self._parts += 1
     return found
 
   @contextlib.contextmanager
@@ -86,7 +90,14 @@ class Run:
     self._begin()
     with Session(self.folder, names, label) as session:
       self.count_earlier(session.seconds)
+      self._session = session
       yield session
+
+  def saved(self) -> str:
+    """Returns a sentence about what a resumed run need not compute again."""
+    kept = [f"{self._parts} measurements"] if self._parts else []
+    kept += self._session.saved() if self._session else []
+    return f"Saved: {', '.join(kept)}." if kept else "Nothing was saved yet."
 
   def tell(self, text: str) -> None:
     """Prints a sentence once the run begins; a refused run prints none."""
@@ -117,9 +128,10 @@ class Run:
     processes.check_same_data(name, data)
     self.data = name
     path = self.folder / "config.json"
-    config = files.read_json(path)
-    if config and config.get("dataset") == "auto":
-      files.write_json(path, {**config, "dataset": name})
+    recorded = files.read_record(path)
+    if recorded and recorded["config"].get("dataset") == "auto":
+      recorded["config"]["dataset"] = name
+      files.write_record(path, recorded)
 
   def load_images(self, dataset: str, **options: Any) -> arrays.Images:
     """Loads images onto the devices.
@@ -161,27 +173,23 @@ class Run:
     print(finding)
     return finding
 
-  def finish(
-    self, name: str, command: str, config: Config, results: Mapping[str, Any]
-  ) -> dict[str, Any]:
+  def finish(self, results: Mapping[str, Any]) -> dict[str, Any]:
     """Writes and returns the summary.
 
     Args:
-      name: Name of the study.
-      command: Command line that reproduces the run.
-      config: The settings.
       results: More entries of the summary, JSON values.
     """
-    recorded = files.read_json(self.folder / "config.json")
+    recorded = files.read_record(self.folder / "config.json") or {}
+    written = [*self._figures]
+    written += ["metrics.jsonl"] if self._session else []
     summary = {
-      "study": name,
-      "command": command,
+      **recorded,
       "minutes": round((time.perf_counter() - self._started) / 60, 2),
       "data": self.data,
-      "config": recorded or dataclasses.asdict(config),
       "findings": [finding._asdict() for finding in self._findings],
       "figures": self._figures,
+      "checksums": {name: files.sha256(self.folder / name) for name in written},
       **results,
     }
-    files.write_json(self.folder / "summary.json", summary)
-    return summary
+    files.write_record(self.folder / "summary.json", summary)
+    return files.plain(summary)

@@ -8,12 +8,13 @@ The folder of a run holds config.json, the measurements so far (parts/,
 checkpoints/), which `--resume` reuses, the figures, and at the end
 summary.json:
 
-    {"study": ..., "command": ..., "minutes": ..., "data": ..., "config": {...},
+    {"study": ..., "command": ..., "versions": {...}, "config": {...},
+     "minutes": ..., "data": ...,
      "findings": [{"claim", "source", "criterion", "number", "verdict"}, ...],
      "figures": ["curves.png", ...]}
 """
 
-import dataclasses
+import pathlib
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +30,13 @@ from experiments.lab.errors import RefusedError
 from experiments.lab.options import AnyConfig
 from experiments.lab.run import Parts as Parts
 from experiments.lab.run import Run as Run
-from experiments.lab.runs import compilation, files, workdir
+from experiments.lab.runs import (
+  compilation,
+  ending,
+  files,
+  versions,
+  workdir,
+)
 from experiments.lab.runs.workdir import Files
 from experiments.lab.training import devices, processes
 
@@ -64,29 +71,47 @@ def run(
     The content of `summary.json`.
 
   Raises:
-    RefusedError: The settings are impossible, or the folder does not fit.
+    RefusedError: The settings are impossible, or the folder does not fit or is
+      in use.
+    StoppedError: Results could not be written. Those that were are kept.
   """
-  workdir.check(where.workdir, study=name, resume=where.resume)
-  folder, made = workdir.prepare(where.workdir, name)
-  current = Run(folder, where.data_dir, mesh)
-  recorded = files.read_json(folder / "config.json")
-  if recorded is not None:
-    config = workdir.same_config(recorded, config)
-    finished = files.read_json(folder / "summary.json")
+  opened = workdir.opened(name, config, where, command)
+  with processes.one_writes(repr((config, where.resume)), opened) as folder:
+    current = Run(folder, where.data_dir, mesh)
+    config, began_with = workdir.recorded(folder, name, config, command)
+    finished = files.read_record(folder / "summary.json")
     if finished is not None:
-      print(f"The run in {folder} is finished. Its results:")
-      show(config, current, finished)
-      for entry in finished["findings"]:
-        print(Finding(**entry))
+      _show(finished, config, current, show)
       return finished
-  else:
-    files.write_json(folder / "config.json", dataclasses.asdict(config))
-  try:
-    results = measure(config, current) or {}
-  except RefusedError:
-    workdir.remove_unused(folder, made)
-    raise
-  return current.finish(name, command, config, results)
+
+    def advice() -> str:
+      again = to_continue(command, folder, where.data_dir)
+      return f"{current.saved()} Continue with:\n{again}"
+
+    if changes := versions.changes(began_with):
+      current.tell(
+        f"The run began with {changes}, so its numbers may change in the last"
+        " digits."
+      )
+    with ending.advising(advice):
+      return current.finish(measure(config, current) or {})
+
+
+def _show(
+  finished: Mapping[str, Any],
+  config: AnyConfig,
+  run: Run,
+  show: Show[AnyConfig],
+) -> None:
+  """Prints the results of a finished run."""
+  print(f"The run in {run.folder} is finished. Its results:")
+  show(config, run, finished)
+  for entry in finished["findings"]:
+    print(Finding(**entry))
+  for name, checksum in finished["checksums"].items():
+    path = run.folder / name
+    if not path.exists() or files.sha256(path) != checksum:
+      logging.warning("%s is not as the run wrote it.", path)
 
 
 def command_line(name: str) -> str:
@@ -105,6 +130,21 @@ def command_line(name: str) -> str:
     elif argument not in ("--resume", "--noresume", "-resume"):
       kept.append(argument)
   return shlex.join(["python", "-m", f"experiments.{name}", *kept])
+
+
+def to_continue(
+  command: str, folder: pathlib.Path, data_dir: str | None = None
+) -> str:
+  """Returns the command line that continues a run.
+
+  Args:
+    command: From `command_line`.
+    folder: Folder of the run.
+    data_dir: As in `Files`.
+  """
+  more = ["--resume", f"--workdir={folder}"]
+  more += [f"--data_dir={data_dir}"] if data_dir else []
+  return f"{command} {shlex.join(more)}"
 
 
 def main(
@@ -145,7 +185,7 @@ def main(
   _show_flags_in_help()
 
   def start(argv: Sequence[str]) -> None:
-    # Orbax logs a lot; --verbosity=0 shows it.
+    # The libraries log much that is of no use here; --verbosity=0 shows it.
     if not flags.FLAGS["verbosity"].present:
       logging.set_verbosity(logging.WARNING)
     if len(argv) > 1:
@@ -160,11 +200,13 @@ def main(
       if several_devices:
         connect()
         mesh = read_mesh(config.batch_size)  # type: ignore[attr-defined]
-      with processes.one_writes(config, where) as where:
-        command = command_line(name)
-        run(name, measure, config, where, command=command, mesh=mesh, show=show)
+      ending.on_signals()
+      command = command_line(name)
+      run(name, measure, config, where, command=command, mesh=mesh, show=show)
     except RefusedError as error:
       sys.exit(str(error))
+    except ending.StoppedError as error:
+      ending.at_once(1, str(error))
 
   app.run(start)
 

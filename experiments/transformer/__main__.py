@@ -158,14 +158,14 @@ def show(
     print("\n".join(report.result_lines(result)))
     if task is not None:
       engine = training.make_engine(models[name], task, run.mesh)
-      with session.checkpoints_of(run.folder, name) as saved:
-        start = fit.start(engine, config.seed_numbers)
-        progress = session.restored(saved, start, run.mesh)
-      if progress is None:
+      saved = session.checkpoints_of(run.folder, name).newest()
+      if saved is None:
         raise RefusedError(
           f"{run.folder} has no checkpoint of {name} any more, from which text"
           " could be sampled."
         )
+      start = fit.start(engine, config.seed_numbers)
+      progress = session.restored(saved, start, run.mesh)
       variables = progress.stopping.best_variables
       _print_text(models[name], task, variables, sample)
   _print_table(summary["models"])

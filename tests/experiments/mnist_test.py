@@ -1,21 +1,15 @@
 """The MNIST study from the command line to its files, on embedded digits."""
 
-import collections
 import contextlib
 import io
 import json
 import os
 import pathlib
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 from unittest import mock
 
 import jax
-import numpy as np
-import orbax.checkpoint as ocp
 from absl.testing import absltest, parameterized
 
 from experiments import mnist
@@ -24,8 +18,7 @@ from experiments.lab.errors import RefusedError
 from experiments.lab.runs.workdir import Files, WorkdirError
 from experiments.mnist import Config
 from normjax.linen import BatchNorm, registry
-
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.experiments import programs
 
 # Small, but with all that has a state: two norms, one with batch statistics,
 # two seeds, dropout, and checkpoints that take a while to write.
@@ -96,8 +89,9 @@ class RunTest(Folders, parameterized.TestCase):
       {path.name for path in folder.iterdir()},
     )
     config = json.loads((folder / "config.json").read_text())
-    self.assertEqual(config["norm"], ["none", "bn"])
-    self.assertEqual(config["batch_size"], 64)
+    self.assertEqual(config["config"]["norm"], ["none", "bn"])
+    self.assertEqual(config["config"]["batch_size"], 64)
+    self.assertEqual(config["versions"]["jax"], jax.__version__)
 
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
@@ -203,44 +197,15 @@ class RunTest(Folders, parameterized.TestCase):
 
 class CommandLineTest(Folders):
   def start(self, *arguments):
-    return subprocess.Popen(
-      [sys.executable, "-m", "experiments.mnist", *arguments],
-      env={
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # Compiles sooner.
-      },
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      text=True,
-    )
-
-  def finish(self, *arguments):
-    """Runs to the end; returns what was printed."""
-    process = self.start(*arguments)
-    output, _ = process.communicate()
-    self.assertEqual(process.returncode, 0, output)
-    return output
-
-  def test_help_explains(self):
-    process = self.start("--help")
-    output, _ = process.communicate()
-    self.assertIn("python -m experiments.mnist --norm=ln", output)
-    self.assertIn("1. NORM learns faster than none", output)
-    for flag in ("norm", "min_delta", "train_fraction", "resume", "dtype"):
-      self.assertRegex(output, rf"--(\[no\])?{flag}: [<\w]")
+    return programs.start("mnist", *arguments)
 
   def test_refusals_are_one_message(self):
-    process = self.start("--norm=in", "--dataset=digits")
-    output, _ = process.communicate()
-    self.assertEqual(process.returncode, 1)
+    output = programs.output(self.start("--norm=in", "--dataset=digits"), 1)
     self.assertStartsWith(output, "--norm=in cannot be trained")
     self.assertNotIn("Traceback", output)
 
   def test_killed_at_any_moment_and_resumed_ends_the_same(self):
-    self.finish(*ARGUMENTS, "--workdir=whole")
+    programs.output(self.start(*ARGUMENTS, "--workdir=whole"))
 
     arguments = *ARGUMENTS, "--workdir=killed", "--resume"
     killed = self.folder / "killed"
@@ -248,80 +213,22 @@ class CommandLineTest(Folders):
       "while starting": lambda: time.sleep(0.3) or True,
       "in the first epoch": (killed / "config.json").exists,
       "while writing a checkpoint": lambda: list(
-        killed.glob("checkpoints/none/*tmp*/*tmp*")
+        killed.glob("checkpoints/none/.incomplete*")
       ),
-      "after an epoch": lambda: self.epochs(killed) >= 3,
+      "after an epoch": lambda: programs.evaluations(killed) >= 3,
       "in the second norm's checkpoint": lambda: list(
-        killed.glob("checkpoints/bn/*tmp*")
+        killed.glob("checkpoints/bn/.incomplete*")
       ),
     }
     for moment, reached in moments.items():
       with self.subTest(moment):
-        self.kill(self.start(*arguments), reached)
-    output = self.finish(*arguments)
+        programs.kill(self.start(*arguments), reached)
+    output = programs.output(self.start(*arguments))
     self.assertIn("Resuming after epoch", output)
-
-    self.assert_same(killed, self.folder / "whole")
-
-  def kill(self, process, reached):
-    """Kills a process, frozen in a moment that holds while it is frozen."""
-    self.addCleanup(process.stdout.close)
-    while True:
-      self.assertIsNone(process.poll(), "It ended before that moment.")
-      if reached():
-        process.send_signal(signal.SIGSTOP)
-        os.waitpid(process.pid, os.WUNTRACED)  # Until it does stand still.
-        if reached():
-          break
-        process.send_signal(signal.SIGCONT)
-      time.sleep(0.001)
-    process.kill()
-    process.wait()
-
-  def epochs(self, folder):
-    """Returns how many epochs are logged."""
-    file = folder / "metrics.jsonl"
-    return file.read_text().count("\n") if file.exists() else 0
-
-  def assert_same(self, folder, other):
-    for name in ("metrics.jsonl", "summary.json"):
-      self.assertEqual(
-        _without_seconds((folder / name).read_text()),
-        _without_seconds((other / name).read_text()),
-      )
-    for norm in ("none", "bn"):
-      tree, expected = (
-        _last_checkpoint(path / "checkpoints" / norm)
-        for path in (folder, other)
-      )
-      self.assertGreater(len(expected), 20)
-      self.assertEqual(tree.keys(), expected.keys())
-      for name, leaf in expected.items():
-        np.testing.assert_array_equal(tree[name], leaf, name)
+    numbers = programs.numbers(killed)
+    self.assertGreater(len(numbers["checkpoints/bn/68.npz"]), 20)
+    self.assertEqual(numbers, programs.numbers(self.folder / "whole"))
 
 
-def _without_seconds(text):
-  lines = text.splitlines() if "\n{" in text else [text]
-  return [
-    json.loads(
-      line,
-      object_hook=lambda entry: {
-        name: value
-        for name, value in entry.items()
-        if "seconds" not in name and name not in ("minutes", "command")
-      },
-    )
-    for line in lines
-  ]
-
-
-def _last_checkpoint(folder):
-  with ocp.CheckpointManager(folder) as manager:
-    restored = manager.restore(
-      manager.latest_step(),
-      args=ocp.args.Composite(tree=ocp.args.StandardRestore()),
-    )
-  leaves = jax.tree_util.tree_leaves_with_path(restored.tree)
-  return collections.OrderedDict(
-    (jax.tree_util.keystr(path), np.asarray(leaf)) for path, leaf in leaves
-  )
+if __name__ == "__main__":
+  absltest.main()

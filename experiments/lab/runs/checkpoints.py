@@ -1,145 +1,140 @@
 """Checkpoints, from which a killed training continues."""
 
+import json
 import os
 import pathlib
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from absl import logging
+
+from experiments.lab.errors import RefusedError
+from experiments.lab.runs import files
 
 PyTree = Any
 Record = dict[str, Any]
 
+# If the newest one is damaged, the training continues after the one before.
+_KEPT = 2
+_RECORDS = "records"
+
+
+class Checkpoint(NamedTuple):
+  """What was saved after a step.
+
+  Attributes:
+    path: The file.
+    step: Number of steps taken.
+    records: The records of the training so far, JSON values.
+    leaves: Arrays by their path in the tree.
+  """
+
+  path: pathlib.Path
+  step: int
+  records: list[Record]
+  leaves: dict[str, np.ndarray]
+
+  def tree(self, template: PyTree) -> PyTree:
+    """Returns the saved tree.
+
+    Args:
+      template: Gives structure, shapes and dtypes, as from `jax.eval_shape`.
+
+    Raises:
+      RefusedError: The saved tree is another one.
+    """
+
+    def leaf(path: jax.tree_util.KeyPath, expected: Any) -> Any:
+      raw = jax.eval_shape(_without_key, expected)
+      found = self.leaves.get(jax.tree_util.keystr(path))
+      if found is not None and found.dtype.kind == "V":
+        found = found.view(raw.dtype)  # NumPy has no name for bfloat16.
+      if found is None or (found.shape, found.dtype) != (raw.shape, raw.dtype):
+        raise RefusedError(
+          f"{self.path} does not fit this model: it has"
+          f" {'nothing' if found is None else f'{found.dtype}{found.shape}'}"
+          f" as {jax.tree_util.keystr(path)}, expected {raw.dtype}{raw.shape}."
+          " Continue with the version of normjax that began the run."
+        )
+      return _with_key(found) if _is_key(expected) else found
+
+    return jax.tree_util.tree_map_with_path(leaf, template)
+
 
 class Checkpoints:
-  """The last checkpoints of a run, written by Orbax in the background.
-
-  Only complete checkpoints count. Incomplete ones of a killed process are
-  ignored, and removed later. This is a context manager, which at its end waits
-  for checkpoints that are still being written.
-  """
+  """The last checkpoints of a training: a file `STEP.npz` for each."""
 
   def __init__(self, folder: str | os.PathLike[str]):
     """Opens the folder, which need not exist.
 
     Args:
-      folder: Folder for this run only.
+      folder: Folder for this training only.
     """
-    self._folder = pathlib.Path(folder).absolute()
-    self._opened: Any = None
-
-  @property
-  def _manager(self) -> Any:
-    # Orbax is slow to import, and not needed before the end of an epoch.
-    if self._opened is None:
-      import orbax.checkpoint as ocp
-
-      process = jax.process_index()
-      self._folder.mkdir(parents=True, exist_ok=True)
-      self._opened = ocp.CheckpointManager(
-        self._folder,
-        options=ocp.CheckpointManagerOptions(
-          # Two: a new one replaces an older one only after it is complete.
-          max_to_keep=2,
-          cleanup_tmp_directories=True,
-          # Each process uses Orbax on its own, and only the first writes.
-          multiprocessing_options=ocp.options.MultiprocessingOptions(
-            primary_host=process,
-            active_processes={process} if jax.process_count() > 1 else None,
-            barrier_sync_key_prefix=f"process{process}",
-          ),
-          create=False,  # Orbax cannot, for one of several processes.
-        ),
-        item_names=("tree", "records"),
-      )
-    return self._opened
+    self._folder = pathlib.Path(folder)
 
   def save(self, step: int, tree: PyTree, records: Sequence[Record]) -> None:
-    """Saves a checkpoint in the background; only the first process does so.
+    """Saves a checkpoint; of several processes, only the first one does so.
 
     Args:
       step: Larger than the steps of all earlier checkpoints.
-      tree: Arrays, including typed keys. Copied before this returns.
+      tree: Arrays, including typed keys.
       records: JSON values.
+
+    Raises:
+      OSError: The folder cannot be written, or is full.
     """
     if jax.process_index():
       return
-    import orbax.checkpoint as ocp
-
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        tree=ocp.args.StandardSave(jax.tree.map(_on_one_host, tree)),
-        records=ocp.args.JsonSave(list(records)),
-      ),
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    files.write_arrays(
+      self._folder / f"{step}.npz",
+      {
+        _RECORDS: np.asarray(json.dumps(files.plain(records))),
+        **{
+          jax.tree_util.keystr(path): np.asarray(_without_key(leaf))
+          for path, leaf in leaves
+        },
+      },
     )
+    for old in self._steps()[_KEPT:]:
+      self._path(old).unlink()
 
-  def records(self) -> Sequence[Record]:
-    """Returns the records of the newest checkpoint; empty without one."""
-    if (step := self._latest()) is None:
-      return []
-    import orbax.checkpoint as ocp
+  def newest(self) -> Checkpoint | None:
+    """Returns the newest checkpoint that is not damaged, or None without one.
 
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(records=ocp.args.JsonRestore()),
-    )
-    return restored.records
-
-  def restore(self, template: PyTree) -> tuple[int, PyTree] | None:
-    """Returns step and tree of the newest checkpoint, or None without one.
-
-    Args:
-      template: Gives structure, shapes and dtypes, as from `jax.eval_shape`.
+    Damaged ones are logged.
     """
-    if (step := self._latest()) is None:
-      return None
-    import orbax.checkpoint as ocp
+    for step in self._steps():
+      path = self._path(step)
+      try:
+        leaves = files.read_arrays(path)
+      except files.DamagedError as error:
+        logging.warning("%s The training continues from before.", error)
+        continue
+      if leaves is not None:
+        records = json.loads(str(leaves.pop(_RECORDS)))
+        return Checkpoint(path, step, records, leaves)
+    return None
 
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        tree=ocp.args.StandardRestore(
-          jax.eval_shape(
-            lambda tree: jax.tree.map(_without_key, tree), template
-          )
-        )
-      ),
-    )
-    return step, jax.tree.map(_with_key, restored.tree, template)
+  def _path(self, step: int) -> pathlib.Path:
+    return self._folder / f"{step}.npz"
 
-  def _latest(self) -> int | None:
-    return self._manager.latest_step() if self._folder.exists() else None
-
-  def __enter__(self) -> Self:
-    return self
-
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: TracebackType | None,
-  ) -> None:
-    if self._opened is not None:
-      self._opened.close()
+  def _steps(self) -> list[int]:
+    """Returns the steps of all checkpoints, the newest first."""
+    found = self._folder.glob("[0-9]*.npz")
+    return sorted((int(path.stem) for path in found), reverse=True)
 
 
 def _is_key(leaf: Any) -> bool:
-  return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+  return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _with_key(leaf: np.ndarray) -> Any:
+  return jax.random.wrap_key_data(jnp.asarray(leaf))
 
 
 def _without_key(leaf: Any) -> Any:
   return jax.random.key_data(leaf) if _is_key(leaf) else leaf
-
-
-def _on_one_host(leaf: Any) -> Any:
-  """Returns an array that can be restored on any number of devices."""
-  leaf = _without_key(leaf)
-  several = isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1
-  return np.asarray(leaf) if several else leaf
-
-
-def _with_key(leaf: Any, template: Any) -> Any:
-  return jax.random.wrap_key_data(leaf) if _is_key(template) else leaf

@@ -1,6 +1,13 @@
-"""Atomic files: readers see them complete or not at all, even after a crash."""
+"""The files of a run: whole or absent, and never damaged without a notice.
+
+A file is replaced at once when its new content is complete, so readers see the
+old content or the new one, whenever the writer is killed. JSON records and
+archives of arrays (`.npz`) have an entry `sha256`, the checksum of all others,
+which is compared before anything is used.
+"""
 
 import contextlib
+import hashlib
 import io
 import json
 import math
@@ -9,6 +16,15 @@ import pathlib
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+import numpy as np
+
+_TEMPORARY = ".incomplete."
+_CHECKSUM = "sha256"
+
+
+class DamagedError(ValueError):
+  """The file is not as it was written; the message names it."""
 
 
 @contextlib.contextmanager
@@ -28,18 +44,26 @@ def replacing(path: pathlib.Path) -> Iterator[io.BufferedRandom]:
     OSError: The folder cannot be written, or is full.
   """
   path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f"incomplete.{uuid.uuid4().hex}.{path.name}")
+  temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}.{path.name}")
   try:
     with temporary.open("x+b") as file:
       yield file
+      file.flush()
+      os.fsync(file.fileno())  # On disk, should the machine crash.
     os.replace(temporary, path)
   except BaseException:
     temporary.unlink(missing_ok=True)
     raise
 
 
+def remove_incomplete(folder: pathlib.Path) -> None:
+  """Removes what killed processes were writing, here and in all subfolders."""
+  for path in folder.rglob(f"{_TEMPORARY}*"):
+    path.unlink()
+
+
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-  """Replaces a file atomically, also if the machine crashes.
+  """Replaces a file atomically.
 
   Args:
     path: The file; its folder is created if missing.
@@ -47,8 +71,6 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
   """
   with replacing(pathlib.Path(path)) as file:
     file.write(data)
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def write_json(path: str | os.PathLike[str], value: object) -> None:
@@ -67,9 +89,77 @@ def write_json(path: str | os.PathLike[str], value: object) -> None:
   write_bytes(path, f"{text}\n".encode())
 
 
-def read_json(path: pathlib.Path) -> Any | None:
-  """Returns the content of a JSON file, or None if it does not exist."""
-  return json.loads(path.read_text()) if path.exists() else None
+def write_record(path: pathlib.Path, record: Mapping[str, Any]) -> None:
+  """Writes a JSON object with a checksum, atomically.
+
+  Args:
+    path, record: As in `write_json`.
+  """
+  record = plain(record)
+  write_json(path, {**record, _CHECKSUM: _checksum(record)})
+
+
+def read_record(path: pathlib.Path) -> dict[str, Any] | None:
+  """Returns what `write_record` wrote, or None if the file does not exist.
+
+  Raises:
+    DamagedError: The file is not as it was written.
+  """
+  try:
+    record = json.loads(path.read_bytes())
+    expected = record.pop(_CHECKSUM)
+  except (FileNotFoundError, NotADirectoryError):
+    return None
+  # No JSON, no object, or no checksum.
+  except (ValueError, AttributeError, TypeError, KeyError) as error:
+    raise DamagedError(f"{path} is damaged: {error!r}.") from error
+  if expected != _checksum(record):
+    raise DamagedError(f"{path} is damaged: its checksum is another.")
+  return record
+
+
+def write_arrays(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
+  """Writes arrays for `read_arrays` or `numpy.load`, atomically.
+
+  Args:
+    path: The file, with suffix `.npz`; its folder is created if missing.
+    arrays: Arrays by name.
+  """
+  entries: dict[str, Any]
+  entries = {name: _storable(array) for name, array in arrays.items()}
+  entries[_CHECKSUM] = _checksum_of_arrays(entries)
+  with replacing(path) as file:
+    np.savez(file, **entries)
+
+
+def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray] | None:
+  """Returns what `write_arrays` wrote, or None if the file does not exist.
+
+  Arrays of other dtypes than NumPy's, such as bfloat16, are returned as bytes
+  (dtype "V2").
+
+  Raises:
+    DamagedError: The file is not as it was written.
+  """
+  if not path.exists():
+    return None
+  try:
+    with path.open("rb") as file, np.load(file) as archive:
+      arrays = dict(archive)
+    expected = str(arrays.pop(_CHECKSUM))
+  # A damaged archive can make its readers raise almost anything.
+  except Exception as error:
+    raise DamagedError(f"{path} is damaged: {error!r}.") from error
+  # The checksums of the zip format do not cover its table of contents.
+  if expected != _checksum_of_arrays(arrays):
+    raise DamagedError(f"{path} is damaged: its checksum is another.")
+  return arrays
+
+
+def sha256(path: pathlib.Path) -> str:
+  """Returns the checksum of a file, as the program `sha256sum` prints it."""
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def plain(value: Any) -> Any:
@@ -85,3 +175,21 @@ def plain(value: Any) -> Any:
   if isinstance(value, float) and not math.isfinite(value):
     return None
   return value
+
+
+def _storable(value: Any) -> np.ndarray:
+  array = np.asarray(value)
+  is_other = array.dtype.kind == "V"
+  return array.view(f"V{array.dtype.itemsize}") if is_other else array
+
+
+def _checksum_of_arrays(arrays: Mapping[str, np.ndarray]) -> str:
+  digest = hashlib.sha256()
+  for name, array in sorted(arrays.items()):
+    digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+    digest.update(array.tobytes())
+  return digest.hexdigest()
+
+
+def _checksum(record: Mapping[str, Any]) -> str:
+  return hashlib.sha256(json.dumps(record).encode()).hexdigest()

@@ -1,20 +1,27 @@
-"""The folder of a run: checked before a new run, and reused to resume one.
+"""The folder of a run: locked while it runs, and reused to resume it.
 
-A run writes `config.json` (its settings), its measurements and trainings so
-far, and at the end `summary.json`.
+A run writes `config.json` (its command, versions and settings), its
+measurements and trainings so far, and at the end `summary.json`.
 """
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import pathlib
+import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from absl import logging
+
 from experiments.lab.errors import RefusedError
+from experiments.lab.runs import files, versions
 
 _ROOT = pathlib.Path("runs")
+_LOCK = ".lock"
 
 
 class Files(NamedTuple):
@@ -29,7 +36,86 @@ class WorkdirError(RefusedError):
   """The folder does not fit this run; the message says what to do."""
 
 
-def check(
+@contextlib.contextmanager
+def opened(
+  study: str, config: Any, where: Files, command: str
+) -> Iterator[pathlib.Path]:
+  """Opens the folder of a run, new or resumed, which is locked until the end.
+
+  The folder of a finished run is only read, and not locked.
+
+  Args:
+    study: Name of the study.
+    config: The settings, a dataclass.
+    where: The folder, and whether it may hold a run.
+    command: Command line of the run.
+
+  Yields:
+    The folder, with its `config.json`. If the block raises RefusedError before
+    anything is measured, the folder and the parents made for it are removed.
+
+  Raises:
+    WorkdirError: The folder is not one for this run, cannot be written or is
+      used by another process.
+  """
+  _check(where.workdir, study=study, resume=where.resume)
+  if where.workdir and _has_summary(pathlib.Path(where.workdir)):
+    yield pathlib.Path(where.workdir)
+    return
+  with _locked(where.workdir, study) as folder:
+    (folder / "summary.json").unlink(missing_ok=True)  # A damaged one.
+    if not (folder / "config.json").exists():
+      begun = {
+        "study": study,
+        "command": command,
+        "versions": versions.current(),
+        "config": dataclasses.asdict(config),
+      }
+      with _writable(folder):
+        files.write_record(folder / "config.json", begun)
+    yield folder
+
+
+def recorded(
+  folder: pathlib.Path, study: str, config: Any, command: str
+) -> tuple[Any, dict[str, str]]:
+  """Returns the settings and versions with which the run in a folder began.
+
+  Args:
+    folder: From `opened`.
+    study, config, command: As in `opened`. If the config's `dataset` is "auto",
+      the returned one has the data set that the run used from its start.
+
+  Raises:
+    WorkdirError: They are unknown, or the settings differ; the message lists
+      how.
+  """
+  try:
+    found = files.read_record(folder / "config.json")
+  except files.DamagedError as error:
+    raise WorkdirError(
+      f"{error}\nSo the settings of this run are unknown. Run it in another"
+      f" folder:\n{command}"
+    ) from error
+  assert found is not None, "written by `opened`"
+  if found["study"] != study:
+    raise WorkdirError(
+      f"The run in {folder} is one of experiments.{found['study']}, not of"
+      f" experiments.{study}."
+    )
+  return same_config(found["config"], config), found["versions"]
+
+
+def _has_summary(folder: pathlib.Path) -> bool:
+  """Returns whether the folder has a summary that is not damaged."""
+  try:
+    return files.read_record(folder / "summary.json") is not None
+  except files.DamagedError as error:
+    logging.warning("%s It is made again from what was measured.", error)
+    return False
+
+
+def _check(
   workdir: str | os.PathLike[str] | None, *, study: str, resume: bool
 ) -> None:
   """Checks the folder of a run, without creating anything.
@@ -52,8 +138,10 @@ def check(
   if not folder.exists():
     return
   if not folder.is_dir():
-    raise WorkdirError(f"--workdir={folder} is a file, not a folder.")
-  # Hidden files may be temporary files of a killed run.
+    raise WorkdirError(
+      f"--workdir={folder} is a file, not a folder. Choose another folder."
+    )
+  # Hidden files are the lock.
   found = sorted(path.name for path in folder.glob("[!.]*"))
   if found and not resume:
     raise WorkdirError(
@@ -67,7 +155,59 @@ def check(
     )
 
 
-def new(study: str) -> pathlib.Path:
+@contextlib.contextmanager
+def _locked(
+  workdir: str | os.PathLike[str] | None, study: str
+) -> Iterator[pathlib.Path]:
+  """Makes the folder of a run if necessary, and keeps others out of it.
+
+  The lock ends with the process, however that ends.
+
+  Args:
+    workdir: The folder; None stands for a new folder `runs/STUDY/TIME`.
+    study: Name of the study.
+
+  Yields:
+    The folder. If the block raises RefusedError and the folder holds no
+    measurements, it is removed, with the parents that were made for it.
+
+  Raises:
+    WorkdirError: The folder cannot be written, or another process uses it.
+  """
+  folder = pathlib.Path(workdir) if workdir else _ROOT / study / "new"
+  absent = [path for path in (folder, *folder.parents) if not path.exists()]
+  with _writable(folder):
+    if workdir:
+      folder.mkdir(parents=True, exist_ok=True)
+    else:
+      folder = _new(study)
+      absent[0] = folder
+    file = (folder / _LOCK).open("a+")
+  with file:
+    _lock(file, folder)
+    try:
+      with _writable(folder):
+        _sign(file)
+        files.remove_incomplete(folder)
+      yield folder
+    except RefusedError:
+      _remove_unused(folder, absent)
+      raise
+
+
+@contextlib.contextmanager
+def _writable(folder: pathlib.Path) -> Iterator[None]:
+  """Refuses the run if the folder cannot be written in this block."""
+  try:
+    yield
+  except OSError as error:
+    raise WorkdirError(
+      f"Nothing can be written to {folder}: {error.strerror}"
+      f" ({error.filename or folder}). Choose another folder with --workdir."
+    ) from error
+
+
+def _new(study: str) -> pathlib.Path:
   """Creates and returns a folder `runs/STUDY/TIME`."""
   parent = _ROOT / study
   parent.mkdir(parents=True, exist_ok=True)
@@ -82,11 +222,37 @@ def new(study: str) -> pathlib.Path:
       folder = parent / f"{started}-{number}"
 
 
+def _lock(file: Any, folder: pathlib.Path) -> None:
+  """Locks an open file, or refuses the run."""
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError as error:
+    file.seek(0)
+    raise WorkdirError(
+      f"{folder} is in use by {file.read() or 'another process'}. Wait until it"
+      " ends, or stop it, or choose another folder."
+    ) from error
+  except OSError as error:  # Some network file systems have no locks.
+    logging.warning(
+      "%s cannot be locked (%s). Do not start a second run in it.",
+      folder,
+      error.strerror,
+    )
+
+
+def _sign(file: Any) -> None:
+  """Writes into the locked file who locked it."""
+  file.truncate(0)
+  now = time.strftime("%Y-%m-%d %H:%M:%S")
+  file.write(f"process {os.getpid()} on {platform.node()} since {now}")
+  file.flush()
+
+
 def same_config(recorded: Mapping[str, Any], config: Any) -> Any:
   """Returns the configuration for resuming a run.
 
   Args:
-    recorded: Content of `config.json`.
+    recorded: The configuration in `config.json`.
     config: The dataclass from the command line. If its `dataset` is "auto", it
       is the data set that the run used from its start.
 
@@ -111,33 +277,17 @@ def same_config(recorded: Mapping[str, Any], config: Any) -> Any:
   return config
 
 
-def prepare(
-  workdir: str | os.PathLike[str] | None, study: str
-) -> tuple[pathlib.Path, list[pathlib.Path]]:
-  """Returns the folder of a run, and the folders that do not exist without it.
-
-  Args:
-    workdir: The folder; None stands for a new one, which is made.
-    study: Name of the study.
-  """
-  folder = pathlib.Path(workdir) if workdir else _ROOT / study / "new"
-  absent = [path for path in (folder, *folder.parents) if not path.exists()]
-  if workdir:
-    return folder, absent
-  folder = new(study)
-  return folder, [folder, *absent[1:]]
-
-
-def remove_unused(folder: pathlib.Path, made: Sequence[pathlib.Path]) -> None:
+def _remove_unused(folder: pathlib.Path, made: list[pathlib.Path]) -> None:
   """Removes what a run left that was refused before it measured.
 
   Args:
-    folder: Of the run. Nothing is removed if it holds more than config.json.
+    folder: Of the run. Nothing is removed if it holds measurements.
     made: Folders that were made for it; removed as far as they are empty.
   """
-  if [path.name for path in folder.iterdir()] != ["config.json"]:
+  if {path.name for path in folder.iterdir()} - {"config.json", _LOCK}:
     return
-  (folder / "config.json").unlink()
+  for name in ("config.json", _LOCK):
+    (folder / name).unlink(missing_ok=True)
   for path in made:
     if any(path.iterdir()):
       return

@@ -3,17 +3,16 @@
 Each process runs the same program on its own devices, which together are the
 mesh of `devices`. Only the first process writes and prints. It sends the
 contents of its folder to the others at the start, so that all processes resume
-or refuse together. The hosts need no common file system, but they need the same
-data; the devices of each process get a share of it.
+from the same files; if it is refused the folder, all are. The hosts need no
+common file system, but they need the same data; the devices of each process get
+a share of it.
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import io
 import os
 import pathlib
-import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
@@ -24,7 +23,8 @@ import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 
-from experiments.lab.runs.workdir import Files
+from experiments.lab.errors import RefusedError
+from experiments.lab.runs import ending
 from experiments.lab.training.devices import DevicesError
 
 # Timeout for a process that does not answer.
@@ -99,50 +99,55 @@ def define(
 
 
 @contextlib.contextmanager
-def one_writes(config: Any, files: Files) -> Iterator[Files]:
+def one_writes(
+  settings: str, opened: contextlib.AbstractContextManager[pathlib.Path]
+) -> Iterator[pathlib.Path]:
   """Lets only the first process write and print.
 
   If another process is lost, this one exits with a message and status 1.
 
   Args:
-    config: The settings, which must be those of the first process.
-    files: Where to read and write.
+    settings: Text that must be the same in all processes.
+    opened: Opens the folder of the run; only the first process enters it.
 
   Yields:
-    `files`. Other processes get a temporary folder of their own, a copy of the
-    first one's, which is removed at the end.
+    The folder. Other processes get a temporary folder of their own, a copy of
+    the first one's, which is removed at the end.
 
   Raises:
-    DevicesError: The processes have different settings; all raise it.
+    RefusedError: The processes have different settings, or the first one cannot
+      have the folder; all raise it.
   """
   if jax.process_count() == 1:
-    yield files
+    with opened as folder:
+      yield folder
     return
   try:
-    settings = repr((dataclasses.asdict(config), files.resume))
     _check_same("settings", settings, settings.encode())
-    packed = _of_first(_pack(files.workdir))
-    if jax.process_index() == 0:
-      yield files
-      return
-    with (
-      tempfile.TemporaryDirectory() as folder,
-      open(os.devnull, "w") as nowhere,
-      contextlib.redirect_stdout(nowhere),
-    ):
-      with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-        archive.extractall(folder, filter="data")
-      yield files._replace(workdir=folder)
+    with contextlib.ExitStack() as stack:
+      folder, refusal = pathlib.Path(), ""
+      if jax.process_index() == 0:
+        try:
+          folder = stack.enter_context(opened)
+        except RefusedError as error:
+          refusal = str(error)
+      refusal = _of_first(refusal.encode()).decode()
+      if refusal:
+        raise RefusedError(refusal)
+      packed = _of_first(_pack(folder))
+      if jax.process_index():
+        folder = stack.enter_context(_unpacked(packed))
+        nowhere = stack.enter_context(open(os.devnull, "w"))
+        stack.enter_context(contextlib.redirect_stdout(nowhere))
+      yield folder
   except jax.errors.JaxRuntimeError as error:
-    print(
+    # A normal exit would wait for the lost process.
+    ending.at_once(
+      1,
       f"Process {jax.process_index()} stops because a computation of all"
       " processes failed; probably another one has ended:"
       f"\n{error}\nStart all of them again with --resume and --workdir.",
-      file=sys.stderr,
-      flush=True,
     )
-    # A normal exit would wait for the lost process.
-    os._exit(1)
 
 
 def check_same_data(name: str, tree: Any) -> None:
@@ -175,14 +180,22 @@ def _check_same(what: str, told: str, *parts: bytes) -> None:
     )
 
 
-def _pack(folder: str | None) -> bytes:
-  """Returns a tar file of the folder; it is empty without a folder."""
+def _pack(folder: pathlib.Path) -> bytes:
+  """Returns a tar file of the folder; of the first process only."""
   buffer = io.BytesIO()
   with tarfile.open(fileobj=buffer, mode="w") as archive:
-    if folder and pathlib.Path(folder).is_dir() and not jax.process_index():
-      for path in sorted(pathlib.Path(folder).iterdir()):
+    if jax.process_index() == 0:
+      for path in sorted(folder.iterdir()):
         archive.add(path, path.name)
   return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def _unpacked(packed: bytes) -> Iterator[pathlib.Path]:
+  with tempfile.TemporaryDirectory() as folder:
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+      archive.extractall(folder, filter="data")
+    yield pathlib.Path(folder)
 
 
 def _of_first(data: bytes) -> bytes:

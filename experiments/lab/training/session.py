@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from experiments.lab.data.batch import Batch
-from experiments.lab.runs.checkpoints import Checkpoints
+from experiments.lab.runs.checkpoints import Checkpoint, Checkpoints
 from experiments.lab.runs.metrics import MetricsLog
 from experiments.lab.runs.progress import progress as progress_bar
 from experiments.lab.training import devices
@@ -83,9 +83,13 @@ class Session:
       label: Key of a model's name in the records.
     """
     self._label = label
-    self._saved = {name: checkpoints_of(folder, name) for name in names}
+    self._folder = folder
+    self._newest = {
+      name: checkpoints_of(folder, name).newest() for name in names
+    }
     self.records: dict[str, list[Record]] = {
-      name: list(saved.records()) for name, saved in self._saved.items()
+      name: list(newest.records) if newest else []
+      for name, newest in self._newest.items()
     }
     known = [record for name in names for record in self.records[name]]
     self.seconds = sum(record["seconds"] for record in known)
@@ -101,6 +105,15 @@ class Session:
     trace: TracebackType | None,
   ) -> None:
     self._log.close()
+
+  def saved(self) -> list[str]:
+    """Returns how far each model is, such as "ln up to epoch 3"."""
+    return [
+      f"{name} up to {unit} {records[-1][unit]}"
+      for name, records in self.records.items()
+      for unit in ("epoch", "step")
+      if records and unit in records[-1]
+    ]
 
   def fit(
     self,
@@ -125,10 +138,11 @@ class Session:
     Returns:
       The progress at the end.
     """
-    records, saved = self.records[name], self._saved[name]
+    records, saved = self.records[name], checkpoints_of(self._folder, name)
     unit = style.unit
-    start = fitting.start(engine, seeds)
-    progress = restored(saved, start, engine.mesh) or start
+    progress = fitting.start(engine, seeds)
+    if newest := self._newest.pop(name):
+      progress = restored(newest, progress, engine.mesh)
     parameters = jax.tree.leaves(progress.state.params)
     count = sum(leaf[0].size for leaf in parameters)
     print(f"\n{name}, {seeds_text(seeds)}, {count:,} parameters")
@@ -136,12 +150,9 @@ class Session:
       print(f"Resuming after {unit} {progress.step // style.unit_steps}.")
     titles = (column.title.rjust(column.width) for column in style.columns)
     print("  ".join([unit.rjust(6), *titles]))
-    with (
-      saved,
-      progress_bar(
-        total=schedule.steps // style.unit_steps, description=name, unit=unit
-      ) as bar,
-    ):
+    with progress_bar(
+      total=schedule.steps // style.unit_steps, description=name, unit=unit
+    ) as bar:
       bar.update(progress.step // style.unit_steps)
       stopped = progress.stopped
       steps = fitting.fit(
@@ -149,8 +160,9 @@ class Session:
       )
       for progress, report in steps:
         record = self._record(name, report, style)
+        tree = progress.state, progress.stopping
+        saved.save(report.step, tree, [*records, record])
         records.append(record)
-        saved.save(report.step, (progress.state, progress.stopping), records)
         self._log.append(record)
         bar.update(report.steps // style.unit_steps)
         cells = (column.cell(record) for column in style.columns)
@@ -183,21 +195,19 @@ def checkpoints_of(folder: pathlib.Path, name: str) -> Checkpoints:
   return Checkpoints(folder / "checkpoints" / name.replace(" ", "-"))
 
 
-def restored(
-  saved: Checkpoints, start: Progress, mesh: Mesh | None
-) -> Progress | None:
-  """Returns the progress in the last checkpoint, or None without one.
+def restored(saved: Checkpoint, start: Progress, mesh: Mesh | None) -> Progress:
+  """Returns the progress in a checkpoint.
 
   Args:
-    saved: Checkpoints of the training.
+    saved: Checkpoint of the training.
     start: Its progress before the first step, which gives shapes and dtypes.
     mesh: Devices that hold the progress; None for one device.
+
+  Raises:
+    RefusedError: The checkpoint is of another model.
   """
-  found = saved.restore((start.state, start.stopping))
-  if found is None:
-    return None
-  state, stopping = devices.replicate(found[1], mesh)
-  return Progress(found[0], state, stopping)
+  tree = saved.tree((start.state, start.stopping))
+  return Progress(saved.step, *devices.replicate(tree, mesh))
 
 
 def numbers(values: Any) -> list[float | None]:

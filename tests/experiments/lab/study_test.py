@@ -2,8 +2,8 @@
 
 import contextlib
 import dataclasses
+import errno
 import io
-import json
 import pathlib
 import sys
 import tempfile
@@ -16,7 +16,8 @@ from absl.testing import absltest
 from experiments.lab import figures, options, parsers, study
 from experiments.lab.claims import Below, Claim
 from experiments.lab.errors import RefusedError
-from experiments.lab.runs import files
+from experiments.lab.runs import files, versions
+from experiments.lab.runs.ending import StoppedError
 from experiments.lab.runs.workdir import Files, WorkdirError
 from experiments.lab.statistics import Interval
 
@@ -110,12 +111,14 @@ class RunTest(absltest.TestCase):
     summary, output = run(self.measure, workdir=workdir)
     self.assertIn("CONFIRMED: it works (ratio below 0.9: 0.50 ± 0.12)", output)
     path = self.folder / "w" / "summary.json"
-    stored = json.loads(path.read_text())
+    stored = files.read_record(path)
     self.assertEqual(stored["findings"], summary["findings"])
     self.assertEqual(stored["findings"][0]["number"], "0.50 ± 0.12")
     self.assertEqual(stored["figures"], ["curves.png"])
     self.assertTrue((self.folder / "w" / "curves.png").exists())
     self.assertEqual(stored["config"]["norm"], ["none", "bn"])
+    self.assertEqual(stored["command"], "command")
+    self.assertIn("jax", stored["versions"])
 
     with self.assertRaisesRegex(WorkdirError, "already holds"):
       run(self.measure, workdir=workdir)
@@ -145,8 +148,8 @@ class RunTest(absltest.TestCase):
 
     with self.assertRaises(KeyboardInterrupt):
       run(begin, workdir=workdir)
-    recorded = files.read_json(self.folder / "w" / "config.json")
-    self.assertEqual(recorded["dataset"], "digits")
+    recorded = files.read_record(self.folder / "w" / "config.json")
+    self.assertEqual(recorded["config"]["dataset"], "digits")
     summary, _ = run(
       lambda *args: begin(*args, stop=False), workdir=workdir, resume=True
     )
@@ -169,12 +172,89 @@ class RunTest(absltest.TestCase):
     self.assertEmpty(self.measured)
 
   def test_keeps_the_parts_of_an_interrupted_run(self):
-    workdir = str(self.folder / "w")
-    with self.assertRaises(KeyboardInterrupt):
-      run(lambda *args: self.measure(*args, stop=True), workdir=workdir)
+    self.interrupt("w")
     self.assertFalse((self.folder / "w" / "summary.json").exists())
-    run(self.measure, workdir=workdir, resume=True)
+    run(self.measure, workdir=str(self.folder / "w"), resume=True)
     self.assertLen(self.measured, 1)
+
+  def interrupt(self, name):
+    """Leaves a run with one part."""
+    with self.assertRaises(KeyboardInterrupt):
+      run(
+        lambda *args: self.measure(*args, stop=True),
+        workdir=str(self.folder / name),
+      )
+
+  def test_measures_a_damaged_part_again(self):
+    self.interrupt("w")
+    part = self.folder / "w" / "parts" / "arm.npz"
+    part.write_bytes(part.read_bytes().replace(b"loss", b"lost"))
+    with self.assertLogs(logger="absl", level="WARNING") as logs:
+      run(self.measure, workdir=str(self.folder / "w"), resume=True)
+    self.assertRegex(logs.output[0], "arm.npz is damaged.*measured again")
+    self.assertLen(self.measured, 2)
+
+  def test_makes_a_damaged_summary_again(self):
+    workdir = str(self.folder / "w")
+    first, _ = run(self.measure, workdir=workdir)
+    path = self.folder / "w" / "summary.json"
+    path.write_text(path.read_text().replace("0.50", "0.40"))
+    with self.assertLogs(logger="absl", level="WARNING") as logs:
+      again, _ = run(self.measure, workdir=workdir, resume=True)
+    self.assertRegex(logs.output[0], "damaged.*made again")
+    self.assertEqual(again["findings"], first["findings"])
+    self.assertLen(self.measured, 1)
+
+  def test_a_changed_figure_is_noticed(self):
+    workdir = str(self.folder / "w")
+    run(self.measure, workdir=workdir)
+    (self.folder / "w" / "curves.png").write_text("another")
+    with self.assertLogs(logger="absl", level="WARNING") as logs:
+      run(self.measure, workdir=workdir, resume=True)
+    self.assertRegex(logs.output[0], "curves.png is not as the run wrote it")
+
+  def test_refuses_damaged_or_other_settings(self):
+    self.interrupt("w")
+    path = self.folder / "w" / "config.json"
+    intact = path.read_bytes()
+    for damage in (b"", b"garbage", b"[1]", intact.replace(b"100", b"200")):
+      path.write_bytes(damage)
+      with self.assertRaisesRegex(
+        WorkdirError, "config.json is damaged(?s:.*)another folder:\ncommand"
+      ):
+        run(self.measure, workdir=str(self.folder / "w"), resume=True)
+    path.write_bytes(intact)
+    with self.assertRaisesRegex(WorkdirError, "is one of experiments.name, no"):
+      study.run(
+        "other", self.measure, Config(), Files(str(self.folder / "w"), True)
+      )
+
+  def test_says_that_versions_have_changed(self):
+    with mock.patch.object(versions, "current", return_value={"jax": "0.1"}):
+      self.interrupt("w")
+    _, output = run(self.measure, workdir=str(self.folder / "w"), resume=True)
+    self.assertRegex(output, r"The run began with .*jax 0.1 \(now \d")
+
+  def test_a_full_disk_is_told_with_the_command_that_continues(self):
+    def measure(config, run):
+      run.part("arm", lambda: {"x": 1.0})
+      raise OSError(errno.ENOSPC, "No space left on device", "parts/b.npz")
+
+    with self.assertRaises(StoppedError) as caught:
+      run(measure, workdir=str(self.folder / "w"))
+    self.assertEqual(
+      str(caught.exception),
+      "Stopped: No space left on device (parts/b.npz).\n"
+      "Saved: 1 measurements. Continue with:\n"
+      f"command --resume --workdir={self.folder / 'w'}",
+    )
+
+  def test_other_errors_of_the_system_are_shown_whole(self):
+    def measure(config, run):
+      (self.folder / "absent").read_text()
+
+    with self.assertRaises(FileNotFoundError):
+      run(measure, workdir=str(self.folder / "w"))
 
 
 if __name__ == "__main__":

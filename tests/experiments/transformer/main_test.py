@@ -6,11 +6,7 @@ import io
 import json
 import os
 import pathlib
-import signal
-import subprocess
-import sys
 import tempfile
-import time
 from unittest import mock
 
 import jax
@@ -20,12 +16,13 @@ from absl.testing import absltest, parameterized
 from experiments.lab import study
 from experiments.lab.data import sequences
 from experiments.lab.errors import RefusedError
+from experiments.lab.runs import files
 from experiments.lab.runs.workdir import Files, WorkdirError
 from experiments.transformer import __main__ as transformer
 from experiments.transformer import arms, judging
 from experiments.transformer.options import QUICK, Config
+from tests.experiments import programs
 
-ROOT = pathlib.Path(__file__).parents[3]
 SMALL = {**QUICK, "layers": 1, "width": 8, "context": 8, "steps": 4}
 SMALL["eval_every"] = 2
 TASK = sequences.load("copy", dataset="", data_dir=None, context=8)
@@ -56,7 +53,7 @@ class Folders(parameterized.TestCase):
     self.enter_context(jax.numpy_dtype_promotion("standard"))
 
 
-def run(files=Files(), *, sample=0, **settings):  # noqa: B008
+def run(where=Files(), *, sample=0, **settings):  # noqa: B008
   """Returns the summary and what was printed."""
   config = Config(**{**SMALL, "dataset": "letters", **settings})
   output = io.StringIO()
@@ -65,7 +62,7 @@ def run(files=Files(), *, sample=0, **settings):  # noqa: B008
       "transformer",
       lambda config, run: transformer.measure(config, run, sample),
       config,
-      files,
+      where,
       show=lambda *args: transformer.show(*args, sample),
     )
   return summary, output.getvalue()
@@ -107,7 +104,7 @@ class RunTest(Folders):
 
     # Nothing is trained again, but text can still be had.
     again, output_again = run(Files("w", resume=True), **settings)
-    self.assertEqual(again, json.loads((folder / "summary.json").read_text()))
+    self.assertEqual(again, files.read_record(folder / "summary.json"))
     self.assertIn("is finished", output_again)
     self.assertEndsWith(
       output_again, output[output.index("Best param") : output.index("\nText")]
@@ -171,7 +168,7 @@ class StudiesTest(Folders):
     current = study.Run(self.folder)
     with contextlib.redirect_stdout(io.StringIO()):
       judging.judge(current, self.small(name), TASK, results, records)
-      summary = current.finish("transformer", "", self.small(name), {})
+      summary = current.finish({})
     self.assertEqual(summary["figures"], [f"{name}.png"])
     self.assertTrue((self.folder / f"{name}.png").exists())
     return [finding["verdict"] for finding in summary["findings"]]
@@ -276,73 +273,26 @@ class CommandLineTest(Folders):
   )
 
   def start(self, *arguments):
-    return subprocess.Popen(
-      [sys.executable, "-m", "experiments.transformer", *arguments],
-      env={
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # Compiles sooner.
-      },
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      text=True,
-    )
-
-  def finish(self, *arguments):
-    """Runs to the end; returns what was printed."""
-    process = self.start(*arguments)
-    output, _ = process.communicate()
-    self.assertEqual(process.returncode, 0, output)
-    return output
-
-  def test_help_explains(self):
-    output, _ = self.start("--help").communicate()
-    self.assertIn("--norm=ln --placement=pre --sample=500", output)
-    self.assertIn("Zhang & Sennrich", output)
-    for flag in (
-      "norm",
-      "placement",
-      "qk_norm",
-      "sample",
-      "clip_norm",
-      "study",
-    ):
-      self.assertRegex(output, rf"--(\[no\])?{flag}: [<\w]")
+    return programs.start("transformer", *arguments)
 
   def test_refusals_are_one_message(self):
-    process = self.start("--dataset=letters", "--norm=in", "--quick")
-    output, _ = process.communicate()
-    self.assertEqual(process.returncode, 1)
+    output = programs.output(
+      self.start("--dataset=letters", "--norm=in", "--quick"), 1
+    )
     self.assertStartsWith(output, "--norm=in cannot be trained")
     self.assertNotIn("Traceback", output)
 
   def test_killed_and_resumed_ends_the_same(self):
-    self.finish(*self.arguments, "--workdir=whole")
+    programs.output(self.start(*self.arguments, "--workdir=whole"))
     arguments = *self.arguments, "--workdir=killed", "--resume"
+    killed = self.folder / "killed"
     process = self.start(*arguments)
-    self.addCleanup(process.stdout.close)
-    log = self.folder / "killed" / "metrics.jsonl"
-    while not log.exists() or log.read_text().count("\n") < 3:
-      self.assertIsNone(process.poll(), "It ended before that moment.")
-      time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    self.assertIn("Resuming after step", self.finish(*arguments))
-    for name in ("metrics.jsonl", "summary.json"):
-      killed, whole = (
-        [
-          _without_speed(json.loads(line))
-          for line in (
-            (self.folder / folder / name).read_text().splitlines()
-            if name == "metrics.jsonl"
-            else [(self.folder / folder / name).read_text()]
-          )
-        ]
-        for folder in ("killed", "whole")
-      )
-      self.assertEqual(killed, whole)
+    programs.kill(process, lambda: programs.evaluations(killed) >= 3)
+    output = programs.output(self.start(*arguments))
+    self.assertIn("Resuming after step", output)
+    self.assertEqual(
+      programs.numbers(killed), programs.numbers(self.folder / "whole")
+    )
 
 
 def _record(result):
@@ -353,16 +303,6 @@ def _record(result):
     "largest_logit": "largest_logit",
   }
   return {names[key]: result[key] for key in names if key in result}
-
-
-def _without_speed(value):
-  if not isinstance(value, dict):
-    return value
-  return {
-    key: _without_speed(entry)
-    for key, entry in value.items()
-    if "second" not in key and key not in ("command", "minutes")
-  }
 
 
 if __name__ == "__main__":

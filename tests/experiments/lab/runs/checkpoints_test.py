@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from absl.testing import parameterized
 
+from experiments.lab.errors import RefusedError
 from experiments.lab.runs.checkpoints import Checkpoints
 
 
@@ -45,48 +46,57 @@ class CheckpointsTest(parameterized.TestCase):
       pathlib.Path(self.enter_context(tempfile.TemporaryDirectory())) / "saved"
     )
 
+  def saved(self, *steps):
+    """Returns checkpoints with a state for each step."""
+    saved = Checkpoints(self.folder)
+    for step in steps:
+      saved.save(step, state(step), [{"epoch": step, "loss": [1 / 3, None]}])
+    return saved
+
   def test_gives_back_the_newest_bit_for_bit(self):
-    records = [{"epoch": 1, "loss": [0.1, None]}, {"epoch": 2, "loss": [1 / 3]}]
-    with Checkpoints(self.folder) as saved:
-      saved.save(1, state(1), records[:1])
-      saved.save(2, state(2), records)
-    with Checkpoints(self.folder) as saved:
-      self.assertEqual(saved.records(), records)
-      step, tree = saved.restore(jax.eval_shape(lambda: state(0)))
-    self.assertEqual(step, 2)
-    chex.assert_trees_all_equal(bits(tree), bits(state(2)))
-    chex.assert_trees_all_equal_shapes_and_dtypes(tree, state(2))
+    self.saved(1, 2, 10)
+    newest = Checkpoints(self.folder).newest()
+    self.assertEqual(newest.step, 10)
+    self.assertEqual(newest.records, [{"epoch": 10, "loss": [1 / 3, None]}])
+    tree = newest.tree(jax.eval_shape(lambda: state(0)))
+    chex.assert_trees_all_equal(bits(tree), bits(state(10)))
+    chex.assert_trees_all_equal_shapes_and_dtypes(
+      jax.tree.map(jnp.asarray, tree), state(10)
+    )
 
   def test_there_may_be_none(self):
-    with Checkpoints(self.folder) as saved:
-      self.assertEmpty(saved.records())
-      self.assertIsNone(saved.restore(jax.eval_shape(lambda: state(0))))
+    self.assertIsNone(Checkpoints(self.folder).newest())
     self.assertFalse(self.folder.exists())
 
-  def test_goes_on_after_the_restored_one(self):
-    with Checkpoints(self.folder) as saved:
-      saved.save(1, state(1), [])
-    with Checkpoints(self.folder) as saved:
-      saved.restore(jax.eval_shape(lambda: state(0)))
-      saved.save(2, state(2), [])
-    with Checkpoints(self.folder) as saved:
-      self.assertEqual(saved.restore(jax.eval_shape(lambda: state(0)))[0], 2)
-
   def test_keeps_two(self):
-    with Checkpoints(self.folder) as saved:
-      for step in range(1, 5):
-        saved.save(step, state(step), [])
-    self.assertEqual({path.name for path in self.folder.iterdir()}, {"3", "4"})
+    self.saved(*range(8, 12))
+    names = {path.name for path in self.folder.iterdir()}
+    self.assertEqual(names, {"10.npz", "11.npz"})
 
-  def test_what_is_being_saved_may_be_donated(self):
-    change = jax.jit(
-      lambda tree: jax.tree.map(jnp.zeros_like, tree), donate_argnums=0
-    )
-    tree = {"w": jnp.ones((256, 256))}
-    with Checkpoints(self.folder) as saved:
-      saved.save(1, tree, [])
-      jax.block_until_ready(change(tree))
-      template = {"w": jax.ShapeDtypeStruct((256, 256), jnp.float32)}
-    with Checkpoints(self.folder) as saved:
-      _, restored = saved.restore(template)
-    np.testing.assert_array_equal(restored["w"], 1)
+  def test_takes_the_one_before_a_damaged_one(self):
+    saved = self.saved(1, 2)
+    path = self.folder / "2.npz"
+    path.write_bytes(path.read_bytes()[:-1])
+    with self.assertLogs(logger="absl", level="WARNING") as logs:
+      self.assertEqual(saved.newest().step, 1)
+    self.assertRegex(logs.output[0], "2.npz is damaged.*continues from before")
+    (self.folder / "1.npz").write_text("garbage")
+    self.assertIsNone(saved.newest())
+
+  def test_does_not_fit_another_model(self):
+    newest = self.saved(1).newest()
+    for change in (
+      {"params": {"w": jnp.ones((3, 4)), "b": jnp.ones(5)}},
+      {"done": jnp.ones(2)},
+      {"more": jnp.ones(2)},
+    ):
+      other = {**state(0), **change}
+      with self.assertRaisesRegex(RefusedError, "1.npz does not fit this mod"):
+        newest.tree(jax.eval_shape(lambda other=other: other))
+
+  def test_half_precision(self):
+    tree = {"w": jnp.arange(4, dtype=jnp.bfloat16)}
+    saved = Checkpoints(self.folder)
+    saved.save(1, tree, [])
+    restored = saved.newest().tree(jax.eval_shape(lambda: tree))
+    chex.assert_trees_all_equal(jax.tree.map(jnp.asarray, restored), tree)

@@ -7,6 +7,7 @@ import pathlib
 import tempfile
 from unittest import mock
 
+import chex
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
@@ -84,6 +85,74 @@ class WriteTest(parameterized.TestCase):
     self.assertEqual(os.stat(self.path).st_mode, os.stat(plain).st_mode)
 
 
+class CheckedTest(absltest.TestCase):
+  def setUp(self):
+    super().setUp()
+    folder = self.enter_context(tempfile.TemporaryDirectory())
+    self.path = pathlib.Path(folder) / "file"
+
+  def flips(self, read, assert_same):
+    """Flips every bit; asserts that it is noticed, or changes nothing.
+
+    Returns the share of the bits that is noticed.
+    """
+    intact = self.path.read_bytes()
+    noticed = 0
+    for position in range(8 * len(intact)):
+      damaged = bytearray(intact)
+      damaged[position // 8] ^= 1 << position % 8
+      self.path.write_bytes(damaged)
+      try:
+        found = read(self.path)
+      except files.DamagedError as error:
+        noticed += 1
+        self.assertStartsWith(str(error), str(self.path))
+        continue
+      assert_same(found)
+    return noticed / (8 * len(intact))
+
+  def test_no_flipped_bit_changes_arrays(self):
+    arrays = {
+      "[0].params['w']": np.arange(6, dtype=np.float32).reshape(2, 3),
+      "records": np.asarray("text"),
+      "seconds": np.asarray(1.5),
+    }
+    files.write_arrays(self.path, arrays)
+
+    def assert_same(found):
+      chex.assert_trees_all_equal(found, arrays)
+      chex.assert_trees_all_equal_dtypes(found, arrays)
+
+    # The rest are such as times of files.
+    self.assertGreater(self.flips(files.read_arrays, assert_same), 0.7)
+
+  def test_no_flipped_bit_changes_a_record(self):
+    record = {"study": "x", "loss": [0.1, None], "config": {"norm": ["±"]}}
+    files.write_record(self.path, record)
+    self.assertEqual(files.read_record(self.path), record)
+
+    def assert_same(found):
+      self.assertEqual(found, record)
+
+    self.assertGreater(self.flips(files.read_record, assert_same), 0.9)
+
+  def test_shortened_files_are_damaged(self):
+    for write, read in (
+      (files.write_arrays, files.read_arrays),
+      (files.write_record, files.read_record),
+    ):
+      write(self.path, {"a": 1.0})
+      intact = self.path.read_bytes()
+      for length in range(len(intact) - 1):  # A record ends in a newline.
+        self.path.write_bytes(intact[:length])
+        with self.assertRaises(files.DamagedError):
+          read(self.path)
+
+  def test_files_may_be_absent(self):
+    self.assertIsNone(files.read_arrays(self.path))
+    self.assertIsNone(files.read_record(self.path))
+
+
 class ReplacingTest(absltest.TestCase):
   def test_a_failure_leaves_the_old_file(self):
     path = (
@@ -97,6 +166,15 @@ class ReplacingTest(absltest.TestCase):
       file.write(b"new")
       raise KeyboardInterrupt
     self.assertEqual(path.read_bytes(), b"old")
+    self.assertEqual([*path.parent.iterdir()], [path])
+
+  def test_what_killed_processes_leave_is_removed(self):
+    folder = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
+    path = folder / "parts" / "arm.npz"
+    with files.replacing(path):
+      (left,) = path.parent.iterdir()
+    left.touch()
+    files.remove_incomplete(folder)
     self.assertEqual([*path.parent.iterdir()], [path])
 
 

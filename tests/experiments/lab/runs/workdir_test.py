@@ -4,12 +4,14 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import platform
 import tempfile
 
 from absl.testing import absltest, parameterized
 
-from experiments.lab.runs import workdir
-from experiments.lab.runs.workdir import WorkdirError
+from experiments.lab.errors import RefusedError
+from experiments.lab.runs import files, workdir
+from experiments.lab.runs.workdir import Files, WorkdirError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,60 +27,67 @@ class WorkdirTest(parameterized.TestCase):
     self.root = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
     self.enter_context(contextlib.chdir(self.root))
 
-  def check(self, folder, resume):
-    workdir.check(folder, study="mnist", resume=resume)
+  def opened(self, folder, resume=False):
+    config = Config(("ln",), 3, "digits")
+    return workdir.opened("mnist", config, Files(folder, resume), "command")
+
+  def open(self, folder, resume=False):
+    """Opens and closes the folder, and returns it."""
+    with self.opened(folder, resume) as found:
+      return found
 
   def test_a_new_one_has_a_name_of_its_own(self):
-    folders = [workdir.new("mnist") for _ in range(3)]
+    folders = [self.open(None) for _ in range(3)]
     self.assertLen(set(folders), 3)
     for folder in folders:
-      self.assertTrue(folder.is_dir())
+      self.assertTrue((folder / "config.json").exists())
       self.assertEqual(folder.parent, pathlib.Path("runs/mnist"))
 
   @parameterized.product(resume=[True, False], exists=[True, False])
   def test_accepts_an_empty_one(self, resume, exists):
     if exists:
       (self.root / "w").mkdir()
-      (self.root / "w" / ".config.json.123.tmp").touch()
-    self.check("w", resume)
-    self.assertEqual((self.root / "w").exists(), exists)
+      (self.root / "w" / ".incomplete.123.config.json").touch()
+    self.open("w", resume)
+    names = {path.name for path in (self.root / "w").iterdir()}
+    self.assertEqual(names, {"config.json", ".lock"})
 
   def test_does_not_overwrite(self):
     (self.root / "w").mkdir()
     (self.root / "w" / "config.json").write_text("{}")
     with self.assertRaisesRegex(WorkdirError, "config.json. Add --resume"):
-      self.check("w", resume=False)
-    self.check("w", resume=True)
+      self.open("w")
+    self.open("w", resume=True)
 
   def test_does_not_resume_what_is_no_run(self):
     (self.root / "w").mkdir()
     (self.root / "w" / "thesis.tex").touch()
     with self.assertRaisesRegex(WorkdirError, "thesis.tex, but no config.json"):
-      self.check("w", resume=True)
+      self.open("w", resume=True)
 
   def test_does_not_take_a_file(self):
     (self.root / "w").touch()
     with self.assertRaisesRegex(WorkdirError, "not a folder"):
-      self.check("w", resume=False)
+      self.open("w")
 
   def test_names_the_newest_unfinished_run(self):
     with self.assertRaisesRegex(WorkdirError, "No unfinished run"):
-      self.check(None, resume=True)
+      self.open(None, resume=True)
     runs = {
       "newest": ["config.json"],
       "older": ["config.json"],
       "newer_but_finished": ["config.json", "summary.json"],
     }
-    for name, files in runs.items():
+    for name, written in runs.items():
       folder = self.root / "runs" / "mnist" / name
       folder.mkdir(parents=True)
-      for file in files:
+      for file in written:
         (folder / file).touch()
     os.utime(self.root / "runs" / "mnist" / "older" / "config.json", (0, 0))
     with self.assertRaisesRegex(
       WorkdirError, "needs --workdir.*--workdir=runs/mnist/newest$"
     ):
-      self.check(None, resume=True)
+      self.open(None, resume=True)
 
   def test_tells_how_configurations_differ(self):
     recorded = {"norm": ["ln"], "epochs": 3, "dataset": "digits"}
@@ -99,26 +108,51 @@ class WorkdirTest(parameterized.TestCase):
     config = workdir.same_config(recorded, Config(("ln",), 3, "auto"))
     self.assertEqual(config.dataset, "digits")
 
+  def refuse(self, folder, measured=False):
+    with self.assertRaises(RefusedError), self.opened(folder) as found:
+      if measured:
+        (found / "parts").mkdir()
+      raise RefusedError("No.")
+
   @parameterized.parameters(True, False)
   def test_removes_what_was_never_used(self, measured):
-    folder, made = workdir.prepare(None, "mnist")
-    (folder / "config.json").touch()
-    if measured:
-      (folder / "parts").mkdir()
-    workdir.remove_unused(folder, made)
+    self.refuse(None, measured)
     self.assertEqual((self.root / "runs").exists(), measured)
 
   def test_leaves_folders_of_the_user(self):
     (self.root / "mine").mkdir()
-    folder, made = workdir.prepare("mine/a/b", "mnist")
-    folder.mkdir(parents=True)
-    (folder / "config.json").touch()
-    workdir.remove_unused(folder, made)
-    self.assertEqual([*(self.root / "mine").iterdir()], [])
-    folder, made = workdir.prepare("mine", "mnist")
-    (folder / "config.json").touch()
-    workdir.remove_unused(folder, made)
-    self.assertEqual([*(self.root / "mine").iterdir()], [])
+    for folder in ("mine/a/b", "mine"):
+      self.refuse(folder)
+      self.assertEqual([*(self.root / "mine").iterdir()], [])
+
+  def test_is_for_one_process_at_a_time(self):
+    with (
+      self.opened("w"),
+      self.assertRaisesRegex(
+        WorkdirError,
+        rf"w is in use by process {os.getpid()} on {platform.node()} since 20",
+      ),
+    ):
+      self.open("w", resume=True)
+    self.open("w", resume=True)
+
+  def test_the_lock_of_a_dead_process_does_not_count(self):
+    (self.root / "w").mkdir()
+    (self.root / "w" / ".lock").write_text("process 1 on elsewhere since 1999")
+    self.open("w")
+
+  def test_a_finished_run_is_not_locked(self):
+    files.write_record(self.open("w") / "summary.json", {})
+    with self.opened("w", resume=True):
+      self.open("w", resume=True)
+
+  @parameterized.parameters("file/w", "/proc/w")
+  def test_says_why_it_cannot_be_written(self, folder):
+    (self.root / "file").touch()
+    with self.assertRaisesRegex(
+      WorkdirError, rf"Nothing can be written to {folder}: .*\. Choose another"
+    ):
+      self.open(folder)
 
 
 if __name__ == "__main__":

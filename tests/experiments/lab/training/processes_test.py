@@ -3,13 +3,9 @@
 import contextlib
 import io
 import json
-import os
 import pathlib
 import socket
-import subprocess
-import sys
 import tempfile
-import time
 from unittest import mock
 
 import chex
@@ -23,8 +19,8 @@ from experiments.lab.runs.workdir import Files
 from experiments.lab.training import devices, processes
 from experiments.transformer import __main__ as transformer
 from experiments.transformer.options import Config
+from tests.experiments import programs
 
-ROOT = pathlib.Path(__file__).parents[4]
 SETTINGS = {
   "layers": 1,
   "width": 8,
@@ -75,31 +71,18 @@ class ProcessesTest(absltest.TestCase):
     self.folder = pathlib.Path(
       self.enter_context(tempfile.TemporaryDirectory())
     )
+    self.enter_context(contextlib.chdir(self.folder))
     # An even number is for training, of which each process has one half.
     letters = np.random.default_rng(0).integers(97, 105, 1000, np.uint8)
     (self.folder / "letters").write_bytes(bytes(letters))
 
   def start(self, workdir, *arguments):
-    process = subprocess.Popen(
-      [
-        sys.executable,
-        *("-m", "experiments.transformer"),
-        *("--norm=bn", f"--dataset={self.folder / 'letters'}"),
-        *(f"--{name}={value}" for name, value in SETTINGS.items()),
-        *(f"--workdir={workdir}", *arguments),
-      ],
-      cwd=self.folder,
-      env={
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # Compiles sooner.
-        "NORMJAX_CACHE_DIR": str(self.folder / "cache"),
-      },
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      text=True,
+    process = programs.start(
+      "transformer",
+      *("--norm=bn", "--dataset=letters"),
+      *(f"--{name}={value}" for name, value in SETTINGS.items()),
+      *(f"--workdir={workdir}", *arguments),
+      NORMJAX_CACHE_DIR="cache",
     )
     self.addCleanup(process.stdout.close)
     self.addCleanup(process.wait)
@@ -121,13 +104,6 @@ class ProcessesTest(absltest.TestCase):
       for number in (0, 1)
     ]
 
-  def finish(self, *processes):
-    """Waits for the end; returns what each printed."""
-    outputs = [process.communicate()[0] for process in processes]
-    for process, output in zip(processes, outputs, strict=True):
-      self.assertEqual(process.returncode, 0, output)
-    return outputs
-
   def records(self, workdir):
     """Returns the numbers but those of speed."""
     lines = (self.folder / workdir / "metrics.jsonl").read_text().splitlines()
@@ -145,8 +121,7 @@ class ProcessesTest(absltest.TestCase):
       contextlib.redirect_stdout(io.StringIO()),
       jax.numpy_dtype_promotion("standard"),  # Optax's Adam mixes them.
     ):
-      text = str(self.folder / "letters")
-      config = Config(norm=("bn",), dataset=text, **SETTINGS)
+      config = Config(norm=("bn",), dataset="letters", **SETTINGS)
       study.run(
         "transformer",
         transformer.measure,
@@ -155,17 +130,14 @@ class ProcessesTest(absltest.TestCase):
       )
 
     processes = self.start_pair("pair")
-    log = self.folder / "pair" / "metrics.jsonl"
-    while not log.exists() or log.read_text().count("\n") < 2:
-      self.assertIsNone(processes[1].poll(), "It ended before that moment.")
-      time.sleep(0.001)
+    pair = self.folder / "pair"
+    programs.wait(processes[1], lambda: programs.evaluations(pair) >= 2)
     processes[1].kill()
-    output, _ = processes[0].communicate()
-    self.assertNotEqual(processes[0].returncode, 0)
+    output = programs.output(processes[0], 1)
     self.assertRegex(output, "Process 0 stops.*another one has ended")
     self.assertLess(len(self.records("pair")), 10)
 
-    first, second = self.finish(*self.start_pair("pair"))
+    first, second = map(programs.output, self.start_pair("pair"))
     self.assertIn("2 devices", first)
     self.assertIn("Resuming after step", first)
     self.assertNotIn("validation", second)  # It prints nothing of its own.

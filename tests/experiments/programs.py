@@ -1,0 +1,93 @@
+"""Starts the programs of experiments/ as a user does, and ends them early."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+from experiments.lab.runs import files
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def start(name, *arguments, **environment):
+  """Starts `python -m experiments.NAME` in the working directory."""
+  return subprocess.Popen(
+    [sys.executable, "-m", f"experiments.{name}", *arguments],
+    env={
+      **os.environ,
+      "PYTHONPATH": str(ROOT),
+      "JAX_PLATFORMS": "cpu",
+      "XLA_FLAGS": "",
+      "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # Compiles sooner.
+      **environment,
+    },
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+def output(process, status=0):
+  """Waits for the end with an exit status; returns what was printed."""
+  text, _ = process.communicate()
+  assert process.returncode == status, f"{process.returncode}\n{text}"
+  return text
+
+
+def wait(process, reached):
+  """Waits until `reached()` is true while the process runs."""
+  while not reached():
+    assert process.poll() is None, f"Ended early:\n{process.stdout.read()}"
+    time.sleep(0.001)
+
+
+def kill(process, reached):
+  """Kills a process, frozen in a moment that holds while it is frozen."""
+  with process.stdout:
+    while True:
+      wait(process, reached)
+      process.send_signal(signal.SIGSTOP)
+      os.waitpid(process.pid, os.WUNTRACED)  # Until it does stand still.
+      if reached():
+        break
+      process.send_signal(signal.SIGCONT)
+    process.kill()
+    process.wait()
+
+
+def evaluations(folder):
+  """Returns how many evaluations are logged."""
+  file = folder / "metrics.jsonl"
+  return file.read_text().count("\n") if file.exists() else 0
+
+
+def numbers(folder):
+  """Returns all results of a finished run, without times and commands."""
+
+  def timeless(entry):
+    return {
+      name: value
+      for name, value in entry.items()
+      if "second" not in name
+      and name not in ("minutes", "command", "checksums", "sha256")
+    }
+
+  log = folder / "metrics.jsonl"
+  lines = log.read_text().splitlines() if log.exists() else []
+  found = {
+    "summary": json.loads(
+      (folder / "summary.json").read_text(), object_hook=timeless
+    ),
+    "metrics": [json.loads(line, object_hook=timeless) for line in lines],
+  }
+  for path in sorted(folder.rglob("*.npz")):
+    arrays = timeless(files.read_arrays(path))
+    arrays.pop("records", None)  # They are in the metrics.
+    found[str(path.relative_to(folder))] = {
+      name: (array.dtype.str, array.tobytes()) for name, array in arrays.items()
+    }
+  return found
