@@ -75,12 +75,19 @@ _QUICK = flags.DEFINE_bool(
   "quick", False, "Only check that the suite runs; the numbers mean little."
 )
 _DATASET = flags.DEFINE_string(
-  "dataset", "auto", "Data of the image studies; see experiments.mnist."
+  "dataset",
+  "auto",
+  "Data of the image studies: auto (MNIST, or digits without it), mnist, digits,"
+  " or another data set; see --help of experiments.mnist.",
 )
 _JOBS = flags.DEFINE_integer(
   "jobs", 1, "Number of studies that run at once.", lower_bound=1
 )
-_STUDIES = flags.DEFINE_list("studies", list(STUDIES), "The studies to run.")
+_STUDIES = flags.DEFINE_list(
+  "studies",
+  list(STUDIES),
+  f"The studies to run, separated by commas. There are {', '.join(STUDIES)}.",
+)
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Folder for the results; by default a new one in runs/."
 )
@@ -102,15 +109,15 @@ class Children:
   """The processes of the studies, which end with this one."""
 
   def __init__(self) -> None:
+    self.stopped = False
     self._running: list[subprocess.Popen[bytes]] = []
-    self._stopped = False
     self._lock = threading.Lock()
 
   def run(self, command: Sequence[str], output: pathlib.Path) -> int:
     """Runs a command, with its output in a file; returns its exit status."""
     with output.open("w") as file:
       with self._lock:
-        if self._stopped:
+        if self.stopped:
           return -signal.SIGTERM
         process = subprocess.Popen(
           command, stdout=file, stderr=subprocess.STDOUT
@@ -121,7 +128,7 @@ class Children:
   def stop(self) -> None:
     """Ends all and starts no more."""
     with self._lock:
-      self._stopped = True
+      self.stopped = True
     for process in self._running:
       process.terminate()
     for process in self._running:
@@ -154,6 +161,8 @@ def execute(
   module = f"experiments.{STUDIES[name].module}"
   arguments = *flags_, f"--workdir={folder}", "--resume"
   failed = children.run([sys.executable, "-m", module, *arguments], output)
+  if children.stopped:
+    return ""
   minutes = (time.perf_counter() - began) / 60
   print(f"{name}: {minutes:.1f} minutes", flush=True)
   return f"{name} failed; its output is in {output}." if failed else ""
@@ -213,7 +222,7 @@ def run(
       f" Continue with:\n{study.to_continue(command, root)}"
     )
 
-  with ending.advising(advice):
+  with ending.advising(root, advice):
     with futures.ThreadPoolExecutor(jobs) as pool:
       failures = list(filter(None, pool.map(one, config.studies)))
     collect(config, root)

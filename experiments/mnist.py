@@ -72,7 +72,7 @@ class Config(options.EarlyStoppingConfig):
   norm: tuple[str, ...] = option(
     ("ln",),
     "One or several norms, separated by commas; each is trained and compared"
-    f" with the first. Valid are {', '.join(parsers.NORM_NAMES)}.",
+    " with the first.",
     parsers.NORMS,
   )
   norm_position: str = option(

@@ -24,6 +24,7 @@ from experiments.lab.parsers import (
   POSITIVE,
   SEEDS,
   SHARE,
+  NamesParser,
   one_of,
 )
 from experiments.lab.runs.workdir import Files
@@ -229,6 +230,8 @@ def _define_option(
     choices = parser.enum_values
     flags.DEFINE_enum(field.name, default, choices, text, flag_values=values)
     return
+  if isinstance(parser, NamesParser):
+    text += f" Valid are {', '.join(parser.valid)}."
   serializer: flags.ArgumentSerializer[Any] = flags.ArgumentSerializer()
   if isinstance(default, tuple):
     default = ",".join(map(str, default))

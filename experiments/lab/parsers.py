@@ -28,15 +28,15 @@ class NamesParser(flags.ArgumentParser):
   """Distinct valid names, separated by commas."""
 
   def __init__(self, valid: Sequence[str]):
-    self._valid = valid
+    self.valid = valid
 
   def parse(self, argument: str) -> tuple[str, ...]:
     names = _parts(argument)
-    unknown = [name for name in names if name not in self._valid]
+    unknown = [name for name in names if name not in self.valid]
     if unknown or not names:
       raise ValueError(
         f"{unknown[0] if unknown else 'nothing'!r} is not among the names"
-        f" {', '.join(self._valid)}."
+        f" {', '.join(self.valid)}."
       )
     if len(set(names)) < len(names):
       raise ValueError("a name comes twice.")

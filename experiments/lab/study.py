@@ -93,7 +93,7 @@ def run(
         f"The run began with {changes}, so its numbers may change in the last"
         " digits."
       )
-    with ending.advising(advice):
+    with ending.advising(folder, advice):
       return current.finish(measure(config, current) or {})
 
 

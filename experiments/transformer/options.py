@@ -79,14 +79,15 @@ class Config(options.Config):
   norm: tuple[str, ...] = option(
     ("ln",),
     "One or several norms, separated by commas; each is trained and compared"
-    f" with the first. Valid are {', '.join(parsers.NORM_NAMES)}.",
+    " with the first.",
     NORMS,
   )
   placement: tuple[str, ...] = option(
     ("pre",),
     "Placement of the norm around a sub-layer f, or several placements to"
     " compare, separated by commas: "
-    + "; ".join(f"{name}: {what}" for name, what in PLACEMENTS.items()),
+    + "; ".join(f"{name}: {what}" for name, what in PLACEMENTS.items())
+    + ".",
     parsers.NamesParser(list(PLACEMENTS)),
   )
   qk_norm: bool = option(

@@ -65,29 +65,34 @@ def evaluations(folder):
   return file.read_text().count("\n") if file.exists() else 0
 
 
-def numbers(folder):
-  """Returns all results of a finished run, without times and commands."""
-
-  def timeless(entry):
-    return {
-      name: value
-      for name, value in entry.items()
-      if "second" not in name
-      and name not in ("minutes", "command", "checksums", "sha256")
-    }
-
+def results(folder):
+  """Returns the results of a finished run, without times and commands."""
   log = folder / "metrics.jsonl"
   lines = log.read_text().splitlines() if log.exists() else []
-  found = {
+  return {
     "summary": json.loads(
-      (folder / "summary.json").read_text(), object_hook=timeless
+      (folder / "summary.json").read_text(), object_hook=_timeless
     ),
-    "metrics": [json.loads(line, object_hook=timeless) for line in lines],
+    "metrics": [json.loads(line, object_hook=_timeless) for line in lines],
   }
+
+
+def numbers(folder):
+  """Returns the results, and the bits of all saved arrays."""
+  found = results(folder)
   for path in sorted(folder.rglob("*.npz")):
-    arrays = timeless(files.read_arrays(path))
+    arrays = _timeless(files.read_arrays(path))
     arrays.pop("records", None)  # They are in the metrics.
     found[str(path.relative_to(folder))] = {
       name: (array.dtype.str, array.tobytes()) for name, array in arrays.items()
     }
   return found
+
+
+def _timeless(entries):
+  return {
+    name: value
+    for name, value in entries.items()
+    if "second" not in name
+    and name not in ("minutes", "command", "checksums", "sha256")
+  }

@@ -7,6 +7,7 @@ also in the middle of a long computation.
 import contextlib
 import errno
 import os
+import pathlib
 import signal
 import sys
 import threading
@@ -38,10 +39,11 @@ class StoppedError(Exception):
 
 
 @contextlib.contextmanager
-def advising(advice: Callable[[], str]) -> Iterator[None]:
+def advising(folder: pathlib.Path, advice: Callable[[], str]) -> Iterator[None]:
   """Adds advice to the last message of a program that ends in this block.
 
   Args:
+    folder: Folder of the results.
     advice: Returns what is saved and how to go on; may be called by another
       thread.
 
@@ -54,9 +56,9 @@ def advising(advice: Callable[[], str]) -> Iterator[None]:
   except OSError as error:
     if error.errno not in _STORAGE:
       raise
-    where = f" ({error.filename})" if error.filename else ""
+    output = "output" if error.errno == errno.EPIPE else folder
     raise StoppedError(
-      f"Stopped: {error.strerror}{where}.\n{advice()}"
+      f"Stopped: {error.strerror} ({error.filename or output}).\n{advice()}"
     ) from error
   finally:
     _advice.pop()

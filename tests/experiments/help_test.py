@@ -1,0 +1,90 @@
+"""`--help` of every command lists its flags and their valid values."""
+
+import dataclasses
+import importlib
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+
+from absl import flags
+from absl.testing import absltest, parameterized
+
+from experiments import all as suite
+from experiments.lab import parsers
+from tests.experiments import programs
+
+COMMANDS = sorted({study.module for study in suite.STUDIES.values()} | {"all"})
+SHARED = ("workdir", "resume", "quick")
+
+# Forks, because to import all of JAX again takes seconds.
+SHOW_ALL = """
+import json, os, runpy, sys, warnings
+from experiments.lab import study
+warnings.simplefilter("ignore")  # JAX warns of forks.
+texts = {}
+for name in sys.argv[1:]:
+  read, write = os.pipe()
+  if not os.fork():
+    os.dup2(write, 1)
+    sys.argv = [name, "--help"]
+    runpy.run_module(f"experiments.{name}", run_name="__main__", alter_sys=True)
+  os.close(write)
+  with os.fdopen(read) as file:
+    texts[name] = file.read()
+print(json.dumps(texts))
+"""
+
+
+class HelpTest(parameterized.TestCase):
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    shown = subprocess.run(
+      [sys.executable, "-c", SHOW_ALL, *COMMANDS],
+      env={**os.environ, "PYTHONPATH": str(programs.ROOT)},
+      stdout=subprocess.PIPE,
+      check=True,
+    )
+    cls.texts = json.loads(shown.stdout)
+
+  def paragraph(self, name, flag):
+    """Returns the help of a flag."""
+    found = re.search(
+      rf"\n  -?-(\[no\])?{flag}: (.*?)(\n  -|\n\n|\Z)",
+      self.texts[name],
+      re.DOTALL,
+    )
+    self.assertIsNotNone(found, f"--{flag} is not in {self.texts[name]}")
+    return found[2]
+
+  @parameterized.parameters(*COMMANDS)
+  def test_lists_flags_and_their_values(self, name):
+    module = f"experiments.{name}"
+    if importlib.util.find_spec(module).submodule_search_locations:
+      module += ".__main__"
+    for field in dataclasses.fields(importlib.import_module(module).Config):
+      text = self.paragraph(name, field.name)
+      parser = field.metadata.get("parser")
+      if isinstance(parser, flags.EnumParser):
+        values = parser.enum_values
+      elif isinstance(parser, parsers.NamesParser):
+        values = parser.valid
+      else:
+        values = suite.STUDIES if field.name == "studies" else ()
+      for value in values:
+        self.assertRegex(text, rf"\b{re.escape(value)}\b")
+    for flag in SHARED:
+      self.paragraph(name, flag)
+
+  @parameterized.parameters(*COMMANDS)
+  def test_says_what_it_does(self, name):
+    text = self.texts[name]
+    self.assertIn(f"python -m experiments.{name}", text)
+    self.assertEqual("Claims:" in text, name != "all")
+
+
+if __name__ == "__main__":
+  absltest.main()
