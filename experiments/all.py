@@ -77,8 +77,8 @@ _QUICK = flags.DEFINE_bool(
 _DATASET = flags.DEFINE_string(
   "dataset",
   "auto",
-  "Data of the image studies: auto (MNIST, or digits without it), mnist, digits,"
-  " or another data set; see --help of experiments.mnist.",
+  "Data of the image studies: auto (MNIST, or digits without it), mnist,"
+  " digits, or another data set; see --help of experiments.mnist.",
 )
 _JOBS = flags.DEFINE_integer(
   "jobs", 1, "Number of studies that run at once.", lower_bound=1
