@@ -3,8 +3,8 @@
     python -m tests.experiments.soak --kills=50
 
 Four runs take turns: MNIST, a transformer, a study with parts, and a
-transformer in two processes. Each is killed (SIGKILL, SIGTERM or SIGINT) after a
-random time and resumed, and has to end with the bits of a run that was left
+transformer in two processes. Each is killed (SIGKILL, SIGTERM or SIGINT) after
+a random time and resumed, and has to end with the bits of a run that was left
 alone. Takes about ten minutes on two cores; too long for the test suite.
 """
 
