@@ -95,7 +95,8 @@ class Run:
 
   def saved(self) -> str:
     """Returns a sentence about what a resumed run need not compute again."""
-    kept = [f"{self._parts} measurements"] if self._parts else []
+    count = self._parts
+    kept = [f"{count} measurement{'s' * (count > 1)}"] if count else []
     kept += self._session.saved() if self._session else []
     return f"Saved: {', '.join(kept)}." if kept else "Nothing was saved yet."
 

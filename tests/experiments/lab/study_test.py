@@ -245,7 +245,7 @@ class RunTest(absltest.TestCase):
     self.assertEqual(
       str(caught.exception),
       "Stopped: No space left on device (parts/b.npz).\n"
-      "Saved: 1 measurements. Continue with:\n"
+      "Saved: 1 measurement. Continue with:\n"
       f"command --resume --workdir={self.folder / 'w'}",
     )
 
