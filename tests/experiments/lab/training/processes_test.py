@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import pathlib
 import socket
 import tempfile
@@ -15,6 +16,7 @@ from absl.testing import absltest
 from jax.experimental import multihost_utils
 
 from experiments.lab import study
+from experiments.lab.runs import workdir
 from experiments.lab.runs.workdir import Files
 from experiments.lab.training import devices, processes
 from experiments.transformer import __main__ as transformer
@@ -145,6 +147,15 @@ class ProcessesTest(absltest.TestCase):
     self.assertLen(pair, 10)
     # Two processes add up a sum in another order than one does.
     chex.assert_trees_all_close(pair, one, rtol=2e-6)
+
+  def test_a_folder_in_use_is_refused_to_all(self):
+    with workdir.opened("transformer", Config(), Files("pair"), ""):
+      outputs = [
+        programs.output(process, 1) for process in self.start_pair("pair")
+      ]
+    for output in outputs:
+      self.assertRegex(output, f"pair is in use by process {os.getpid()} on")
+      self.assertNotIn("Traceback", output)
 
 
 if __name__ == "__main__":
