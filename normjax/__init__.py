@@ -4,6 +4,9 @@ The pure functions are here; `normjax.linen` holds the Flax modules around
 them, imported separately so that `import normjax` needs JAX alone.
 """
 
+from normjax.config import Config as Config
+from normjax.config import get_config as get_config
+from normjax.config import show_config as show_config
 from normjax.functional import BatchStats as BatchStats
 from normjax.functional import Moments as Moments
 from normjax.functional import batch_norm as batch_norm

@@ -290,24 +290,5 @@ class BuildTest(absltest.TestCase):
     self.assertEqual(found, [library.file_name()])
 
 
-class OtherJaxlibTest(absltest.TestCase):
-  def test_kernels_for_others_are_left_alone_and_reported(self):
-    native = temporary(self)
-    for source in (ROOT / "normjax/native").iterdir():
-      if source.suffix in (".cc", ".h"):
-        shutil.copy(source, native)
-    (native / "kernels-0123456789abcdef.so").write_text("Not to be loaded.")
-    empty = {"NORMJAX_CACHE_DIR": str(native / "cache"), "NORMJAX_NATIVE": "1"}
-    with (
-      mock.patch.object(library, "_FOLDER", native),
-      mock.patch.dict(os.environ, empty),
-      self.assertLogs("normjax", "WARNING") as logs,
-    ):
-      self.assertFalse(library.load.__wrapped__())
-    self.assertIn(
-      "Build them again with `python -m normjax.native`", logs.output[0]
-    )
-
-
 if __name__ == "__main__":
   absltest.main()

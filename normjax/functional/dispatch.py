@@ -1,8 +1,8 @@
 """What every norm calls: `(x - mean) / sqrt(var + epsilon) * scale + bias`.
 
 Layer, batch, group and instance norm check their arguments, describe themselves
-by a `Norm`, and call `apply_norm`. That uses the kernels (`primitives`) if it
-can, else the formulas (`formulas`), and defines the derivative.
+by a `Norm`, and call `apply_norm`. That uses the primitives where they apply,
+else the formulas, and defines the derivative.
 """
 
 import functools
@@ -62,7 +62,7 @@ def _apply_differentiable(
   epsilon: jax.Array | None,
   norm: Norm,
 ) -> tuple[jax.Array, GroupMoments]:
-  if primitives.can_use_kernels(x, mask, norm):
+  if primitives.supports(x, mask, norm):
     return primitives.bind_normalize(x, scale, bias, norm)
   return formulas.normalize(x, scale, bias, mask, epsilon, norm)
 
@@ -84,7 +84,7 @@ def _derivative(
   )
   if dx is None:
     dx = jnp.zeros_like(x)
-  if primitives.can_use_kernels(x, mask, norm):
+  if primitives.supports(x, mask, norm):
     return (y, stats), primitives.bind_pushforward(
       x, scale, stats, dx, d_scale, d_bias, norm
     )

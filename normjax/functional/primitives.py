@@ -8,10 +8,10 @@ The pushforward is the derivative in forward mode, at a given x, scale and
 moments. The pullback is its transpose, the derivative in reverse mode. Both are
 linear. What is in brackets may be absent.
 
-The formulas of `formulas` define what the primitives compute. If the kernels of
-`normjax.native` have been built, the CPU runs normalize and pullback as one
-kernel each, which passes over the data fewer times. JAX chooses between the
-formula and the kernel when it lowers a program for a platform.
+The formulas of `formulas` define what the primitives compute. If there are the
+kernels of `normjax.native`, the CPU runs normalize and pullback as one kernel
+each, which passes over the data fewer times. The choice is made when JAX lowers
+a program for a platform, so programs are the same with and without kernels.
 """
 
 import functools
@@ -30,11 +30,11 @@ from normjax.functional.moments import GroupMoments, moments_tangent
 from normjax.native import library
 
 
-def can_use_kernels(x: jax.Array, mask: jax.Array | None, norm: Norm) -> bool:
-  """Returns whether there are kernels for this norm of this array.
+def supports(x: jax.Array, mask: jax.Array | None, norm: Norm) -> bool:
+  """Returns whether the primitives support this norm of this array.
 
-  If not, call the formulas instead of the primitives. Kernels do not support
-  masks, mapped axes, complex numbers, a traced epsilon or arrays of unknown
+  If not, call the formulas instead. The primitives support what the kernels do:
+  no masks, mapped axes, complex numbers, a traced epsilon or arrays of unknown
   size. Under a mesh each device has a part of the array, which XLA cannot pass
   to a kernel.
   """
@@ -48,7 +48,6 @@ def can_use_kernels(x: jax.Array, mask: jax.Array | None, norm: Norm) -> bool:
     and x.dtype in kernels.DTYPES
     and x.size > 0
     and jax.typeof(x).sharding.mesh.empty
-    and library.load()
     and kernels.layout(x.shape, norm) is not None
   )
 
@@ -56,7 +55,7 @@ def can_use_kernels(x: jax.Array, mask: jax.Array | None, norm: Norm) -> bool:
 def bind_normalize(
   x: jax.Array, scale: jax.Array | None, bias: jax.Array | None, norm: Norm
 ) -> tuple[jax.Array, GroupMoments]:
-  """As `formulas.normalize`; requires `can_use_kernels`."""
+  """As `formulas.normalize`; requires `supports`."""
   options = _Options(norm, has_scale=scale is not None, bias=_dtype(bias))
   operands = {"x": x, "scale": scale, "bias": bias}
   y, *statistics = _bind(_normalize_p, operands, options)
@@ -72,7 +71,7 @@ def bind_pushforward(
   d_bias: jax.Array | None,
   norm: Norm,
 ) -> tuple[jax.Array, GroupMoments]:
-  """As `formulas.pushforward`; requires `can_use_kernels`."""
+  """As `formulas.pushforward`; requires `supports`."""
   options = _Options(
     norm,
     has_scale=scale is not None,
@@ -325,10 +324,11 @@ def _define(
     devices = getattr(module.axis_context, "num_devices", None)
     # An exported program must run where there are no kernels.
     exported = getattr(module.lowering_parameters, "for_export", False)
-    # Mapping adds axes, so the layout may differ from what `can_use_kernels`
-    # has checked.
+    # Mapping adds axes, so the layout may differ from what `supports` has
+    # checked.
     view = kernels.layout(ctx.avals_in[0].shape, options.norm)
-    if view is None or exported or devices not in (None, 1):
+    callable_here = view is not None and not exported and devices in (None, 1)
+    if not (callable_here and library.load()):
       return by_formula(ctx, *operands, options=options)
     return by_kernel(ctx, *operands, options=options)
 
@@ -410,4 +410,4 @@ ad.primitive_transposes[_pushforward_p] = _transpose_pushforward
 
 # Registers the kernels now: a program that was compiled ahead of time may call
 # one before anything else here runs.
-library.load()
+library.find()

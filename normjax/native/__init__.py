@@ -2,8 +2,9 @@
 faster.
 
 They are built when normjax is installed, if there is a C++ compiler, or later
-by `python -m normjax.native`. `normjax.functional` calls `load`, and uses the
-kernels if there are any.
+by `python -m normjax.native`. `normjax.functional` looks for them when it is
+imported (`library.find`), and asks for them when it compiles a program for a
+CPU (`load`).
 """
 
 from normjax.native.library import BuildError as BuildError

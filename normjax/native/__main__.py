@@ -24,11 +24,11 @@ def main() -> int:
   print(f"Built {path}")
   # In a new process: this one may have looked for kernels before they existed.
   check = (
-    "import logging, sys; from normjax import native;"
-    " logging.basicConfig(level=logging.INFO); sys.exit(not native.load())"
+    "import sys; from normjax.native import library;"
+    " problem = library.find().problem;"
+    " sys.exit(problem and f'normjax does not use them here: {problem}')"
   )
   if subprocess.run([sys.executable, "-c", check]).returncode:
-    print("normjax does not use them here.", file=sys.stderr)
     return 1
   print("normjax uses them from now on.")
   return 0

@@ -29,22 +29,28 @@ namespace {
 
 namespace ffi = xla::ffi;
 
-const AllLoops& LoopsOfThisProcessor() {
+// The loops of a processor level, and its name.
+struct Level {
+  const char* name;
+  const AllLoops& loops;
+};
+
+const Level& LevelOfThisProcessor() {
 #if defined(__x86_64__)
-  static const AllLoops& best =
+  static const Level best =
       __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
               __builtin_cpu_supports("avx512cd") &&
               __builtin_cpu_supports("avx512dq") &&
               __builtin_cpu_supports("avx512vl")
-          ? kLoopsV4
+          ? Level{"x86-64-v4", kLoopsV4}
       : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
               __builtin_cpu_supports("bmi2")
-          ? kLoopsV3
-          : kLoopsBase;
-  return best;
+          ? Level{"x86-64-v3", kLoopsV3}
+          : Level{"baseline", kLoopsBase};
 #else
-  return kLoopsBase;
+  static const Level best = {"baseline", kLoopsBase};
 #endif
+  return best;
 }
 
 using Floats = ffi::Buffer<ffi::F32>;
@@ -89,7 +95,7 @@ ffi::Error Dispatch(const Layout& layout, const ffi::AnyBuffer& x,
     }
     return ffi::Error::Success();
   };
-  const AllLoops& loops = LoopsOfThisProcessor();
+  const AllLoops& loops = LevelOfThisProcessor().loops;
   const void* data = x.untyped_data();
   switch (x.element_type()) {
     case ffi::F32:
@@ -176,6 +182,10 @@ auto WithLayout(Binding binding) {
 #define NORMJAX_EXPORT extern "C" __attribute__((visibility("default")))
 NORMJAX_EXPORT XLA_FFI_Error* normjax_normalize(XLA_FFI_CallFrame* frame);
 NORMJAX_EXPORT XLA_FFI_Error* normjax_pullback(XLA_FFI_CallFrame* frame);
+// The name of the level that the kernels use on this processor.
+NORMJAX_EXPORT const char* normjax_level() {
+  return normjax::LevelOfThisProcessor().name;
+}
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     normjax_normalize, normjax::Normalize,

@@ -18,11 +18,14 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import threading
+from typing import NamedTuple
 
 TARGETS = ("normjax_normalize", "normjax_pullback")
 """Names that are registered with XLA for platform "cpu"; see `kernels.cc`."""
 
 _LOG = logging.getLogger("normjax")
+_LOCK = threading.RLock()
 _FOLDER = pathlib.Path(__file__).parent
 _FLAGS = (
   "-std=c++17",
@@ -92,43 +95,93 @@ def build(
   return path
 
 
-@functools.cache
+class Kernels(NamedTuple):
+  """Which kernels this process has.
+
+  Attributes:
+    path: The library; None if there is none.
+    level: The processor level that it chooses on this machine, such as
+      "x86-64-v4"; None without a library.
+    problem: Why there is no library, and what to do; None with one.
+    outdated: Whether there are libraries, but none for this environment.
+  """
+
+  path: pathlib.Path | None = None
+  level: str | None = None
+  problem: str | None = None
+  outdated: bool = False
+
+
 def load() -> bool:
-  """Registers the kernels with XLA, once, and returns whether there are any.
+  """Returns whether programs for this machine's CPU can call kernels.
+
+  Called whenever such a program is compiled. If there are no kernels, a warning
+  says so once, unless `NORMJAX_NATIVE=0` switches them off.
+  """
+  with _LOCK:
+    kernels = provide()
+    if kernels.problem and not _switched_off():
+      _warn_once(
+        "normjax runs without its CPU kernels, which is slower: %s",
+        kernels.problem,
+      )
+  return kernels.path is not None
+
+
+def provide() -> Kernels:
+  """Returns the kernels, and builds them if those that are there do not fit.
+
+  They do not after an update of jaxlib, or if `pip install -e .` has built them
+  for a newer jaxlib than the installed one. Building takes about ten seconds.
+  So it is left to the first program for a CPU that can call them: imports stay
+  fast, and programs for GPUs never wait. Processes that build at the same time
+  do not disturb one another.
+  """
+  with _LOCK:
+    return _provide()
+
+
+@functools.cache
+def find() -> Kernels:
+  """Returns the kernels if they have been built, and registers them with XLA.
 
   Looks beside this file, where the installation puts them, then in the user's
-  cache. The environment variable `NORMJAX_NATIVE=0` switches them off. If a
-  library cannot be used, this is logged, and no exception is raised.
+  cache. Builds nothing, and raises nothing if a library cannot be used.
   """
-  if os.environ.get("NORMJAX_NATIVE") == "0":
-    _LOG.debug("NORMJAX_NATIVE=0: the native kernels stay off.")
-    return False
+  if _switched_off():
+    return Kernels(problem="NORMJAX_NATIVE=0 is set.")
   try:
     name = file_name()
   except BuildError as error:
-    _LOG.info("No native kernels: %s", error)
-    return False
-  for folder in (_FOLDER, cache_folder()):
-    path = folder / name
-    if not path.is_file():
-      continue
+    return Kernels(problem=str(error))
+  found = [
+    path
+    for folder in (_FOLDER, cache_folder())
+    for path in sorted(folder.glob("kernels-*.so"))
+  ]
+  fitting = [path for path in found if path.name == name]
+  problem = "they have not been built."
+  for path in fitting:
     try:
-      _register(path)
+      level = _register(path)
     except Exception as error:  # Any error of jaxlib or of the linker.
-      _LOG.info("The native kernels in %s cannot be used: %s", path, error)
+      problem = f"{path} cannot be used: {error}."
       continue
     _LOG.debug("Using the native kernels in %s.", path)
-    return True
-  if any(_FOLDER.glob("kernels-*.so")):
-    _LOG.warning(
-      "The native kernels in %s were built from other sources, or for another"
-      " jaxlib or machine. They are not used, so normjax is slower than it"
-      " could be. Build them again with `python -m normjax.native`.",
-      _FOLDER,
+    return Kernels(path, level)
+  outdated = bool(found) and not fitting
+  if outdated:
+    problem = (
+      f"those in {found[0].parent} were built for another jaxlib or machine, or"
+      " from other sources."
     )
-  else:
-    _LOG.debug("No native kernels. Build them with `python -m normjax.native`.")
-  return False
+  advice = "Run `python -m normjax.native`."
+  if not _has_compiler():
+    advice = (
+      "Install a C++ compiler (g++ or clang++), then run"
+      " `python -m normjax.native`."
+    )
+  return Kernels(problem=f"{problem} {advice}", outdated=outdated)
 
 
 def file_name(jaxlib: pathlib.Path | None = None) -> str:
@@ -168,6 +221,36 @@ def cache_folder() -> pathlib.Path:
   return base.expanduser() / "native"
 
 
+@functools.cache
+def _provide() -> Kernels:
+  kernels = find()
+  if not kernels.outdated or not _has_compiler():
+    return kernels
+  _LOG.warning(
+    "normjax builds its CPU kernels anew: those that are there do not fit the"
+    " installed jaxlib. This takes about ten seconds, once."
+  )
+  try:
+    build(cache_folder())
+  except (BuildError, OSError) as error:
+    reason = str(error).splitlines()[0].rstrip(".:")
+    return kernels._replace(
+      problem=f"building them failed ({reason}). `python -m normjax.native`"
+      " shows all of the error, and builds them once that is solved."
+    )
+  find.cache_clear()
+  return find()
+
+
+@functools.cache
+def _warn_once(message: str, problem: str) -> None:
+  _LOG.warning(message, problem)
+
+
+def _switched_off() -> bool:
+  return os.environ.get("NORMJAX_NATIVE") == "0"
+
+
 def _levels() -> dict[str, tuple[str, ...]]:
   return _LEVELS.get(_machine(), {"kLoopsBase": ()})
 
@@ -177,13 +260,17 @@ def _machine() -> str:
   return {"amd64": "x86_64", "aarch64": "arm64"}.get(machine, machine)
 
 
-def _register(path: pathlib.Path) -> None:
+def _register(path: pathlib.Path) -> str:
+  """Registers a library's kernels, and returns the level that it chooses."""
   import jax.ffi
 
   library = ctypes.CDLL(str(path))
   handlers = [jax.ffi.pycapsule(getattr(library, name)) for name in TARGETS]
+  library.normjax_level.restype = ctypes.c_char_p
+  level = library.normjax_level().decode()
   for name, handler in zip(TARGETS, handlers, strict=True):
     jax.ffi.register_ffi_target(name, handler, platform="cpu")
+  return level
 
 
 def _compiler() -> list[str]:
@@ -195,6 +282,13 @@ def _compiler() -> list[str]:
   raise BuildError(
     "there is no C++ compiler. Install g++ or clang++, or set CXX."
   )
+
+
+def _has_compiler() -> bool:
+  try:
+    return shutil.which(_compiler()[0]) is not None
+  except BuildError:
+    return False
 
 
 def _headers(jaxlib: pathlib.Path | None) -> pathlib.Path:
@@ -217,4 +311,7 @@ def _run(command: tuple[str, ...]) -> None:
   except OSError as error:
     raise BuildError(f"{command[0]} cannot be started: {error}") from error
   if done.returncode:
-    raise BuildError(f"{shlex.join(command)} failed:\n{done.stderr.strip()}")
+    raise BuildError(
+      f"{command[0]} failed:\n{done.stderr.strip()}\n"
+      f"The command was: {shlex.join(command)}"
+    )

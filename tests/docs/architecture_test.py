@@ -71,10 +71,11 @@ class ImportsTest(absltest.TestCase):
   def test_of_the_library_point_one_way(self):
     for path in (ROOT / "normjax").rglob("*.py"):
       below = {
+        "normjax": ("normjax.functional", "normjax.native", "normjax.config"),
         "functional": ("normjax.functional", "normjax.native"),
         "native": ("normjax.native",),
         "linen": ("normjax.functional", "normjax.linen"),
-      }.get(path.parent.name, ("normjax.functional",))
+      }[path.parent.name]
       for target in imported(path):
         if target.startswith(("normjax.", "experiments", "benchmarks")):
           self.assertStartsWith(target, below, path)

@@ -30,7 +30,8 @@ def setUpModule():
   os.environ["NORMJAX_CACHE_DIR"] = folder
   unittest.addModuleCleanup(os.environ.pop, "NORMJAX_CACHE_DIR")
   library.build(library.cache_folder())
-  library.load.cache_clear()
+  library.find.cache_clear()
+  library._provide.cache_clear()
   assert library.load()
 
 
