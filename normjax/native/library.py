@@ -227,16 +227,21 @@ def _provide() -> Kernels:
   if not kernels.outdated or not _has_compiler():
     return kernels
   _LOG.warning(
-    "normjax builds its CPU kernels anew: those that are there do not fit the"
-    " installed jaxlib. This takes about ten seconds, once."
+    "normjax builds its CPU kernels anew, because those that are there are for"
+    " another jaxlib, machine or version. This takes about ten seconds, once."
   )
   try:
     build(cache_folder())
-  except (BuildError, OSError) as error:
+  except BuildError as error:
     reason = str(error).splitlines()[0].rstrip(".:")
     return kernels._replace(
       problem=f"building them failed ({reason}). `python -m normjax.native`"
-      " shows all of the error, and builds them once that is solved."
+      " shows the whole error, and builds them once that is solved."
+    )
+  except OSError as error:
+    return kernels._replace(
+      problem=f"their folder cannot be written ({error}). Set NORMJAX_CACHE_DIR"
+      " to one that can."
     )
   find.cache_clear()
   return find()

@@ -172,6 +172,7 @@ class LibraryTest(parameterized.TestCase):
     with self.messages(ANEW, OFF) as found:
       self.assertFalse(library.load())
     self.assertIn(str(self.cache), found[1])
+    self.assertEndsWith(found[1], "Set NORMJAX_CACHE_DIR to one that can.")
 
   def test_a_library_that_cannot_be_loaded(self):
     built = library.build(self.native)
