@@ -11,7 +11,6 @@ PACKAGES = {
   "importlib_resources": "importlib_resources",
   "matplotlib": "matplotlib",
   "optax": "optax",
-  "orbax": "orbax-checkpoint",
   "PIL": "pillow",
   "requests": "requests",
   "sklearn": "scikit-learn",

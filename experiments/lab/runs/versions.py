@@ -1,21 +1,24 @@
-"""The versions that a run was made with."""
+"""What a run was made with: versions, the backend, the kernels."""
 
-import platform
+import importlib.metadata
 from collections.abc import Mapping
-from importlib import metadata
 
 import normjax
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
-
 
 def current() -> dict[str, str]:
-  """Returns the versions of Python, normjax and what they compute with."""
-  packages = {name: metadata.version(name) for name in _PACKAGES}
+  """Returns the versions of what the numbers of a run depend on."""
+  config = normjax.get_config()
   return {
-    "python": platform.python_version(),
-    "normjax": normjax.__version__,
-    **packages,
+    "python": config.python,
+    "normjax": config.normjax,
+    "jax": config.jax,
+    "jaxlib": config.jaxlib,
+    "flax": importlib.metadata.version("flax"),
+    "optax": importlib.metadata.version("optax"),
+    "numpy": config.numpy,
+    "backend": config.backend,
+    "kernels": config.processor or "off",
   }
 
 
