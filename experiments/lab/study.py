@@ -85,7 +85,8 @@ def run(
       return finished
 
     def advice() -> str:
-      again = to_continue(command, folder, where.data_dir)
+      # Other processes than the first one have another folder.
+      again = to_continue(command, where.workdir or folder, where.data_dir)
       return f"{current.saved()} Continue with:\n{again}"
 
     if changes := versions.changes(began_with):
@@ -133,7 +134,7 @@ def command_line(name: str) -> str:
 
 
 def to_continue(
-  command: str, folder: pathlib.Path, data_dir: str | None = None
+  command: str, folder: str | pathlib.Path, data_dir: str | None = None
 ) -> str:
   """Returns the command line that continues a run.
 

@@ -22,7 +22,7 @@ from tests.experiments import programs
 
 SMALL = (
   *("--layers=1", "--width=16", "--heads=2", "--context=16"),
-  *("--batch_size=4", "--steps=400", "--eval_every=10", "--dataset=letters"),
+  *("--batch_size=4", "--eval_every=5", "--dataset=letters"),
 )
 RUNS = {
   "mnist": (
@@ -30,9 +30,9 @@ RUNS = {
     "mnist",
     ("--dataset=digits", "--norm=none,bn", "--seeds=2", "--epochs=30"),
   ),
-  "transformer": (1, "transformer", (*SMALL, "--norm=ln,bn", "--dropout=0.1")),
+  "transformer": (1, "transformer", (*SMALL, "--steps=200", "--norm=ln,bn")),
   "smoothness": (1, "smoothness", ("--quick", "--dataset=digits")),
-  "pair": (2, "transformer", (*SMALL, "--norm=bn")),
+  "pair": (2, "transformer", (*SMALL, "--steps=40", "--norm=bn")),
 }
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 

@@ -108,7 +108,16 @@ def check_reachable(
   for host in hosts:
     error = results.get(host, TimeoutError(f"no answer in {seconds:g} s"))
     if error is not None:
-      raise DownloadError(f"{host} cannot be reached ({error}).") from error
+      raise DownloadError(
+        f"{host} cannot be reached ({_first_cause(error)})."
+      ) from error
+
+
+def _first_cause(error: BaseException) -> BaseException:
+  """Returns the first error of a chain; the others repeat it at length."""
+  while error.__context__ is not None:
+    error = error.__context__
+  return error
 
 
 def _is_intact(source: Source, path: pathlib.Path) -> bool:

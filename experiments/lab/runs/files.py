@@ -57,8 +57,8 @@ def replacing(path: pathlib.Path) -> Iterator[io.BufferedRandom]:
 
 
 def remove_incomplete(folder: pathlib.Path) -> None:
-  """Removes what killed processes were writing, here and in all subfolders."""
-  for path in folder.rglob(f"{_TEMPORARY}*"):
+  """Removes what killed processes were writing into a folder."""
+  for path in folder.glob(f"{_TEMPORARY}*"):
     path.unlink()
 
 

@@ -188,7 +188,12 @@ def _locked(
     try:
       with _writable(folder):
         _sign(file)
-        files.remove_incomplete(folder)
+        for place in (
+          folder,
+          *folder.glob("parts"),
+          *folder.glob("checkpoints/*"),
+        ):
+          files.remove_incomplete(place)
       yield folder
     except RefusedError:
       _remove_unused(folder, absent)

@@ -170,12 +170,12 @@ class ReplacingTest(absltest.TestCase):
 
   def test_what_killed_processes_leave_is_removed(self):
     folder = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
-    path = folder / "parts" / "arm.npz"
+    path = folder / "arm.npz"
     with files.replacing(path):
-      (left,) = path.parent.iterdir()
+      (left,) = folder.iterdir()
     left.touch()
     files.remove_incomplete(folder)
-    self.assertEqual([*path.parent.iterdir()], [path])
+    self.assertEqual([*folder.iterdir()], [path])
 
 
 if __name__ == "__main__":

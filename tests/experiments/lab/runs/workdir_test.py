@@ -52,6 +52,18 @@ class WorkdirTest(parameterized.TestCase):
     names = {path.name for path in (self.root / "w").iterdir()}
     self.assertEqual(names, {"config.json", ".lock"})
 
+  def test_removes_what_a_killed_run_was_writing(self):
+    folder = self.open("w")
+    left = [
+      folder / name / ".incomplete.1.5.npz"
+      for name in (".", "parts", "checkpoints/ln")
+    ]
+    for path in left:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      path.touch()
+    self.open("w", resume=True)
+    self.assertEmpty([path for path in left if path.exists()])
+
   def test_does_not_overwrite(self):
     (self.root / "w").mkdir()
     (self.root / "w" / "config.json").write_text("{}")
