@@ -4,18 +4,34 @@ The pure functions are here; `normjax.linen` holds the Flax modules around
 them, imported separately so that `import normjax` needs JAX alone.
 """
 
-from normjax.config import Config as Config
-from normjax.config import get_config as get_config
-from normjax.config import show_config as show_config
-from normjax.functional import BatchStats as BatchStats
-from normjax.functional import Moments as Moments
-from normjax.functional import batch_norm as batch_norm
-from normjax.functional import group_norm as group_norm
-from normjax.functional import instance_norm as instance_norm
-from normjax.functional import layer_norm as layer_norm
-from normjax.functional import merge_moments as merge_moments
-from normjax.functional import moments as moments
-from normjax.functional import rms_norm as rms_norm
-from normjax.functional import standardize as standardize
+from normjax.config import Config, get_config, show_config
+from normjax.functional import (
+  BatchStats,
+  Moments,
+  batch_norm,
+  group_norm,
+  instance_norm,
+  layer_norm,
+  merge_moments,
+  moments,
+  rms_norm,
+  standardize,
+)
+
+__all__ = [
+  "BatchStats",
+  "Config",
+  "Moments",
+  "batch_norm",
+  "get_config",
+  "group_norm",
+  "instance_norm",
+  "layer_norm",
+  "merge_moments",
+  "moments",
+  "rms_norm",
+  "show_config",
+  "standardize",
+]
 
 __version__ = "0.1.0"

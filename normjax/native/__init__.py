@@ -7,6 +7,10 @@ imported (`library.find`), and asks for them when it compiles a program for a
 CPU (`load`).
 """
 
-from normjax.native.library import BuildError as BuildError
-from normjax.native.library import build as build
-from normjax.native.library import load as load
+from normjax.native.library import BuildError, build, load
+
+__all__ = [
+  "BuildError",
+  "build",
+  "load",
+]
