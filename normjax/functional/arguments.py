@@ -8,13 +8,15 @@ import functools
 import inspect
 import math
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+
+from normjax.functional.keywords import check_keywords
 
 Axes = int | Sequence[int]
 AxisName = str | tuple[str, ...]
@@ -25,7 +27,10 @@ _TINY = float(jnp.finfo(jnp.float32).tiny)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def jit(*static_argnames: str) -> Callable[[_Function], _Function]:
+def jit(
+  *static_argnames: str,
+  check: Callable[[Mapping[str, Any]], None] = lambda given: None,
+) -> Callable[[_Function], _Function]:
   """Compiles a function, whose static arguments may also be lists or arrays.
 
   The result is an ordinary function with the docstring, signature and doctests
@@ -34,6 +39,12 @@ def jit(*static_argnames: str) -> Callable[[_Function], _Function]:
 
   Arguments that are not static are arrays, or convert to arrays. `epsilon` is
   static unless it is traced.
+
+  Args:
+    *static_argnames: Names of static arguments.
+    check: Called with the arguments that are given, by name, before they are
+      converted and traced. Inside of the function, the values of arrays are
+      unknown.
   """
 
   def decorate(function: _Function) -> _Function:
@@ -45,6 +56,8 @@ def jit(*static_argnames: str) -> Callable[[_Function], _Function]:
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
+      check_keywords(function.__name__, kwargs, names)
+      check(dict(zip(names, args, strict=False)) | kwargs)
       static = static_argnames
       if isinstance(kwargs.get("epsilon"), jax.core.Tracer):
         static = tuple(name for name in static if name != "epsilon")
@@ -52,7 +65,7 @@ def jit(*static_argnames: str) -> Callable[[_Function], _Function]:
       def canonical(name: str, value: Any) -> Any:
         if name in static:
           return _option(name, value)
-        return _array(name, value) if name in names else value
+        return as_array(name, value)
 
       # If there are too many arguments, the function itself raises.
       named = zip(names, args, strict=False)
@@ -95,21 +108,25 @@ def _option(name: str, value: Any) -> Any:
   return value
 
 
-def _array(name: str, value: Any) -> Any:
+def as_array(name: str, value: Any) -> Any:
   """Returns an argument as an array; trees of arrays stay as they are.
 
   Raises:
     TypeError: it does not convert to an array.
   """
-  if isinstance(value, np.ndarray) and not value.dtype.isnative:
-    # JAX ignores the byte order and would read other numbers.
-    return value.astype(value.dtype.newbyteorder("="))
-  if value is None or isinstance(value, jax.Array | np.ndarray | np.generic):
+  if isinstance(value, np.ndarray):
+    if value.dtype.kind in "OSUMm":
+      raise TypeError(f"{name} must hold numbers, got {value.dtype}.")
+    if not value.dtype.isnative:
+      # JAX ignores the byte order and would read other numbers.
+      return value.astype(value.dtype.newbyteorder("="))
+    return value
+  if value is None or isinstance(value, jax.Array | np.generic):
     return value
   if isinstance(value, tuple) and hasattr(value, "_fields"):
     return type(value)(
       *(
-        _array(f"{name}.{field}", item)
+        as_array(f"{name}.{field}", item)
         for field, item in zip(value._fields, value, strict=True)
       )
     )
@@ -126,6 +143,8 @@ def _array(name: str, value: Any) -> Any:
 
 def check_floating(x: jax.Array, function: str) -> None:
   """Raises TypeError unless `x` is a real or complex floating array."""
+  if not hasattr(x, "dtype"):
+    raise TypeError(f"{function} needs an array x, got {type(x).__name__}.")
   if not jnp.issubdtype(x.dtype, jnp.inexact):
     raise TypeError(
       f"{function} needs a floating or complex x, got {x.dtype}{list(x.shape)}."
@@ -134,8 +153,9 @@ def check_floating(x: jax.Array, function: str) -> None:
 
 
 def check_epsilon(epsilon: float | jax.Array) -> None:
-  """Raises ValueError unless `epsilon` is a positive, finite scalar.
+  """Raises unless `epsilon` is a positive, finite scalar.
 
+  An integer is refused: whoever passes one means a number of features.
   The value of a traced `epsilon` is unknown and not checked.
   """
   if isinstance(epsilon, jax.Array):
@@ -145,12 +165,22 @@ def check_epsilon(epsilon: float | jax.Array) -> None:
         " for the whole array."
       )
     return
+  if not hasattr(epsilon, "__float__"):
+    raise TypeError(
+      f"epsilon must be one number such as 1e-6, got {epsilon!r:.60}."
+    )
   if not _TINY <= epsilon < math.inf:
     raise ValueError(
       f"epsilon must be {'finite' if epsilon > 0 else 'positive'}, got"
       f" {epsilon}. It prevents a division by zero in constant groups. To make"
       " it negligible, use a tiny value such as 1e-12. float32 treats values"
       f" below {_TINY:.2g} as zero."
+    )
+  if isinstance(epsilon, int):
+    raise ValueError(
+      f"epsilon={epsilon} is an integer. It is a small number such as 1e-6,"
+      " which is added to the variance. Sizes are taken from x: do not pass a"
+      f" number of features. If you mean this epsilon, write {epsilon}.0."
     )
 
 
@@ -174,8 +204,9 @@ def check_parameters(
       continue
     if value.shape != shape:
       raise ValueError(
-        f"{name} must have shape {shape}, the sizes of {origin}, got"
-        f" {value.shape}."
+        f"{name} must have shape {shape}, the sizes of {origin} in x with"
+        f" shape {x.shape}, got {value.shape}. Reshape it, or name the axes of"
+        " x that it varies along."
       )
     if not jnp.issubdtype(value.dtype, jnp.inexact):
       raise TypeError(
@@ -193,10 +224,20 @@ def canonical_axes(axes: Axes, ndim: int, name: str) -> tuple[int, ...]:
   """Returns `axes` sorted and non-negative, each of them once.
 
   Raises:
+    TypeError: an axis is not an integer.
     ValueError: an axis is out of range or repeated, or there is none.
   """
   given = tuple(axes) if isinstance(axes, Iterable) else (axes,)
+  if not all(hasattr(axis, "__index__") for axis in given):
+    raise TypeError(
+      f"{name} must be an integer, or several, got {axes!r}. Axes of x are"
+      " counted from 0, or from the end: -1 is the last."
+    )
   given = tuple(operator.index(axis) for axis in given)
+  if ndim == 0:
+    raise ValueError(
+      f"x has no axes, but {name}={axes} names one. Pass an array, no number."
+    )
   for axis in given:
     if not -ndim <= axis < ndim:
       raise ValueError(
@@ -257,6 +298,11 @@ def check_axis_name(axis_name: AxisName | None) -> None:
   """Raises NameError unless every axis name is bound by a mapping."""
   if axis_name is None:
     return
+  if isinstance(axis_name, int):
+    raise TypeError(
+      f"axis_name must be the name of a mapped axis, got {axis_name}, which is"
+      " an axis of x. Pass it as one of the axes to average over."
+    )
   try:
     mapped_size(axis_name)
   except NameError as error:

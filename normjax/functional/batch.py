@@ -1,9 +1,11 @@
 """Batch normalization and its running statistics."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from normjax.functional import sharding
@@ -11,6 +13,7 @@ from normjax.functional.arguments import (
   Axes,
   AxisIndexGroups,
   AxisName,
+  as_array,
   canonical_axes,
   canonical_mask,
   check_axis_name,
@@ -35,9 +38,30 @@ class BatchStats(NamedTuple):
   var: jax.Array
 
 
+def _check_given(given: Mapping[str, Any]) -> None:
+  """Raises if `stats` or `momentum` is wrong."""
+  stats = given.get("stats")
+  if stats is not None and not isinstance(stats, BatchStats):
+    raise TypeError(
+      f"stats must be a normjax.BatchStats, got {type(stats).__name__}. Pass"
+      " normjax.BatchStats(mean, var)."
+    )
+  momentum = as_array("momentum", given.get("momentum", 0.0))
+  if isinstance(momentum, jax.core.Tracer):
+    return
+  # As NumPy's: inside of jax.jit, JAX would trace the comparison.
+  number = np.asarray(momentum)
+  if momentum is None or number.ndim or not 0 <= number <= 1:
+    raise ValueError(
+      f"momentum must be a number between 0 and 1, got {momentum}. It is the"
+      " share of the old statistics that is kept, such as 0.99. PyTorch's is"
+      " one minus this: its 0.1 is 0.9 here."
+    )
+
+
 @jit(
   "use_running_average", "axis", "epsilon", "axis_name", "axis_index_groups",
-  "running_var_ddof", "scale_offset",
+  "running_var_ddof", "scale_offset", check=_check_given,
 )  # fmt: skip
 def batch_norm(
   x: jax.Array,
@@ -92,11 +116,12 @@ def batch_norm(
 
   Raises:
     TypeError: `x`, `scale`, `bias` or `stats` is not floating, `stats` are
-      narrower than float32, or `mask` is not boolean.
+      narrower than float32 or no `BatchStats`, or `mask` or
+      `use_running_average` is not boolean.
     ValueError: training with one value per channel, evaluation without
       `stats`, a parameter or statistic of the wrong shape, an axis out of
-      range or repeated, `epsilon` not positive, or a `mask` that does not
-      broadcast to `x`.
+      range or repeated, `epsilon` not positive, `momentum` not between 0 and 1,
+      or a `mask` that does not broadcast to `x`.
     NameError: `axis_name` is not bound.
 
   Example:
@@ -117,6 +142,11 @@ def batch_norm(
   """
   check_floating(x, "batch_norm")
   check_epsilon(epsilon)
+  if not isinstance(use_running_average, bool):
+    raise TypeError(
+      "use_running_average must be False (training) or True (evaluation), got"
+      f" {use_running_average!r}."
+    )
   features = canonical_axes(axis, x.ndim, "axis")
   check_parameters(x, features, f"axis={axis}", scale=scale, bias=bias)
   _check_stats(stats, x, features, f"axis={axis}")
@@ -220,6 +250,8 @@ def _check_stats(
   if stats is None:
     return
   for name, value in zip(("stats.mean", "stats.var"), stats, strict=True):
+    if value is None:
+      raise TypeError(f"{name} must be an array, got None.")
     check_parameters(x, features, origin, **{name: value})
     if statistics_dtype(value.dtype) != value.dtype:
       raise TypeError(

@@ -91,7 +91,12 @@ def group_norm(
   check_floating(x, "group_norm")
   check_epsilon(epsilon)
   check_axis_name(axis_name)
-  (channel,) = canonical_axes(channel_axis, x.ndim, "channel_axis")
+  (channel, *others) = canonical_axes(channel_axis, x.ndim, "channel_axis")
+  if others:
+    raise ValueError(
+      f"group_norm needs one axis of channels, got channel_axis={channel_axis}."
+      " To average over more axes, use reduction_axes."
+    )
   axes = (
     tuple(range(1, x.ndim))
     if reduction_axes is None
@@ -134,14 +139,15 @@ def _count_groups(
     raise ValueError(
       f"Give exactly one of num_groups and group_size, got {num_groups} and"
       f" {group_size}. num_groups is 32 by default: to give group_size, set"
-      " num_groups=None."
+      " num_groups=None. The number of channels is taken from x."
     )
   name, value = (
     ("num_groups", num_groups)
     if num_groups is not None
     else ("group_size", group_size)
   )
-  assert value is not None
+  if not isinstance(value, int):
+    raise TypeError(f"{name} must be an integer, got {value!r}.")
   if value <= 0 or channels % value:
     divisors = [n for n in range(1, channels + 1) if channels % n == 0]
     raise ValueError(

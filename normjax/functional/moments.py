@@ -178,6 +178,9 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
     a: Moments of one group, or of many.
     b: Moments of the other, of the same shape.
 
+  Raises:
+    TypeError: an argument is not `Moments`.
+
   Returns:
     `Moments`. If the batches of a stream of 10^12 elements are merged one after
     the other, count, mean and variance still have all digits of float32.
@@ -195,6 +198,12 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
     Dekker, 1971, "A floating-point technique for extending the available
     precision", Numerische Mathematik 18.
   """
+  for part in (a, b):
+    if not isinstance(part, Moments):
+      raise TypeError(
+        "merge_moments needs two Moments, as normjax.moments returns them, got"
+        f" {type(part).__name__}."
+      )
   count, count_tail = _added((a.count, a.count_tail), (b.count, b.count_tail))
   share = b.count / jnp.maximum(count, 1)
   gap = (b.mean - a.mean) + (b.mean_tail - a.mean_tail)

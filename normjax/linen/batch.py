@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from normjax import functional
 from normjax.functional.arguments import Axes, AxisIndexGroups, AxisName
+from normjax.linen.constructors import explained
 from normjax.linen.parameters import (
   bias_parameter,
   boolean,
@@ -22,6 +23,7 @@ from normjax.linen.parameters import (
 )
 
 
+@explained
 class BatchNorm(nn.Module):
   """Batch normalization, https://arxiv.org/abs/1502.03167.
 

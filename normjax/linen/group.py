@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 
 from normjax import functional
 from normjax.functional.arguments import Axes, AxisIndexGroups, AxisName
+from normjax.linen.constructors import explained
 from normjax.linen.parameters import (
   bias_parameter,
   boolean,
@@ -19,6 +20,7 @@ from normjax.linen.parameters import (
 )
 
 
+@explained
 class GroupNorm(nn.Module):
   """Group normalization, https://arxiv.org/abs/1803.08494.
 
@@ -98,6 +100,7 @@ class GroupNorm(nn.Module):
     return y.astype(dtype)
 
 
+@explained
 class InstanceNorm(nn.Module):
   """Instance normalization, https://arxiv.org/abs/1607.08022.
 

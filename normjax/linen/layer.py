@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 
 from normjax import functional
 from normjax.functional.arguments import Axes, AxisIndexGroups, AxisName
+from normjax.linen.constructors import explained
 from normjax.linen.parameters import (
   bias_parameter,
   boolean,
@@ -19,6 +20,7 @@ from normjax.linen.parameters import (
 )
 
 
+@explained
 class LayerNorm(nn.Module):
   """Layer normalization, https://arxiv.org/abs/1607.06450.
 
@@ -114,6 +116,7 @@ class LayerNorm(nn.Module):
     return y.astype(dtype)
 
 
+@explained
 class RMSNorm(nn.Module):
   """Root-mean-square normalization, https://arxiv.org/abs/1910.07467.
 

@@ -58,7 +58,19 @@ def result_dtype(
 
   This is the rule of Flax: a bfloat16 `x` with float32 parameters gives
   float32.
+
+  Raises:
+    TypeError: `dtype` is not floating.
   """
+  if dtype is not None:
+    try:
+      floating = jnp.issubdtype(jnp.dtype(dtype), jnp.inexact)
+    except TypeError:
+      floating = False
+    if not floating:
+      raise TypeError(
+        f"dtype must be None or floating, such as jnp.bfloat16, got {dtype!r}."
+      )
   return jnp.dtype(dtypes.canonicalize_dtype(x, scale, bias, dtype=dtype))
 
 

@@ -11,6 +11,7 @@ from flax import linen as nn
 from flax.typing import Dtype
 from jax.typing import ArrayLike
 
+from normjax.functional.keywords import check_keywords
 from normjax.linen.batch import BatchNorm
 from normjax.linen.group import GroupNorm, InstanceNorm
 from normjax.linen.layer import LayerNorm, RMSNorm
@@ -50,7 +51,7 @@ def make_norm(name: str, *, train: bool, **options: Any) -> nn.Module:
 
   Raises:
     ValueError: there is no norm of that name.
-    TypeError: the norm has no option of that name.
+    TypeError: `name` is not a string, or the norm has no option of that name.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -60,6 +61,10 @@ def make_norm(name: str, *, train: bool, **options: Any) -> nn.Module:
     >>> print(y)
     [[-1.  1. -1.  1.]]
   """
+  if not isinstance(name, str):
+    raise TypeError(
+      f"make_norm needs the name of a norm, such as 'ln', got {name!r}."
+    )
   if name not in _FACTORIES:
     close = difflib.get_close_matches(name, _FACTORIES, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
@@ -124,13 +129,9 @@ def _register_class(
 
   def factory(*, train: bool, **options: Any) -> nn.Module:
     decided = by_train(train)
-    valid = sorted(fields - decided.keys())
-    unknown = sorted(options.keys() - valid)
-    if unknown:
-      raise TypeError(
-        f"The norm {name!r} has no option {', '.join(unknown)}; its options"
-        f" are {', '.join(valid)}."
-      )
+    check_keywords(
+      f"The norm {name!r}", options, sorted(fields - decided.keys())
+    )
     return module(**decided, **options)
 
   register_norm(name, factory)

@@ -115,7 +115,10 @@ class RunningStatisticsTest(parameterized.TestCase):
     for momentum in (0.25, 0.9):
       expected = reference.running_statistics(x, old, momentum=momentum)
       self.assert_stats(run(momentum), expected)
-      self.assert_stats(run(jnp.float32(momentum)), expected)
+      array = jnp.float32(momentum)
+      self.assert_stats(run(array), expected)
+      known = jax.jit(lambda x, a=array: train(x, stats=old, momentum=a)[1])
+      self.assert_stats(known(x), expected)
     # A cumulative average: the share of the old is (step - 1) / step.
     stats = jax.vmap(run)(jnp.arange(3) / 4)
     self.assertEqual(stats.mean.shape, (3, 3))

@@ -53,6 +53,22 @@ CALLS = (
   *each("epsilon_nan", IMAGES, ValueError, "got nan", epsilon=float("nan")),
   *each("epsilon_infinite", IMAGES, ValueError, "must be finite, got inf",
         epsilon=float("inf")),
+  *each("epsilon_integer", IMAGES, ValueError,
+        "epsilon=768 is an integer.*Sizes are taken from x.*768.0",
+        epsilon=768),
+  *each("epsilon_true", IMAGES, ValueError, "is an integer", epsilon=True),
+  *[
+    row
+    for name, value in (
+      ("none", None), ("text", "1e-5"), ("shape", (6,)), ("complex", 1j),
+    )
+    for row in each(f"epsilon_{name}", IMAGES, TypeError,
+                    "epsilon must be one number such as 1e-6", epsilon=value)
+  ],
+  *each("axis_as_name", IMAGES, TypeError, "must be the name.*got 1",
+        axis_name=1),
+  *each("no_axes", jax.ShapeDtypeStruct((), jnp.float32), ValueError,
+        "x has no axes"),
   *each("unbound_name", IMAGES, NameError, r"axis_name='who'.*not bound.*vmap",
         axis_name="who"),
   *each("mask_of_integers", IMAGES, TypeError, "boolean.*int32.*mask != 0",
@@ -106,6 +122,21 @@ CALLS = (
       (f"{function.__name__}_none", (), rf"{option}.*empty.*at least one"),
     )
   ],
+  *[
+    (f"{option}_{name}", function, (ROWS,), {option: axes}, TypeError,
+     rf"{option} must be an integer, or several, got .*-1 is the last")
+    for option, function in (
+      ("reduction_axes", normjax.layer_norm), ("axis", train),
+      ("axes", normjax.moments), ("channel_axis", normjax.group_norm),
+    )
+    for name, axes in (
+      ("float", 1.0), ("nothing", None), ("text", "channels"),
+      ("nested", ((0,), 1)),
+    )
+  ],
+  ("channel_axes_group", normjax.group_norm, (IMAGES,),
+   {"channel_axis": (1, 2), "num_groups": 2}, ValueError,
+   r"one axis of channels, got channel_axis=\(1, 2\).*reduction_axes"),
   ("channel_axis_group", normjax.group_norm, (IMAGES,),
    {"channel_axis": 4, "num_groups": 3}, ValueError, "channel_axis=4.*-4 to 3"),
   ("reduction_axes_group", normjax.group_norm, (IMAGES,),
@@ -121,6 +152,13 @@ CALLS = (
    "num_groups=32.*6 channels"),
   ("groups_zero", normjax.group_norm, (IMAGES,), {"num_groups": 0}, ValueError,
    "num_groups=0"),
+  *[
+    (f"groups_{name}", normjax.group_norm, (IMAGES,), {"num_groups": groups},
+     TypeError, "num_groups must be an integer, got ")
+    for name, groups in (("float", 2.0), ("text", "2"), ("shape", (2, 3)))
+  ],
+  ("groups_and_channels", normjax.group_norm, (IMAGES,),
+   {"num_groups": 3, "group_size": 6}, ValueError, "channels is taken from x"),
   ("groups_negative", normjax.group_norm, (IMAGES,), {"num_groups": -2},
    ValueError, "num_groups=-2"),
   ("group_size", normjax.group_norm, (IMAGES,),
@@ -140,6 +178,34 @@ CALLS = (
    "one value per channel"),
   ("evaluation_without_stats", normjax.batch_norm, (ROWS,),
    {"use_running_average": True}, ValueError, "stats=None.*BatchStats"),
+  *[
+    (f"stats_{name}_{mode}", normjax.batch_norm, (ROWS,),
+     {"stats": stats, "use_running_average": mode}, TypeError,
+     rf"normjax.BatchStats, got {name}.*normjax.BatchStats\(mean, var\)")
+    for name, stats in (
+      ("tuple", tuple(STATS)), ("list", list(STATS)), ("dict", STATS._asdict()),
+      ("Moments", normjax.Moments(*[STATS.mean] * 6)),
+    )
+    for mode in (False, True)
+  ],
+  ("stats_of_none", train, (ROWS,),
+   {"stats": normjax.BatchStats(None, STATS.var)}, TypeError,
+   "stats.mean must be an array, got None"),
+  *[
+    (f"momentum_{name}", train, (ROWS,), {"stats": STATS, "momentum": momentum},
+     ValueError, f"between 0 and 1, got {message}.*old.*kept.*PyTorch's.*0.9")
+    for name, momentum, message in (
+      ("high", 1.5, "1.5"), ("low", -0.1, "-0.1"), ("nan", np.nan, "nan"),
+      ("none", None, "None"), ("many", np.full(6, 0.5), r"\[0.5"),
+      ("of_numpy", np.float32(2), "2.0"),
+    )
+  ],
+  *[
+    (f"mode_{name}", normjax.batch_norm, (ROWS,),
+     {"stats": STATS, "use_running_average": mode}, TypeError,
+     rf"False \(training\) or True \(evaluation\), got {mode!r}")
+    for name, mode in (("integer", 8), ("none", None), ("text", "False"))
+  ],
   ("stats_shape", train, (ROWS, None, None, normjax.BatchStats(FIVE, FIVE)),
    {}, ValueError, r"stats.mean must have shape \(6,\).*\(5,\)"),
   ("stats_of_half", train,
@@ -212,5 +278,3 @@ class ErrorsTest(parameterized.TestCase):
       normjax.layer_norm(x, None, None, -1)
     with self.assertRaises(TypeError):
       normjax.batch_norm(x)
-    with self.assertRaises(TypeError):
-      normjax.layer_norm(x, eps=1e-5)

@@ -51,6 +51,38 @@ class InterfaceTest(parameterized.TestCase):
     self.assertEqual(ours, theirs)
 
 
+class RefusedTest(parameterized.TestCase):
+  """Calls that Flax accepts, although they cannot be meant."""
+
+  @parameterized.parameters(
+    ("BatchNorm", {}, (1, 6), "one value per channel"),
+    ("InstanceNorm", {}, (4, 6), "at least one spatial axis"),
+    ("InstanceNorm", {}, (4, 1, 1, 6), "one element per group"),
+    ("GroupNorm", {"num_groups": 6}, (4, 6), "one element per group"),
+    ("LayerNorm", {"feature_axes": ()}, (4, 6), "feature_axes is empty"),
+    ("LayerNorm", {"reduction_axes": ()}, (4, 6), "reduction_axes is empty"),
+    ("BatchNorm", {"axis": ()}, (4, 6), "axis is empty"),
+    ("LayerNorm", {"reduction_axes": (1, -1)}, (4, 6), "an axis twice"),
+    ("LayerNorm", {"epsilon": 0}, (4, 6), "must be positive, got 0"),
+    ("RMSNorm", {"epsilon": -1e-6}, (4, 6), "must be positive, got -1e-06"),
+    ("LayerNorm", {"epsilon": 768}, (4, 6), "epsilon=768 is an integer"),
+    ("BatchNorm", {"momentum": 1.5}, (4, 6), "between 0 and 1, got 1.5"),
+    ("BatchNorm", {"use_running_average": 8}, (4, 6), "got 8"),
+  )
+  def test_here_but_not_in_flax(self, kind, options, shape, message):
+    x = jnp.ones(shape)
+    mode = {"use_running_average": False} if kind == "BatchNorm" else {}
+
+    def train(library):
+      module = getattr(library, kind)(**mode | options)
+      variables = module.init(jax.random.key(0), x)
+      return module.apply(variables, x, mutable=["batch_stats"])
+
+    jax.eval_shape(lambda: train(flax.linen))
+    with self.assertRaisesRegex((TypeError, ValueError), message):
+      jax.eval_shape(lambda: train(normjax.linen))
+
+
 class ParametersTest(parameterized.TestCase):
   @parameterized.named_parameters(named())
   def test_init_gives_the_variables_of_flax(self, case):

@@ -62,6 +62,10 @@ class MakeNormTest(parameterized.TestCase):
     half = make_norm("none", train=True, dtype=jnp.bfloat16)
     self.assertEqual(half.apply({}, X).dtype, jnp.bfloat16)
 
+  def test_a_class_is_no_name(self):
+    with self.assertRaisesRegex(TypeError, "name of a norm, such as 'ln', got"):
+      make_norm(LayerNorm, train=True)
+
   def test_unknown_name_lists_the_names_and_the_closest(self):
     with self.assertRaisesRegex(
       ValueError, "'rns'; the norms are none, ln, rms, .*mean 'rms'"
@@ -77,7 +81,8 @@ class MakeNormTest(parameterized.TestCase):
   )
   def test_unknown_option_lists_the_options(self, name, option, valid):
     with self.assertRaisesRegex(
-      TypeError, f"'{name}' has no option {option}; its options are.*{valid}"
+      TypeError,
+      f"'{name}' has no argument '{option}'; its arguments are.*{valid}",
     ):
       make_norm(name, train=True, **{option: 1})
 
