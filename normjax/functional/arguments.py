@@ -180,7 +180,7 @@ def check_epsilon(epsilon: float | jax.Array) -> None:
     raise ValueError(
       f"epsilon={epsilon} is an integer. It is a small number such as 1e-6,"
       " which is added to the variance. Sizes are taken from x: do not pass a"
-      f" number of features. If you mean this epsilon, write {epsilon}.0."
+      f" number of features. If you mean this epsilon, write {float(epsilon)}."
     )
 
 
@@ -236,7 +236,8 @@ def canonical_axes(axes: Axes, ndim: int, name: str) -> tuple[int, ...]:
   given = tuple(operator.index(axis) for axis in given)
   if ndim == 0:
     raise ValueError(
-      f"x has no axes, but {name}={axes} names one. Pass an array, no number."
+      f"x has no axes, but {name}={axes} names one. Pass an array"
+      " instead of a number."
     )
   for axis in given:
     if not -ndim <= axis < ndim:

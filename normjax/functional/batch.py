@@ -39,7 +39,7 @@ class BatchStats(NamedTuple):
 
 
 def _check_given(given: Mapping[str, Any]) -> None:
-  """Raises if `stats` or `momentum` is wrong."""
+  """Raises unless `stats` are BatchStats and `momentum` is in [0, 1]."""
   stats = given.get("stats")
   if stats is not None and not isinstance(stats, BatchStats):
     raise TypeError(
@@ -49,9 +49,10 @@ def _check_given(given: Mapping[str, Any]) -> None:
   momentum = as_array("momentum", given.get("momentum", 0.0))
   if isinstance(momentum, jax.core.Tracer):
     return
-  # As NumPy's: inside of jax.jit, JAX would trace the comparison.
-  number = np.asarray(momentum)
-  if momentum is None or number.ndim or not 0 <= number <= 1:
+  if isinstance(momentum, jax.Array):
+    # Inside of jax.jit, JAX would trace the comparison.
+    momentum = np.asarray(momentum)
+  if momentum is None or np.ndim(momentum) or not 0 <= momentum <= 1:
     raise ValueError(
       f"momentum must be a number between 0 and 1, got {momentum}. It is the"
       " share of the old statistics that is kept, such as 0.99. PyTorch's is"
@@ -116,12 +117,12 @@ def batch_norm(
 
   Raises:
     TypeError: `x`, `scale`, `bias` or `stats` is not floating, `stats` are
-      narrower than float32 or no `BatchStats`, or `mask` or
-      `use_running_average` is not boolean.
+      narrower than float32 or no `BatchStats`, `mask` or `use_running_average`
+      is not boolean, or an axis is not an integer.
     ValueError: training with one value per channel, evaluation without
       `stats`, a parameter or statistic of the wrong shape, an axis out of
-      range or repeated, `epsilon` not positive, `momentum` not between 0 and 1,
-      or a `mask` that does not broadcast to `x`.
+      range or repeated, an `epsilon` that is not a positive float, a `momentum`
+      that is not between 0 and 1, or a `mask` that does not broadcast to `x`.
     NameError: `axis_name` is not bound.
 
   Example:

@@ -71,12 +71,13 @@ def group_norm(
     float32 and rounded once, at the end.
 
   Raises:
-    TypeError: `x`, `scale` or `bias` is not floating, or `mask` not boolean.
+    TypeError: `x`, `scale` or `bias` is not floating, `mask` is not boolean, or
+      an axis or number of groups is not an integer.
     ValueError: the channels cannot be divided into such groups, both or none of
       `num_groups` and `group_size` are given, a group has only one element,
       `reduction_axes` lacks the channels, `scale` or `bias` has the wrong
-      shape, an axis is out of range or repeated, `epsilon` is not positive, or
-      `mask` does not broadcast.
+      shape, an axis is out of range or repeated, `epsilon` is not a positive
+      float, or `mask` does not broadcast.
     NameError: `axis_name` is not bound.
 
   Example:
@@ -194,10 +195,12 @@ def instance_norm(
     float32 and rounded once, at the end.
 
   Raises:
-    TypeError: `x`, `scale` or `bias` is not floating, or `mask` not boolean.
+    TypeError: `x`, `scale` or `bias` is not floating, `mask` is not boolean, or
+      an axis is not an integer.
     ValueError: there is no spatial axis or only one pixel, the channels are the
       batch axis, `scale` or `bias` has the wrong shape, an axis is out of range
-      or repeated, `epsilon` is not positive, or `mask` does not broadcast.
+      or repeated, `epsilon` is not a positive float, or `mask` does not
+      broadcast.
     NameError: `axis_name` is not bound.
 
   Example:

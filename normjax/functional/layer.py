@@ -69,10 +69,11 @@ def layer_norm(
     float32 and rounded once, at the end. A constant group comes out as `bias`.
 
   Raises:
-    TypeError: `x`, `scale` or `bias` is not floating, or `mask` not boolean.
+    TypeError: `x`, `scale` or `bias` is not floating, `mask` is not boolean, or
+      an axis is not an integer.
     ValueError: `scale` or `bias` has the wrong shape, an axis is out of range
-      or repeated, `epsilon` is not positive, a group has no more than `ddof`
-      elements, or `mask` does not broadcast to `x`.
+      or repeated, `epsilon` is not a positive float, a group has no more than
+      `ddof` elements, or `mask` does not broadcast to `x`.
     NameError: `axis_name` is not bound.
 
   Example:

@@ -143,7 +143,8 @@ def moments(
     `Moments` shaped like `x` without `axes`, in float32 or wider.
 
   Raises:
-    TypeError: `x` is an integer array or `mask` is not boolean.
+    TypeError: `x` is an integer array, `mask` is not boolean, or an axis is not
+      an integer.
     ValueError: an axis is out of range or repeated, or `mask` does not
       broadcast to `x`.
     NameError: `axis_name` is not bound.
@@ -178,12 +179,12 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
     a: Moments of one group, or of many.
     b: Moments of the other, of the same shape.
 
-  Raises:
-    TypeError: an argument is not `Moments`.
-
   Returns:
     `Moments`. If the batches of a stream of 10^12 elements are merged one after
     the other, count, mean and variance still have all digits of float32.
+
+  Raises:
+    TypeError: an argument is not `Moments`.
 
   Example:
     >>> import jax.numpy as jnp, normjax

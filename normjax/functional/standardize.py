@@ -56,9 +56,11 @@ def standardize(
     float32 and rounded once, at the end. A constant or empty group is zero.
 
   Raises:
-    TypeError: `x` is an integer array or `mask` is not boolean.
-    ValueError: `epsilon` is not positive, an axis is out of range or repeated,
-      groups have no more than `ddof` elements, or `mask` does not broadcast.
+    TypeError: `x` is an integer array, `mask` is not boolean, or an axis is not
+      an integer.
+    ValueError: `epsilon` is not a positive float, an axis is out of range or
+      repeated, groups have no more than `ddof` elements, or `mask` does not
+      broadcast.
     NameError: `axis_name` is not bound.
 
   Example:
