@@ -231,6 +231,8 @@ CALLS = (
    {"axes": 1, "epsilon": 0.0}, ValueError, "positive, got 0.0"),
   ("standardize_ddof", normjax.standardize, (ROWS,), {"axes": 1, "ddof": 6},
    ValueError, "ddof=6"),
+  ("merged_arrays", normjax.merge_moments, (ROWS, ROWS), {}, TypeError,
+   "merge_moments needs two Moments"),
   ("moments_name", normjax.moments, (ROWS,), {"axes": 1, "axis_name": "who"},
    NameError, "'who'.*not bound"),
 )  # fmt: skip

@@ -50,6 +50,10 @@ class ArrayLikeTest(parameterized.TestCase):
     ({"x": X, "scale": {"w": 1}}, "scale must be an array.*got dict"),
     ({"x": X, "bias": object()}, "bias must be an array.*got object"),
     ({"x": [[1.0], [2.0, 3.0]]}, "x must be an array.*got list"),
+    ({"x": np.array(["1.0"])}, "x must hold numbers, got <U3"),
+    ({"x": X, "bias": np.array([1.0, None])}, "bias must hold .*got object"),
+    ({"x": None}, "layer_norm needs an array x, got NoneType"),
+    ({"x": normjax.BatchStats(X, X)}, "needs an array x, got BatchStats"),
   )
   def test_what_does_not_convert_is_refused_by_name(self, arguments, message):
     with self.assertRaisesRegex(TypeError, message):
