@@ -103,7 +103,7 @@ class Config(options.HalvedImageConfig):
   norm: tuple[str, ...] = option(
     ("none", "bn", "ln", "rms"),
     "Norms to compare; the first must be none.",
-    parsers.NORMS,
+    parsers.NORMS_AFTER_NONE,
   )
   hidden: tuple[int, ...] = option(
     (100,) * 5, "Width of each hidden layer.", parsers.COUNTS

@@ -92,6 +92,12 @@ class Config(options.EarlyStoppingConfig):
     parsers.COUNTS,
   )
 
+  def unused(self) -> dict[str, str]:
+    found = super().unused()
+    if self.norm == ("none",):
+      found["norm_position"] = "with --norm=none"
+    return found
+
 
 def make_engine(
   norm: str, config: Config, data: arrays.Images, mesh: Mesh | None = None

@@ -93,13 +93,18 @@ class Config(options.Config):
     "moons", "moons or spirals.", parsers.one_of(points.KINDS)
   )
   norm: tuple[str, ...] = option(
-    ("none", "bn"), "Norms to compare; the first must be none.", parsers.NORMS
+    ("none", "bn"),
+    "Norms to compare; the first must be none.",
+    parsers.NORMS_AFTER_NONE,
   )
   hidden: tuple[int, ...] = option(
     (64, 64), "Width of each hidden layer.", parsers.COUNTS
   )
   epochs: int = option(50, "Number of epochs.", parsers.COUNT)
   points: int = option(2000, "Number of training points.", parsers.COUNT)
+
+  def unused(self) -> dict[str, str]:
+    return {"data_dir": "here: the points are drawn"}
 
 
 def train(norm: str, config: Config, data: Batch, test: Batch) -> Parts:

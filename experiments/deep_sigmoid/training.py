@@ -36,7 +36,7 @@ class Config(options.HalvedImageConfig):
   norm: tuple[str, ...] = option(
     ("none", "bn", "ln"),
     "Norms to compare; the first must be none.",
-    parsers.NORMS,
+    parsers.NORMS_AFTER_NONE,
   )
   depths: tuple[int, ...] = option(
     (3, 8), "Numbers of hidden layers.", parsers.COUNTS

@@ -99,6 +99,12 @@ class Config(options.Config):
     5.0, "Standard deviation of the values before the norm.", parsers.POSITIVE
   )
 
+  def unused(self) -> dict[str, str]:
+    return {
+      "seeds": "here: there is one array, of the first seed",
+      "data_dir": "here: the values are drawn",
+    }
+
 
 def measure(config: Config, run: Run) -> None:
   """Shows and checks everything."""

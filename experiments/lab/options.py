@@ -11,11 +11,12 @@ Settings(seeds=2, seed=0, width=8)
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 from absl import flags
 
+from experiments.lab.errors import RefusedError
 from experiments.lab.parsers import (
   BOOLEAN,
   COUNT,
@@ -68,6 +69,13 @@ class Config:
   def seed_numbers(self) -> range:
     return range(self.seed, self.seed + self.seeds)
 
+  def unused(self) -> dict[str, str]:
+    """Returns the flags without effect on these settings, each with a reason.
+
+    A reason completes the sentence "--NAME has no effect ...".
+    """
+    return {}
+
 
 @dataclasses.dataclass(frozen=True)
 class ImageConfig(Config):
@@ -81,6 +89,11 @@ class ImageConfig(Config):
     " kmnist, cifar10.",
   )
 
+  def unused(self) -> dict[str, str]:
+    if self.dataset != "digits":
+      return {}
+    return {"data_dir": "on the digits, which come with scikit-learn"}
+
 
 @dataclasses.dataclass(frozen=True)
 class HalvedImageConfig(ImageConfig):
@@ -89,6 +102,12 @@ class HalvedImageConfig(ImageConfig):
   halve: bool = option(
     True, "Halve the height and width of images larger than 16x16.", BOOLEAN
   )
+
+  def unused(self) -> dict[str, str]:
+    found = super().unused()
+    if self.dataset == "digits":
+      found["halve"] = "on the digits, which have 8x8 pixels"
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +165,25 @@ class EarlyStoppingConfig(ImageConfig):
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
+def refuse_unused(config: Config, given: Collection[str]) -> None:
+  """Raises RefusedError if a flag on the command line has no effect.
+
+  Args:
+    config: The settings.
+    given: Names of the flags on the command line.
+  """
+  unused = config.unused()
+  found = sorted({*given} & {*unused})
+  if not found:
+    return
+  reason = unused[found[0]]
+  alike = [f"--{name}" for name in found if unused[name] == reason]
+  have, them = ("have", "them") if alike[1:] else ("has", "it")
+  raise RefusedError(
+    f"{' and '.join(alike)} {have} no effect {reason}; leave {them} out."
+  )
+
+
 def define(
   small: AnyConfig,
   quick: Mapping[str, Any],
@@ -157,7 +195,8 @@ def define(
   Args:
     small: The defaults.
     quick: The defaults of `--quick` that differ, by field.
-    full: The defaults of `--scale=full` that differ, by field.
+    full: The defaults of `--scale=full` that differ, by field; without any
+      there is no such flag.
     values: Where to define the flags.
 
   Returns:
@@ -167,14 +206,15 @@ def define(
   names = [field.name for field in dataclasses.fields(small)]
   for field in dataclasses.fields(small):
     _define_option(field, getattr(small, field.name), values)
-  scale = flags.DEFINE_enum(
-    "scale",
-    "small",
-    SCALES,
-    "Size of the study: small (minutes on two cores) or full (as in papers). "
-    + _changes(full),
-    flag_values=values,
-  )
+  if full:
+    flags.DEFINE_enum(
+      "scale",
+      "small",
+      SCALES,
+      "Size of the study: small (minutes on two cores) or full (as in papers). "
+      + _changes(full),
+      flag_values=values,
+    )
   is_quick = flags.DEFINE_bool(
     "quick",
     False,
@@ -203,7 +243,7 @@ def define(
   )
 
   def read() -> tuple[AnyConfig, Files]:
-    preset = full if scale.value == "full" else {}
+    preset = full if full and values["scale"].value == "full" else {}
     if is_quick.value:
       preset = {**preset, **quick}
     given = {name: values[name] for name in names}

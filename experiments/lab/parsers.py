@@ -25,10 +25,11 @@ class NumberParser(flags.FloatParser):
 
 
 class NamesParser(flags.ArgumentParser):
-  """Distinct valid names, separated by commas."""
+  """Distinct valid names, separated by commas; maybe the first is fixed."""
 
-  def __init__(self, valid: Sequence[str]):
+  def __init__(self, valid: Sequence[str], first: str = ""):
     self.valid = valid
+    self._first = first
 
   def parse(self, argument: str) -> tuple[str, ...]:
     names = _parts(argument)
@@ -40,6 +41,8 @@ class NamesParser(flags.ArgumentParser):
       )
     if len(set(names)) < len(names):
       raise ValueError("a name comes twice.")
+    if self._first not in ("", names[0]):
+      raise ValueError(f"the first must be {self._first}.")
     return names
 
 
@@ -69,5 +72,6 @@ COUNTS = WidthsParser()
 BOOLEAN = flags.BooleanParser()
 NORM_NAMES = norm_names()
 NORMS = NamesParser(NORM_NAMES)
+NORMS_AFTER_NONE = NamesParser(NORM_NAMES, first="none")
 
 one_of = flags.EnumParser

@@ -197,6 +197,7 @@ def main(
     try:
       config, where = read_flags()
       config = complete(config, given)
+      options.refuse_unused(config, given)
       mesh = None
       if several_devices:
         connect()

@@ -100,7 +100,7 @@ class Config(options.HalvedImageConfig):
   norm: tuple[str, ...] = option(
     ("none", "bn", "ln"),
     "Norms to compare; the first must be none.",
-    parsers.NORMS,
+    parsers.NORMS_AFTER_NONE,
   )
   train: int = option(2048, "Number of training images.", parsers.COUNT)
   noise: float = option(

@@ -109,7 +109,7 @@ class Config(options.HalvedImageConfig):
   norm: tuple[str, ...] = option(
     ("none", "bn", "ln"),
     "Norms to compare; the first must be none.",
-    parsers.NORMS,
+    parsers.NORMS_AFTER_NONE,
   )
   hidden: tuple[int, ...] = option(
     (100,) * 8, "Width of each hidden layer.", parsers.COUNTS

@@ -31,7 +31,7 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
   "warmup": {**_COMMON, "layers": 12, "kernel_init": "xavier"},
   "depth": {**_COMMON, "layers": 24},
   "norms": _COMMON,
-  "batch_norm": {**_COMMON, "eval_every": 50},
+  "batch_norm": {**_COMMON, "learning_rate": 3e-3, "eval_every": 50},
 }
 # Settings of --quick for single studies. A line needs two depths.
 _QUICK: Mapping[str, Mapping[str, Any]] = {"depth": {"layers": 4}}
@@ -60,13 +60,19 @@ def with_defaults(config: Config, given: Collection[str]) -> Config:
       settings are already small.
 
   Raises:
-    RefusedError: The command line sets a flag that the study varies.
+    RefusedError: The command line sets a flag that the study varies, or a scale
+      for a study.
   """
   varied = sorted({*_VARIED[config.study]} & {*given})
   if varied:
     raise RefusedError(
       f"--study={config.study} compares its own models, which differ in"
       f" {', '.join(_VARIED[config.study])}; leave out --{varied[0]}."
+    )
+  if config.study != "none" and "scale" in given:
+    raise RefusedError(
+      f"--study={config.study} has one size, which is not that of --scale; leave"
+      " it out, or give the flags that --scale=full stands for."
     )
   defaults = _DEFAULTS[config.study]
   if "quick" in given:
@@ -129,9 +135,7 @@ def models(config: Config) -> dict[str, Config]:
     }
     return {**grid, **high}
   if config.study == "batch_norm":
-    return {
-      norm: changed(norm=(norm,), learning_rate=3e-3) for norm in ("ln", "bn")
-    }
+    return {norm: changed(norm=(norm,)) for norm in ("ln", "bn")}
   return {
     placement: changed(placement=(placement,)) for placement in ("pre", "post")
   }

@@ -115,6 +115,14 @@ def warmup(
     _label_rates(over_rates, config, arms.WARMUP_RATES)
 
 
+def _title(config: Config) -> str:
+  (placement,), warmup = config.placement, config.warmup_steps
+  return (
+    f"{config.layers} blocks of width {config.width}, {placement}-LN,"
+    f" {f'{warmup} steps of' if warmup else 'no'} warm-up"
+  )
+
+
 def _label_rates(panel: "Axes", config: Config, rates: Sequence[float]) -> None:
   figures.label(
     panel,
@@ -132,7 +140,7 @@ def norms(run: Run, config: Config, results: Results, records: Records) -> None:
   with figures.drawing(
     run,
     "norms",
-    title=f"{config.layers} blocks of width {config.width}, pre-LN, no warm-up",
+    title=_title(config),
     caption=f"{figures.seeds_caption(config.seeds)}; losses above {_HIGHEST:g}"
     f" nats or not finite at {_HIGHEST:g}",
   ) as (panel, logits):
@@ -175,7 +183,7 @@ def batch_norm(
   with figures.drawing(
     run,
     "batch_norm",
-    title=f"{config.layers} blocks of width {config.width}, pre-LN",
+    title=_title(config),
     caption=figures.seeds_caption(config.seeds),
   ) as (panel, gaps):
     for norm, marker in (("ln", "o"), ("bn", "s")):

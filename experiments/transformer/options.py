@@ -156,3 +156,33 @@ class Config(options.Config):
     " followed by a checkpoint.",
     COUNT,
   )
+
+  def unused(self) -> dict[str, str]:
+    found: dict[str, str] = {}
+
+    def add(reason: str, *names: str) -> None:
+      found.update(dict.fromkeys(names, reason))
+
+    if self.norm == ("none",):
+      add("with --norm=none", "placement")
+    if self.placement == ("none",):
+      add("with --placement=none", "norm")
+    if self.task == "mnist":
+      add("with --task=mnist, which has no text", "tokens", "sample")
+      add("with --task=mnist: the rows of an image are the context", "context")
+    elif self.task != "lm":
+      add(
+        f"with --task={self.task}, which draws its sequences",
+        *("dataset", "data_dir", "tokens", "sample"),
+      )
+    if self.task == "lm" and self.dataset not in ("auto", "tiny_shakespeare"):
+      add("on this text, which is no data set of TFDS", "data_dir")
+    if self.task == "mnist" and self.dataset == "digits":
+      add("on the digits, which come with scikit-learn", "data_dir")
+    if self.study == "depth":
+      add(
+        "with --study=depth, which does not train",
+        *("learning_rate", "warmup_steps", "schedule", "weight_decay"),
+        *("clip_norm", "steps", "eval_every", "sample", "devices"),
+      )
+    return found

@@ -5,9 +5,13 @@ import dataclasses
 from absl import flags
 from absl.testing import parameterized
 
-from experiments.lab.options import define
+from experiments import moons, position
+from experiments.internals.__main__ import Config as InternalsConfig
+from experiments.lab.errors import RefusedError
+from experiments.lab.options import define, refuse_unused
 from experiments.lab.runs.workdir import Files
 from experiments.mnist import Config
+from experiments.transformer.options import Config as TransformerConfig
 
 
 def parse(*argv, defaults=Config()):  # noqa: B008
@@ -21,6 +25,10 @@ class FlagsTest(parameterized.TestCase):
   def test_defaults_are_those_of_the_study(self):
     defaults = Config(norm=("bn", "none"), epochs=7, hidden=(64, 32))
     self.assertEqual(parse(defaults=defaults), (defaults, Files()))
+
+  def test_without_a_full_scale_there_is_no_flag(self):
+    with self.assertRaisesRegex(flags.Error, "Unknown.*scale"):
+      parse("--scale=full")
 
   def test_every_setting_has_a_flag_with_help(self):
     values = flags.FlagValues()
@@ -106,3 +114,56 @@ class FlagsTest(parameterized.TestCase):
   def test_refuses_bad_values(self, flag, message):
     with self.assertRaisesRegex(flags.Error, message):
       parse(flag)
+
+
+NO_EFFECT = (
+  (Config(norm=("none",)), "norm_position", "with --norm=none"),
+  (Config(dataset="digits"), "data_dir", "on the digits"),
+  (position.Config(dataset="digits"), "halve", "on the digits"),
+  (moons.Config(), "data_dir", "points are drawn"),
+  (InternalsConfig(), "seeds", "one array"),
+  (TransformerConfig(task="copy"), "dataset", "with --task=copy"),
+  (TransformerConfig(task="sort"), "sample", "with --task=sort"),
+  (TransformerConfig(task="copy"), "tokens", "with --task=copy"),
+  (TransformerConfig(task="mnist"), "tokens", "with --task=mnist"),
+  (TransformerConfig(task="mnist"), "sample", "with --task=mnist"),
+  (TransformerConfig(task="mnist"), "context", "the rows of an image"),
+  (TransformerConfig(dataset="pydoc"), "data_dir", "no data set of TFDS"),
+  (TransformerConfig(norm=("none",)), "placement", "with --norm=none"),
+  (TransformerConfig(placement=("none",)), "norm", "with --placement=none"),
+  (TransformerConfig(study="depth"), "steps", "does not train"),
+  (TransformerConfig(study="depth"), "warmup_steps", "does not train"),
+  (TransformerConfig(study="depth"), "devices", "does not train"),
+)
+
+
+class UnusedTest(parameterized.TestCase):
+  @parameterized.parameters(*NO_EFFECT)
+  def test_a_flag_without_effect_is_refused(self, config, flag, reason):
+    message = f"^--{flag} has no effect .*{reason}.*; leave it out.$"
+    with self.assertRaisesRegex(RefusedError, message):
+      refuse_unused(config, {"seed", flag})
+
+  def test_flags_with_one_reason_are_refused_in_one_sentence(self):
+    with self.assertRaisesRegex(
+      RefusedError, "^--dataset and --sample have no effect.*leave them out.$"
+    ):
+      refuse_unused(TransformerConfig(task="copy"), {"sample", "dataset"})
+
+  @parameterized.parameters(
+    Config(norm=("none", "ln")),
+    Config(),
+    position.Config(),
+    TransformerConfig(),
+    TransformerConfig(norm=("none", "ln"), placement=("pre", "none")),
+  )
+  def test_every_flag_has_an_effect_by_default(self, config):
+    names = {field.name for field in dataclasses.fields(config)}
+    refuse_unused(config, names | {"data_dir", "sample", "devices"})
+
+  def test_a_study_compares_with_none(self):
+    with self.assertRaisesRegex(flags.Error, "the first must be none"):
+      parse("--norm=bn,none", defaults=moons.Config())
+    norms = ("none", "ln")
+    config, _ = parse("--norm=none,ln", defaults=moons.Config())
+    self.assertEqual(config.norm, norms)

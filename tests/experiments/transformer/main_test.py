@@ -250,9 +250,18 @@ class StudiesTest(Folders):
   def test_a_study_chooses_what_it_compares(self):
     with self.assertRaisesRegex(RefusedError, "leave out --placement"):
       arms.with_defaults(Config(study="warmup"), {"placement", "steps"})
+    with self.assertRaisesRegex(RefusedError, "not that of --scale"):
+      arms.with_defaults(Config(study="norms"), {"scale"})
     config = arms.with_defaults(Config(study="warmup", steps=7), {"steps"})
     self.assertEqual((config.steps, config.layers, config.seeds), (7, 12, 5))
     self.assertLen(arms.models(config), 8)
+
+  def test_batch_norm_takes_a_learning_rate(self):
+    for given, expected in (set(), 3e-3), ({"learning_rate"}, 0.5):
+      config = Config(study="batch_norm", learning_rate=0.5)
+      config = arms.with_defaults(config, given)
+      rates = {m.learning_rate for m in arms.models(config).values()}
+      self.assertEqual(rates, {expected})
 
   def test_a_line_through_depths_needs_two(self):
     quick = Config(study="depth", layers=2)
@@ -276,11 +285,15 @@ class CommandLineTest(Folders):
     return programs.start("transformer", *arguments)
 
   def test_refusals_are_one_message(self):
-    output = programs.output(
-      self.start("--dataset=letters", "--norm=in", "--quick"), 1
-    )
-    self.assertStartsWith(output, "--norm=in cannot be trained")
-    self.assertNotIn("Traceback", output)
+    for argument, message in (
+      ("--norm=in", "--norm=in cannot be trained"),
+      ("--task=copy", "--dataset has no effect with --task=copy"),
+    ):
+      output = programs.output(
+        self.start("--dataset=letters", argument, "--quick"), 1
+      )
+      self.assertStartsWith(output, message)
+      self.assertNotIn("Traceback", output)
 
   def test_killed_and_resumed_ends_the_same(self):
     programs.output(self.start(*self.arguments, "--workdir=whole"))
