@@ -11,6 +11,7 @@ Settings(seeds=2, seed=0, width=8)
 """
 
 import dataclasses
+import pathlib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
@@ -201,7 +202,8 @@ def define(
 
   Returns:
     A function to call after parsing, which returns the settings of the command
-    line. A flag on the command line wins over `--quick` and `--scale`.
+    line. A flag on the command line wins over `--quick` and `--scale`. It
+    raises RefusedError if `--data_dir` does not exist.
   """
   names = [field.name for field in dataclasses.fields(small)]
   for field in dataclasses.fields(small):
@@ -243,6 +245,12 @@ def define(
   )
 
   def read() -> tuple[AnyConfig, Files]:
+    folder = data_dir.value
+    if folder and not pathlib.Path(folder).expanduser().is_dir():
+      raise RefusedError(
+        f"--data_dir={folder} is not a folder on this machine; give one that"
+        " holds data sets of TFDS, or make it, and they are downloaded into it."
+      )
     preset = full if full and values["scale"].value == "full" else {}
     if is_quick.value:
       preset = {**preset, **quick}

@@ -71,8 +71,8 @@ def with_defaults(config: Config, given: Collection[str]) -> Config:
     )
   if config.study != "none" and "scale" in given:
     raise RefusedError(
-      f"--study={config.study} has one size, which is not that of --scale; leave"
-      " it out, or give the flags that --scale=full stands for."
+      f"--study={config.study} has one size, which is not that of --scale;"
+      " leave it out, or give the flags that --scale=full stands for."
     )
   defaults = _DEFAULTS[config.study]
   if "quick" in given:

@@ -216,7 +216,10 @@ def _prepare(name: str, data_dir: pathlib.Path) -> pathlib.Path:
       f"{', '.join(map(repr, idx_builder.NAMES))}, and every TFDS dataset "
       "with features `image` and `label`, such as 'cifar10'."
     )
-  start = f"The dataset {name!r} is not prepared in {data_dir}, and "
+  start = (
+    f"The dataset {name!r} is not prepared in {tfds_folder.described(data_dir)}"
+    ", and "
+  )
   tensorflow = (
     f"{start}TFDS needs TensorFlow to prepare it. Run `pip install tensorflow` "
     "and the same command again."

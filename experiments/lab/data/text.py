@@ -123,7 +123,8 @@ def _shakespeare(data_dir: str | os.PathLike[str] | None) -> list[bytes]:
     )
   except (download.DownloadError, OSError) as error:
     raise UnavailableError(
-      f"tiny_shakespeare is not prepared in {root}, and cannot be downloaded."
+      f"tiny_shakespeare is not prepared in {tfds_folder.described(root)}, and"
+      " cannot be downloaded."
       f" {error} What can help: --dataset=pydoc, or the path of your own text."
     ) from error
   return _parts(path.read_bytes())
@@ -159,7 +160,7 @@ def _text(name: str, parts: list[bytes], unit: str) -> Text:
   except UnicodeDecodeError as error:
     if unit == "characters":
       raise RefusedError(
-        f"{name} is not UTF-8 ({error}); load it as bytes instead."
+        f"{name} is not UTF-8 ({error}). With --tokens=bytes it need not be."
       ) from error
     decoded = None
   tokens: list[np.ndarray]

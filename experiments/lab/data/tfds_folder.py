@@ -63,6 +63,13 @@ def find(name: Name, data_dir: pathlib.Path) -> pathlib.Path | None:
   )
 
 
+def described(data_dir: pathlib.Path) -> str:
+  """Returns the folder for a message, which also says if there is none."""
+  if data_dir.is_dir():
+    return str(data_dir)
+  return f"{data_dir} (there is no such folder)"
+
+
 def fingerprint(folder: pathlib.Path) -> str:
   """Returns a text that changes when the files in the folder change."""
   digest = hashlib.sha256((folder / "dataset_info.json").read_bytes())

@@ -30,6 +30,10 @@ class FlagsTest(parameterized.TestCase):
     with self.assertRaisesRegex(flags.Error, "Unknown.*scale"):
       parse("--scale=full")
 
+  def test_refuses_a_folder_of_data_that_does_not_exist(self):
+    with self.assertRaisesRegex(RefusedError, "--data_dir=/no/where is not a"):
+      parse("--data_dir=/no/where")
+
   def test_every_setting_has_a_flag_with_help(self):
     values = flags.FlagValues()
     define(Config(), {}, {}, values)
@@ -60,7 +64,7 @@ class FlagsTest(parameterized.TestCase):
       "--seeds=4",
       "--workdir=here",
       "--resume",
-      "--data_dir=there",
+      "--data_dir=/",
     )
     self.assertEqual(
       config,
@@ -84,7 +88,7 @@ class FlagsTest(parameterized.TestCase):
         seeds=4,
       ),
     )
-    self.assertEqual(files, Files("here", True, "there"))
+    self.assertEqual(files, Files("here", True, "/"))
 
   @parameterized.parameters(
     ("--norm=lnn", "'lnn' is not among the names none, ln, rms, bn, gn, in"),

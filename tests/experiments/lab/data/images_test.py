@@ -110,6 +110,7 @@ class FallbackTest(DataTest):
     (message,) = logs.output
     for part in (
       "INSTEAD OF MNIST",
+      f"{self.data_dir} (there is no such folder)",
       "127.0.0.1",
       "cannot be reached",
       "TFDS_DATA_DIR",

@@ -54,7 +54,7 @@ class FileTest(absltest.TestCase):
 
   def test_what_is_not_utf8_is_bytes(self):
     self.path.write_bytes(bytes(range(256)) * 4)
-    with self.assertRaisesRegex(ValueError, "not UTF-8.*as bytes"):
+    with self.assertRaisesRegex(ValueError, "not UTF-8.*--tokens=bytes"):
       text.load(str(self.path))
     words = text.load(str(self.path), unit="bytes")
     self.assertEqual(words.train[:256].tolist(), list(range(256)))
@@ -103,6 +103,8 @@ class ShakespeareTest(absltest.TestCase):
         UnavailableError, "No network.*--dataset=pydoc"
       ):
         text.load("tiny_shakespeare", self.folder)
+      with self.assertRaisesRegex(UnavailableError, r"no \(there is no such"):
+        text.load("tiny_shakespeare", self.folder / "no")
       with self.assertLogs(level="WARNING") as logs:
         words = text.load("auto", self.folder)
     self.assertIn("INSTEAD OF tiny_shakespeare", logs.output[0])
