@@ -31,7 +31,7 @@ from experiments.lab.claims import Below, Claim, Within
 from experiments.lab.data import arrays
 from experiments.lab.errors import RefusedError
 from experiments.lab.models.nets import MODELS, NORM_POSITIONS
-from experiments.lab.models.norms import norm_factory
+from experiments.lab.models.norms import explained, norm_factory
 from experiments.lab.options import option
 from experiments.lab.statistics import paired_difference, paired_ratio
 from experiments.lab.study import Run
@@ -149,15 +149,15 @@ def _check(config: Config, data: arrays.Images) -> None:
   for norm in config.norm:
     engine = make_engine(norm, config, data)
     try:
-      engine.check()
+      engine.check(config.seeds)
     except (TypeError, ValueError) as error:
-      advice = ""
+      why = explained(error, "every number in --hidden")
       if config.model == "mlp" and "spatial" in str(error):
-        advice = " With --model=cnn there are spatial axes."
+        why += " With --model=cnn there are spatial axes."
       raise RefusedError(
         f"--norm={norm} cannot be trained with --model={config.model},"
         f" --batch_size={config.batch_size} on images"
-        f" {data.train.inputs.shape[1:]}: {error}{advice}"
+        f" {data.train.inputs.shape[1:]}: {why}"
       ) from error
 
 

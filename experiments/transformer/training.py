@@ -12,7 +12,11 @@ from jax.sharding import Mesh
 from experiments.lab.data import sequences
 from experiments.lab.data.sequences import Task
 from experiments.lab.errors import RefusedError
-from experiments.lab.models.norms import norm_factory, without_dropout
+from experiments.lab.models.norms import (
+  explained,
+  norm_factory,
+  without_dropout,
+)
 from experiments.lab.models.transformer import (
   Classifier,
   LanguageModel,
@@ -108,14 +112,14 @@ def check(config: Config, task: Task) -> None:
   (norm,) = config.norm
   try:
     engine = make_engine(config, task)
+    engine.check(config.seeds)
     if task.causal and config.placement != ("none",):
       _check_causal(engine.model)
-    engine.check()
   except (TypeError, ValueError) as error:
     raise RefusedError(
       f"--norm={norm} cannot be trained with --task={config.task},"
       f" --width={config.width}, --heads={config.heads},"
-      f" --batch_size={config.batch_size}: {error}"
+      f" --batch_size={config.batch_size}: {explained(error, '--width')}"
     ) from error
 
 

@@ -166,7 +166,11 @@ class RunTest(Folders, parameterized.TestCase):
   @parameterized.parameters(
     ({"norm": ("in",)}, "spatial.*--model=cnn"),
     ({"norm": ("ln", "bn"), "batch_size": 1}, "--norm=bn.*one value per chan"),
-    ({"norm": ("gn",), "hidden": (100,)}, "num_groups=8 does not divide"),
+    (
+      {"norm": ("gn",), "hidden": (100,)},
+      "num_groups=8 does not divide.*--hidden a multiple of 8.$",
+    ),
+    ({"hidden": (10**9,)}, "take [0-9,.]+ GB, but there are [0-9,.]+ GB"),
     ({"model": "cnn", "hidden": (8,) * 5}, "needs at least 16 pixels"),
     ({"batch_size": 1151}, "1151 is more than the 1150 training examples"),
     ({"dataset": "mnst"}, "Did you mean 'mnist'"),

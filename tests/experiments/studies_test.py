@@ -16,6 +16,7 @@ from experiments.lab.data import images as data
 from experiments.lab.data import points
 from experiments.lab.data.arrays import Images
 from experiments.lab.data.batch import Batch
+from experiments.lab.errors import RefusedError
 
 
 def setUpModule():
@@ -82,6 +83,13 @@ class ControlTest(parameterized.TestCase):
     verdicts = self.verdicts()
     self.assertEqual(verdicts["bn is faster on moons (equal rate)"], "REFUTED")
     self.assertNotIn("CONFIRMED", verdicts.values())
+
+  def test_group_norm_gets_advice_that_fits(self):
+    config = lr_range.Config(seeds=1, steps=20, hidden=(12,))
+    with self.assertRaisesRegex(
+      RefusedError, "does not divide the 12 channels; make .* multiple of 8.$"
+    ):
+      lr_range.train("gn", "sgd", [0.1], [1.0], config, digits())
 
   @parameterized.parameters(
     ([[0.1, 3.0], [0.2, 0.4], [2.0, 2.0]], [1.0, 1.0]),

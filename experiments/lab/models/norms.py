@@ -32,6 +32,20 @@ def norm_factory(norm: str, **options: Any) -> Callable[..., nn.Module]:
   )
 
 
+def explained(error: Exception, widths: str) -> str:
+  """Returns the message of a norm's error, with advice that fits the lab.
+
+  Args:
+    error: What the norm raised.
+    widths: What sets the number of channels, such as "--hidden".
+  """
+  found, advises_groups, _ = str(error).partition(". Use one of")
+  if not advises_groups:
+    return str(error)
+  groups = NORM_OPTIONS["gn"]["num_groups"]
+  return f"{found}; make {widths} a multiple of {groups}."
+
+
 def without_memory(model: Any) -> Any:
   """Returns the model with momentum 0: each batch replaces the statistics.
 

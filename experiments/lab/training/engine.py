@@ -22,8 +22,14 @@ from jax.sharding import Mesh
 
 from experiments.lab.data.batch import Batch
 from experiments.lab.errors import RefusedError
-from experiments.lab.models.norms import without_memory
-from experiments.lab.training import devices, hyperparams, lanes, step
+from experiments.lab.models import norms
+from experiments.lab.training import (
+  devices,
+  hyperparams,
+  lanes,
+  memory,
+  step,
+)
 from experiments.lab.training.batches import Source
 from experiments.lab.training.evaluation import Evaluator
 from experiments.lab.training.step import Records, TrainState, Update, Watch
@@ -105,26 +111,39 @@ class Engine:
       **values: Hyperparameters of optimizers from `hyperparams.swept`, such as
         `learning_rate`: one value per group of lanes. A group has all seeds,
         and its lanes are adjacent.
+
+    Raises:
+      RefusedError: The model cannot be built, or does not fit into memory.
     """
     (groups,) = {len(group) for group in values.values()} or {1}
-    numbers = [seed for _ in range(groups) for seed in seeds]
-    state = self._init(np.asarray(numbers, np.uint32))
+    numbers = np.asarray([*seeds] * groups, np.uint32)
+    try:
+      shapes = self._init.eval_shape(numbers)  # type: ignore[attr-defined]
+    except ValueError as error:
+      why = norms.explained(error, "its widths")
+      raise RefusedError(f"This net cannot be built: {why}") from error
+    memory.check(shapes)
+    state = self._init(numbers)
     opt_state = state.opt_state
     for name, group in values.items():
       per_lane = devices.replicate(lanes.per_lane(group, len(seeds)), self.mesh)
       opt_state = hyperparams.with_values(opt_state, name, per_lane)
     return dataclasses.replace(state, opt_state=opt_state)
 
-  def check(self) -> TrainState:
+  def check(self, count: int = 1) -> TrainState:
     """Traces a step to find errors, without computing anything.
 
     The data of the source may be shapes (`jax.ShapeDtypeStruct`).
+
+    Args:
+      count: Number of lanes that are to be trained.
 
     Returns:
       Shapes and dtypes of the state of one lane.
 
     Raises:
       TypeError, ValueError: Whatever the model, norm or source raises.
+      RefusedError: The lanes do not fit into memory.
     """
 
     def first_step(data: PyTree) -> TrainState:
@@ -135,7 +154,8 @@ class Engine:
 
     state = jax.eval_shape(first_step, self.source.data)
     if "batch_stats" in state.collections:
-      without_memory(self.model).norm(train=True)  # For `reestimate`.
+      norms.without_memory(self.model).norm(train=True)  # For `reestimate`.
+    memory.check(state, count)
     return state
 
   def train(self, state: TrainState, steps: int) -> tuple[TrainState, Records]:

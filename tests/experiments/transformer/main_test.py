@@ -134,7 +134,11 @@ class RunTest(Folders):
 
   @parameterized.parameters(
     ({"norm": ("in",)}, "--norm=in.*averages over time"),
-    ({"norm": ("gn",), "width": 12}, "--norm=gn.*num_groups=8 does not divide"),
+    (
+      {"norm": ("gn",), "width": 12},
+      "--norm=gn.*num_groups=8 does not divide.*; make --width a multiple of 8",
+    ),
+    ({"width": 2 * 10**9}, "take [0-9,.]+ GB, but there are [0-9,.]+ GB"),
     ({"heads": 3}, "width of 8 cannot be shared by 3 heads"),
     ({"dataset": "hamlet"}, "no text 'hamlet'"),
     ({"context": 100}, "too few for --context=100"),
