@@ -2,10 +2,11 @@
 
 The result of a model is a dict of JSON values: a list over seeds for
 `test_accuracy`, `test_accuracy_reestimated` (only with batch statistics),
-`epoch1_train_loss`, `best_epoch` and `diverged`, and one number for
-`seconds_per_epoch`. Seeds are paired: the same position is the same seed.
+`epoch1_train_loss` and `best_epoch`, one number for `seconds_per_epoch`, and
+what `outcome` returns. Seeds are paired: the same position is the same seed.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from experiments.lab.training.batches import Shuffled
 from experiments.lab.training.engine import Engine
 from experiments.lab.training.fit import Progress
 from experiments.lab.training.session import Column, Record, numbers
+from experiments.lab.training.stopping import Stopping
 
 Result = Mapping[str, Any]
 
@@ -58,7 +60,7 @@ def result(
     "test_loss": numbers(test["loss"]),
     "best_epoch": best_epoch.tolist(),
     "best_val_loss": numbers(stopping.best_loss),
-    "diverged": np.asarray(stopping.diverged).tolist(),
+    **outcome(stopping, images.num_classes),
     "epoch1_train_loss": records[0]["train_loss"],
     "epochs": len(records),
     "seconds_per_epoch": float(np.median(seconds[1:] or seconds)),
@@ -71,6 +73,46 @@ def result(
   return found
 
 
+def outcome(stopping: Stopping, classes: int) -> dict[str, Any]:
+  """Returns which seeds diverged, and which are better than guessing.
+
+  Args:
+    stopping: Stopping at the end, with an axis of seeds.
+    classes: Number of classes or tokens.
+
+  Returns:
+    Lists over seeds, "diverged" and "beats_guessing", and "guessing_loss", the
+    loss of equal probabilities for all classes. A seed beats it if its best
+    validation loss is lower.
+  """
+  guessing = math.log(classes)
+  return {
+    "guessing_loss": guessing,
+    "diverged": np.asarray(stopping.diverged).tolist(),
+    "beats_guessing": (np.asarray(stopping.best_loss) < guessing).tolist(),
+  }
+
+
+def outcome_lines(result: Result) -> list[str]:
+  """Returns sentences about the seeds that diverged or are no use."""
+  diverged, better = result["diverged"], result["beats_guessing"]
+  found = []
+  if any(diverged):
+    found.append(
+      f"{sum(diverged)} of {len(diverged)} seeds diverged; they count with"
+      " their best parameters before divergence."
+    )
+  useless = ~np.logical_or(diverged, better)
+  if useless.any():
+    found.append(
+      f"{useless.sum()} of {len(useless)} seeds NO BETTER THAN GUESSING: their"
+      f" best validation loss is not below {result['guessing_loss']:.4f}, which"
+      " equal probabilities give. Another --learning_rate or more steps may"
+      " help."
+    )
+  return found
+
+
 def lines(result: Result) -> str:
   """Returns the printed lines about the test accuracy of one model."""
   found = [f"Test accuracy: {_percent(result['test_accuracy'])} %"]
@@ -79,12 +121,7 @@ def lines(result: Result) -> str:
       "Test accuracy with re-estimated batch statistics:"
       f" {_percent(result['test_accuracy_reestimated'])} %"
     )
-  if any(result["diverged"]):
-    found.append(
-      f"{sum(result['diverged'])} of {len(result['diverged'])} seeds diverged;"
-      " they count with their best parameters before divergence."
-    )
-  return "\n".join(found)
+  return "\n".join([*found, *outcome_lines(result)])
 
 
 def show(results: Mapping[str, Result]) -> None:

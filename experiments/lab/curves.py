@@ -102,7 +102,7 @@ def draw(
 def _show_lines(panel: Any, averages: np.ndarray) -> None:
   """Limits the axis, because wide bands of few seeds would dwarf the lines."""
   low, high = panel.get_ylim()
-  margin = max(np.ptp(averages), 1e-3)
+  margin = max(np.ptp(averages), 1e-3, 1e-3 * averages.max())
   panel.set_ylim(
     max(low, averages.min() - margin), min(high, averages.max() + margin)
   )

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.lab import comparison
 from experiments.lab.data.sequences import Task
 from experiments.lab.statistics import paired_difference, shown
 from experiments.lab.tables import table
@@ -48,7 +49,7 @@ def result(
     "largest_logit": last["largest_logit"],
     "grad_norm_first": last["grad_norm_first"],
     "grad_norm_last": last["grad_norm_last"],
-    "diverged": np.asarray(stopping.diverged).tolist(),
+    **comparison.outcome(stopping, task.classes),
     "steps": last["step"],
     "tokens_per_second": speed,
     "seconds_per_step": (
@@ -89,12 +90,7 @@ def result_lines(result: Mapping[str, Any]) -> list[str]:
       f" {_shown(result['final_val_loss_reestimated'])}, of each batch"
       f" {_shown(result['final_val_loss_batch_statistics'])}"
     )
-  if any(result["diverged"]):
-    lines.append(
-      f"{sum(result['diverged'])} of {len(result['diverged'])} seeds diverged;"
-      " they count with their best parameters before divergence."
-    )
-  return lines
+  return lines + comparison.outcome_lines(result)
 
 
 def comparison_table(results: Mapping[str, Mapping[str, Any]]) -> str:

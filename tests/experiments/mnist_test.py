@@ -163,6 +163,14 @@ class RunTest(Folders, parameterized.TestCase):
     self.assertIn("Seed 0 DIVERGED by epoch 1", output)
     self.assertIn("1 of 1 seeds diverged", output)
 
+  @parameterized.parameters((1e10, True), (1e-3, False))
+  def test_reports_what_does_not_learn(self, learning_rate, reported):
+    config = Config(dataset="digits", learning_rate=learning_rate, epochs=2)
+    results, output = run(config)
+    self.assertEqual(results["ln"]["diverged"], [False])
+    self.assertEqual(results["ln"]["beats_guessing"], [not reported])
+    self.assertEqual("1 of 1 seeds NO BETTER THAN GUESSING" in output, reported)
+
   @parameterized.parameters(
     ({"norm": ("in",)}, "spatial.*--model=cnn"),
     ({"norm": ("ln", "bn"), "batch_size": 1}, "--norm=bn.*one value per chan"),

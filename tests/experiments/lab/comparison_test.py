@@ -3,9 +3,11 @@
 import contextlib
 import io
 
+import numpy as np
 from absl.testing import absltest
 
 from experiments.lab import comparison
+from experiments.lab.training.stopping import Stopping
 
 
 def result(accuracy, loss, diverged=(False, False, False), **more):
@@ -14,6 +16,8 @@ def result(accuracy, loss, diverged=(False, False, False), **more):
     "epoch1_train_loss": loss,
     "best_epoch": [4, 5, 7],
     "diverged": list(diverged),
+    "beats_guessing": [True, True, True],
+    "guessing_loss": 2.3026,
     "seconds_per_epoch": 1.25,
     **more,
   }
@@ -43,6 +47,24 @@ class ComparisonTest(absltest.TestCase):
     )
     self.assertIn("re-estimated batch statistics: 95.00", text)
     self.assertIn("1 of 3 seeds diverged", text)
+
+  def test_mentions_seeds_that_are_no_better_than_guessing(self):
+    stopping = Stopping(
+      best_variables=None,
+      best_loss=np.array([0.7, 0.6, np.inf, 1e10], np.float32),
+      best_step=None,
+      waited=None,
+      stopped=None,
+      diverged=np.array([False, False, True, False]),
+    )
+    # The logarithm of 2 is 0.693.
+    outcome = comparison.outcome(stopping, 2)
+    self.assertEqual(outcome["beats_guessing"], [False, True, False, False])
+    diverged, useless = comparison.outcome_lines(outcome)
+    self.assertStartsWith(diverged, "1 of 4 seeds diverged")
+    self.assertStartsWith(useless, "2 of 4 seeds NO BETTER THAN GUESSING")
+    self.assertIn("not below 0.6931", useless)
+    self.assertEmpty(comparison.outcome_lines(NONE))
 
   def test_table_pairs_the_seeds(self):
     # Each seed is one point better: no doubt about the difference.

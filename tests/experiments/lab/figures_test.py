@@ -135,6 +135,7 @@ class CurvesTest(parameterized.TestCase):
     ([[0.2, 0.2]], "linear"),
     ([[0.35, 0.01], [0.35, 0.05]], "log"),  # The band reaches below zero.
     ([[0.4, 0.3, 0.3], [0.4, 0.3, 9.0]], "log"),
+    ([[1e20]], "linear"),
   )
   def test_scale(self, values, expected):
     for panel in self.draw({"ln": history(values)}):

@@ -131,6 +131,13 @@ class RunTest(Folders):
     summary, output = run(learning_rate=1e38, clip_norm=0.0)
     self.assertEqual(summary["models"]["ln"]["diverged"], [True])
     self.assertIn("Seed 0 DIVERGED by step", output)
+    self.assertNotIn("GUESSING", output)
+
+  def test_reports_what_does_not_learn(self):
+    summary, output = run(learning_rate=10.0, warmup_steps=0, clip_norm=0.0)
+    self.assertEqual(summary["models"]["ln"]["diverged"], [False])
+    self.assertIn("1 of 1 seeds NO BETTER THAN GUESSING", output)
+    self.assertIn("2.0794", output)  # The logarithm of eight letters.
 
   @parameterized.parameters(
     ({"norm": ("in",)}, "--norm=in.*averages over time"),
