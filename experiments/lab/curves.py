@@ -52,10 +52,10 @@ def draw(
 ) -> None:
   """Draws training and validation loss, a line per model, in curves.png.
 
-  A line is the mean over the seeds that still train; its band is their Student
-  t 95% interval. When the first seed stops early, the mean is over fewer seeds
-  from then on, and the line is dotted. Models of which every seed diverged
-  before the first evaluation are left out.
+  A line is the mean over the seeds; its band is their Student t 95% interval.
+  Where a seed has stopped early or diverged, it counts with its last loss, and
+  the line is dotted. Models of which every seed diverged before the first
+  evaluation are left out.
 
   Args:
     run: Run that gets the figure.
@@ -73,14 +73,14 @@ def draw(
   losses = [history.losses["train_loss"] for history in shown.values()]
   caption = figures.seeds_caption(max(map(len, losses)))
   if any(not np.isfinite(values).all() for values in losses):
-    caption += "; dotted: mean of the seeds that have not stopped yet"
+    caption += "; dotted: seeds that ended count with their last loss"
   with figures.drawing(run, "curves", title=title, caption=caption) as axes:
     for panel, (metric, name) in zip(axes, _PANELS.items(), strict=True):
       means = []
       for model, history in shown.items():
         values = history.losses[metric]
-        values = np.where(np.isfinite(values), values, np.nan)
-        means.append(values[:, np.isfinite(values).any(axis=0)])
+        carried = session.carried(values)
+        means.append(carried[:, np.isfinite(carried).any(axis=0)])
         figures.curve(
           panel,
           history.at,
@@ -89,7 +89,7 @@ def draw(
           name=model,
           color=history.color,
           style=history.style,
-          go_on=True,
+          go_on=carried,
         )
       averages = np.concatenate([np.nanmean(v, axis=0) for v in means])
       wide = 0 < 5 * averages.min() < averages.max()

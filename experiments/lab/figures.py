@@ -189,7 +189,7 @@ def curve(
   style: Any = "-",
   marker: str | None = None,
   geometric: bool = False,
-  go_on: bool = False,
+  go_on: np.ndarray | None = None,
 ) -> None:
   """Draws a mean over seeds with its band, in the colour of a norm.
 
@@ -204,8 +204,8 @@ def curve(
     style: Style of the line.
     marker: Marker that replaces the norm's.
     geometric: Whether to average logarithms, for logarithmic axes.
-    go_on: Whether to continue with a dotted line, the mean of the seeds that
-      are still finite.
+    go_on: Values `[seeds, n]` for a dotted line, which goes on where a seed is
+      not finite any more.
   """
   positions = np.asarray(x, np.float64)
   seeds = np.asarray(values, np.float64)
@@ -227,11 +227,11 @@ def curve(
     label=name or norm,
   )
   panel.fill_between(positions[whole], low, high, color=color, alpha=0.2, lw=0)
-  if go_on and not whole.all():
+  if go_on is not None and not whole.all():
     # From the last complete position on, so that the line has no gap.
     some = np.arange(len(positions)) >= int(whole.sum()) - 1
-    some &= np.isfinite(seeds).any(axis=0)
-    mean, low, high = band(seeds[:, some], geometric)
+    some &= np.isfinite(go_on).any(axis=0)
+    mean, low, high = band(go_on[:, some], geometric)
     panel.plot(positions[some], mean, ":", color=color, linewidth=2)
     panel.fill_between(
       positions[some], low, high, color=color, alpha=0.08, lw=0

@@ -77,10 +77,18 @@ def with_defaults(config: Config, given: Collection[str]) -> Config:
   defaults = _DEFAULTS[config.study]
   if "quick" in given:
     defaults = _QUICK.get(config.study, {})
-  return dataclasses.replace(
+  config = dataclasses.replace(
     config,
     **{name: value for name, value in defaults.items() if name not in given},
   )
+  if "steps" in given and "eval_every" not in given:
+    # At least as many evaluations as by default, so that there is a curve.
+    usual = {**dataclasses.asdict(Config()), **_DEFAULTS[config.study]}
+    every = -(-config.steps * usual["eval_every"] // usual["steps"])
+    config = dataclasses.replace(
+      config, eval_every=min(config.eval_every, every)
+    )
+  return config
 
 
 def models(config: Config) -> dict[str, Config]:

@@ -153,7 +153,8 @@ class Config(options.Config):
   eval_every: int = option(
     250,
     "Number of steps between two evaluations on all validation data, each"
-    " followed by a checkpoint.",
+    " followed by a checkpoint. With fewer --steps than by default, it shrinks"
+    " with them.",
     COUNT,
   )
 

@@ -32,7 +32,8 @@ class Column(NamedTuple):
 
   Attributes:
     title: Title of the column.
-    metric: Metric to show; if it has a number per seed, their mean is shown.
+    metric: Metric to show; if it has a number per seed, their mean is shown. A
+      seed that has stopped counts with its last number.
     form: Format specification, such as ".4f".
     factor: Factor of the shown number, such as 100 for percent.
     suffix: Suffix of each number.
@@ -48,8 +49,9 @@ class Column(NamedTuple):
   def width(self) -> int:
     return max(len(self.title), 8 + len(self.suffix))
 
-  def cell(self, record: Record) -> str:
-    value = self.factor * mean(record[self.metric])
+  def cell(self, records: Sequence[Record]) -> str:
+    """Returns the cell of the last record."""
+    value = self.factor * mean(records, self.metric)
     return f"{value:{self.form}}{self.suffix}".rjust(self.width)
 
 
@@ -145,7 +147,8 @@ class Session:
       progress = restored(newest, progress, engine.mesh)
     parameters = jax.tree.leaves(progress.state.params)
     count = sum(leaf[0].size for leaf in parameters)
-    print(f"\n{name}, {seeds_text(seeds)}, {count:,} parameters")
+    means = "; means, of stopped seeds the last values" if seeds[1:] else ""
+    print(f"\n{name}, {seeds_text(seeds)}, {count:,} parameters{means}")
     if progress.step:
       print(f"Resuming after {unit} {progress.step // style.unit_steps}.")
     titles = (column.title.rjust(column.width) for column in style.columns)
@@ -165,7 +168,7 @@ class Session:
         records.append(record)
         self._log.append(record)
         bar.update(report.steps // style.unit_steps)
-        cells = (column.cell(record) for column in style.columns)
+        cells = (column.cell(records) for column in style.columns)
         bar.write("  ".join([f"{record[unit]:6d}", *cells]))
         for index in np.flatnonzero(progress.stopped & ~stopped):
           bar.write(
@@ -218,12 +221,31 @@ def numbers(values: Any) -> list[float | None]:
   ]
 
 
-def mean(values: float | Sequence[float | None]) -> float:
-  """Returns the mean of the numbers that are not None, NaN without any."""
-  if isinstance(values, float):
-    return values
-  known = [value for value in values if value is not None]
-  return float(np.mean(known)) if known else math.nan
+def mean(records: Sequence[Record], metric: str) -> float:
+  """Returns the mean over seeds of a metric in the last record.
+
+  A seed that has stopped counts with its last number, so that the mean does not
+  jump when it stops. Without any number it is NaN.
+  """
+  if isinstance(records[-1][metric], float):
+    return float(records[-1][metric])
+  last = carried(history(records, metric))[:, -1]
+  known = last[np.isfinite(last)]
+  return float(np.mean(known)) if known.size else math.nan
+
+
+def carried(values: np.ndarray) -> np.ndarray:
+  """Replaces numbers that are not finite by the last finite one before them.
+
+  >>> carried(np.array([[3.0, 2.0, np.nan], [np.nan, 1.0, 0.5]]))
+  array([[3. , 2. , 2. ],
+         [nan, 1. , 0.5]])
+  """
+  known = np.isfinite(values)
+  at = np.where(known, np.arange(values.shape[1])[None], 0)
+  at = np.maximum.accumulate(at, axis=1)
+  values = np.where(known, values, np.nan)
+  return np.take_along_axis(values, at, axis=1)
 
 
 def history(records: Sequence[Mapping[str, Any]], metric: str) -> np.ndarray:

@@ -104,9 +104,9 @@ class CurvesTest(parameterized.TestCase):
     np.testing.assert_array_equal(solid.get_ydata(), [4.0, 3.0])
     self.assertEqual(solid.get_linestyle(), "-")
     np.testing.assert_array_equal(dotted.get_xdata(), [2, 3, 4])
-    np.testing.assert_array_equal(dotted.get_ydata(), [3.0, 1.0, 0.9])
+    # The seed that stopped counts with its last loss, 4.0.
+    np.testing.assert_array_equal(dotted.get_ydata(), [3.0, 2.5, 2.45])
     self.assertEqual(dotted.get_linestyle(), ":")
-    # The band ends where a single seed is left.
     vertices = train.collections[0].get_paths()[0].vertices
     self.assertEqual(vertices[:, 0].max(), 2)
     caption = train.figure.legends[0].get_title().get_text()
@@ -152,7 +152,7 @@ class CurvesTest(parameterized.TestCase):
 
   def test_diverged_seeds(self):
     train, _ = self.draw({"ln": history([[1.0, np.inf], [1.0, 0.5]])})
-    np.testing.assert_array_equal(train.lines[1].get_ydata(), [1.0, 0.5])
+    np.testing.assert_array_equal(train.lines[1].get_ydata(), [1.0, 0.75])
     # A model of which nothing can be drawn is left out.
     lost = history([[NAN, NAN]])
     train, _ = self.draw({"ln": history([[1.0, 0.5]]), "bn": lost})

@@ -267,6 +267,20 @@ class StudiesTest(Folders):
     self.assertEqual((config.steps, config.layers, config.seeds), (7, 12, 5))
     self.assertLen(arms.models(config), 8)
 
+  @parameterized.parameters(
+    (Config(), set(), 250),
+    (Config(steps=200), {"steps"}, 20),
+    (Config(steps=5000), {"steps"}, 250),
+    (Config(steps=7), {"steps"}, 1),
+    (Config(steps=200, eval_every=150), {"steps", "eval_every"}, 150),
+    (Config(study="warmup"), set(), 100),
+    (Config(study="warmup", steps=60), {"steps"}, 20),
+    (Config(study="batch_norm", steps=300), {"steps"}, 50),
+    (Config(**QUICK), {"quick"}, 10),
+  )
+  def test_short_trainings_have_a_curve_too(self, config, given, expected):
+    self.assertEqual(arms.with_defaults(config, given).eval_every, expected)
+
   def test_batch_norm_takes_a_learning_rate(self):
     for given, expected in (set(), 3e-3), ({"learning_rate"}, 0.5):
       config = Config(study="batch_norm", learning_rate=0.5)
