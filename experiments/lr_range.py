@@ -239,7 +239,7 @@ def _draw(
     for norm in config.norm:
       figures.curve(axes[2], SCALES, starts[norm].T, norm, geometric=True)
     figures.label(
-      axes[2], "SGD, best rate", "Initial kernels times",
+      axes[2], "SGD, best rate", "Factor of the initial kernels",
       "Cross-entropy (nats)", log_x=True, log_y=True,
     )  # fmt: skip
     for panel in axes:

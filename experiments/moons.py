@@ -222,8 +222,8 @@ def _draw(
     "boundaries",
     columns=1 + len(arms),
     title=f"{config.dataset}: training loss, and what evaluation mode decides",
-    caption=f"{figures.seeds_caption(config.seeds)}; learning rate 0.01;"
-    f" boundaries of seed {config.seed}",
+    caption=f"{figures.seeds_caption(config.seeds)}; learning rate 0.01."
+    f" Shades: probability of the classes for seed {config.seed}, line: equal",
   ) as axes:
     epochs = np.arange(1, config.epochs + 1)
     for norm, arm in arms.items():

@@ -45,9 +45,9 @@ def training(
     run,
     "percentiles",
     columns=len(config.norm),
-    title=f"Input of one sigmoid in layer {depths[0]} of {depths[0]}:"
-    " 15th, 50th and 85th percentile",
-    caption=f"SGD at the best rate, seed {config.seed}, unit 0",
+    title=f"Input of one sigmoid in layer {depths[0]} of {depths[0]}",
+    caption="Line: median over test images, band: 15th to 85th percentile; SGD"
+    f" at the best rate, seed {config.seed}, unit 0",
     legend=False,
   ) as axes:
     for panel, norm in zip(axes, config.norm, strict=True):

@@ -48,7 +48,6 @@ def quantiles(run: Run, before: np.ndarray, after: np.ndarray) -> None:
     run,
     "quantiles",
     title="Layer norm of 64 samples of 512 values",
-    legend=False,
   ) as axes:
     for panel, values, title in zip(
       axes, (before, after), ("Before", "After"), strict=True
@@ -63,7 +62,10 @@ def quantiles(run: Run, before: np.ndarray, after: np.ndarray) -> None:
       figures.label(
         panel, title, "Quantile of the normal distribution", "Value"
       )
-    axes[1].plot(normal, normal, "k--", linewidth=1.5)
+    color = figures.norm_color("ln")
+    axes[0].plot([], [], color=color, label="one of the samples")
+    name = "values distributed as the standard normal"
+    axes[1].plot(normal, normal, "k--", linewidth=1.5, label=name)
 
 
 def cubes(run: Run) -> None:
@@ -204,4 +206,11 @@ def batch_norm(
       "Training output",
       "Evaluation output",
     )
-    axes[3].axline((0, 0), slope=1, color="k", linestyle="--", linewidth=1)
+    axes[3].axline(
+      (0, 0),
+      slope=1,
+      color="k",
+      linestyle="--",
+      linewidth=1,
+      label="equal outputs",
+    )

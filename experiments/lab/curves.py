@@ -94,7 +94,7 @@ def draw(
       averages = np.concatenate([np.nanmean(v, axis=0) for v in means])
       wide = 0 < 5 * averages.min() < averages.max()
       figures.label(panel, name, unit, "Cross-entropy (nats)", log_y=wide)
-      panel.xaxis.get_major_locator().set_params(integer=True)
+      panel.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
       if not wide:
         _show_lines(panel, averages)
 

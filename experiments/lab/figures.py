@@ -1,7 +1,8 @@
 """Figures of the studies, in the same style.
 
 Each norm has its colour (`norm_color`). A line is a mean over seeds, and its
-band is the 95% interval. A figure consists of panels:
+band is the 95% interval. Later lines are thinner, so that they do not hide
+earlier ones where they coincide. A figure consists of panels:
 
     with figures.drawing(run, "errors", title="Test errors") as (left, right):
       figures.curve(left, sizes, errors, "bn")
@@ -214,25 +215,32 @@ def curve(
     known = list(NORM_COLORS)
     marker = _MARKERS[known.index(norm) if norm in known else -1]
   whole = np.isfinite(seeds).all(axis=0)
+  count = int(whole.sum())
   mean, low, high = band(seeds[:, whole], geometric)
+  # Lines that coincide show by their widths, and by markers in turn.
+  earlier = len(panel.get_legend_handles_labels()[0])
+  width = max(1.4, 3 - 0.4 * earlier)
+  stride = max(1, count // 6)
   panel.plot(
     positions[whole],
     mean,
     linestyle=style,
     color=color,
-    linewidth=2,
+    linewidth=width,
     marker=marker,
-    markersize=5.5,
-    markevery=max(1, int(whole.sum()) // 10),
+    markersize=2 + 2 * width,
+    markevery=(earlier % stride, stride),
     label=name or norm,
   )
+  if count == 1:  # A band would have no width.
+    panel.vlines(positions[whole], low, high, color=color, linewidth=width)
   panel.fill_between(positions[whole], low, high, color=color, alpha=0.2, lw=0)
   if go_on is not None and not whole.all():
     # From the last complete position on, so that the line has no gap.
-    some = np.arange(len(positions)) >= int(whole.sum()) - 1
+    some = np.arange(len(positions)) >= count - 1
     some &= np.isfinite(go_on).any(axis=0)
     mean, low, high = band(go_on[:, some], geometric)
-    panel.plot(positions[some], mean, ":", color=color, linewidth=2)
+    panel.plot(positions[some], mean, ":", color=color, linewidth=width)
     panel.fill_between(
       positions[some], low, high, color=color, alpha=0.08, lw=0
     )

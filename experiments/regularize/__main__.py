@@ -102,7 +102,7 @@ class Config(options.HalvedImageConfig):
     "Norms to compare; the first must be none.",
     parsers.NORMS_AFTER_NONE,
   )
-  train: int = option(2048, "Number of training images.", parsers.COUNT)
+  train: int = option(2048, "Maximum number of training images.", parsers.COUNT)
   noise: float = option(
     0.2, "Share of training labels that are random.", parsers.NUMBER
   )
@@ -233,7 +233,7 @@ def _draw(
       axes[1].set_xscale("log", base=2)
       axes[1].set_xticks(sizes, map(str, sizes))
     figures.label(
-      axes[1], "Ghost batches", "Batch that share statistics",
+      axes[1], "Batch norm over ghost batches", "Examples in a ghost batch",
       "Test error (%)",
     )  # fmt: skip
 

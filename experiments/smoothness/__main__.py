@@ -60,7 +60,7 @@ PANELS = {
   "Range of the loss": "Cross-entropy (nats)",
   "Change of the gradient": "Norm (nats per weight)",
   "Effective smoothness": "Change / step length",
-  "Sharpness": "Largest eigenvalue",
+  "Sharpness": "Largest eigenvalue of the Hessian",
 }
 
 SOURCE = "Santurkar et al. 2018"

@@ -112,7 +112,7 @@ def _draw(
     title="Gradient at initialization",
     columns=1,
     size=(7, 5.2),
-    caption=figures.seeds_caption(config.seeds),
+    caption=f"{figures.seeds_caption(config.seeds)}; dotted: fitted power",
   ) as (panel,):
     for placement, values in norms.items():
       color = drawing.PLACEMENT_COLORS[placement]

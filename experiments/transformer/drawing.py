@@ -53,14 +53,13 @@ def losses(run: Run, config: Config, data: str, records: Records) -> None:
       "step",
       norm,
       PLACEMENT_COLORS[placement] if alone else None,
-      "-" if alone else _PLACEMENT_STYLES[placement],
+      _PLACEMENT_STYLES[placement],
     )
     for (norm, placement), (name, entries) in zip(
       places, records.items(), strict=True
     )
   }
-  title = f"{data}: {config.layers} blocks of width {config.width}"
-  curves.draw(run, histories, title=title, unit="Step")
+  curves.draw(run, histories, title=f"{data}: {_size(config)}", unit="Step")
 
 
 def warmup(
@@ -70,7 +69,7 @@ def warmup(
   with figures.drawing(
     run,
     "warmup",
-    title=f"{config.layers} blocks of width {config.width}, {config.norm[0]}",
+    title=f"{_size(config)}, {config.norm[0]}",
     caption=figures.seeds_caption(config.seeds),
   ) as (over_steps, over_rates):
     for placement in ("pre", "post"):
@@ -115,10 +114,15 @@ def warmup(
     _label_rates(over_rates, config, arms.WARMUP_RATES)
 
 
+def _size(config: Config) -> str:
+  blocks = "1 block" if config.layers == 1 else f"{config.layers} blocks"
+  return f"{blocks} of width {config.width}"
+
+
 def _title(config: Config) -> str:
   (placement,), warmup = config.placement, config.warmup_steps
   return (
-    f"{config.layers} blocks of width {config.width}, {placement}-LN,"
+    f"{_size(config)}, {placement}-LN,"
     f" {f'{warmup} steps of' if warmup else 'no'} warm-up"
   )
 

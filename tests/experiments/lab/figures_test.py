@@ -48,6 +48,11 @@ def history(train, val=None, norm="ln", **options):
   return curves.History(at, losses, norm, **options)
 
 
+def _every(line):
+  start, step = line.get_markevery()
+  return start, None, step
+
+
 class CurvesTest(parameterized.TestCase):
   def setUp(self):
     super().setUp()
@@ -95,6 +100,23 @@ class CurvesTest(parameterized.TestCase):
         [mean - half_width, mean + half_width],
         rtol=1e-5,
       )
+
+  def test_lines_that_coincide_can_be_told_apart(self):
+    same = [list(np.linspace(2, 1, 20))]
+    panel, _ = self.draw({name: history(same) for name in ("a", "b", "c")})
+    widths = [line.get_linewidth() for line in panel.lines]
+    self.assertEqual(widths, sorted(set(widths), reverse=True))
+    # Each has markers of its own.
+    marked = [np.arange(20)[slice(*_every(line))] for line in panel.lines]
+    self.assertLen(set(np.concatenate(marked)), 20)
+
+  def test_one_evaluation_shows_its_interval(self):
+    panel, _ = self.draw({"ln": history([[1.0], [2.0]])})
+    (bar,) = panel.collections[0].get_segments()
+    low, high = np.sort(bar[:, 1])
+    self.assertLess(low, 1.5)
+    self.assertGreater(high, 1.5)
+    np.testing.assert_array_equal(panel.get_xticks() % 1, 0)
 
   def test_stopped_seeds(self):
     values = [[3.0, 2.0, 1.0, 0.9], [5.0, 4.0, NAN, NAN]]
