@@ -32,7 +32,7 @@ from experiments.lab.data.arrays import Images
 from experiments.lab.models.nets import MODELS
 from experiments.lab.models.norms import norm_factory
 from experiments.lab.options import option
-from experiments.lab.statistics import best_rate, paired_difference, shown
+from experiments.lab.statistics import paired_difference, shown
 from experiments.lab.study import Parts, Run
 from experiments.lab.tables import table
 from experiments.lab.training import classification
@@ -95,23 +95,13 @@ def train(norm: str, batch_size: int, config: Config, images: Images) -> Parts:
     rates=rates,
     steps=steps,
   )
-  again = classification.reestimated(engine, state, images.train)
-  found = {
-    "loss": records.loss[:, -max(1, steps // 5) :].mean(axis=1),
-    "error": classification.error(engine, state.variables, images.test),
-    "reestimated": classification.error(engine, again, images.test),
-  }
-  return {
-    name: values.reshape(len(rates), config.seeds)
-    for name, values in found.items()
-  }
+  loss = records.loss[:, -max(1, steps // 5) :].mean(axis=1)
+  return classification.results(engine, state, images, len(rates), loss=loss)
 
 
 def best(part: Parts) -> Parts:
   """Returns the results `[seeds]` at the rate with the lowest mean loss."""
-  rate = best_rate(part["loss"])
-  chosen = {name: values[rate] for name, values in part.items()}
-  return chosen | {"rate": np.asarray(RATES[rate])}
+  return classification.at_best_rate(part, "loss", RATES)
 
 
 def measure(config: Config, run: Run) -> None:

@@ -33,7 +33,6 @@ from experiments.lab.models.nets import MLP
 from experiments.lab.models.norms import norm_factory
 from experiments.lab.options import option
 from experiments.lab.statistics import (
-  best_rate,
   interval,
   paired_difference,
   shown,
@@ -114,17 +113,14 @@ def train(activation: str, place: str, config: Config, images: Images) -> Parts:
     rates=RATES,
     steps=config.examples // 64,
   )
-  again = classification.reestimated(engine, state, images.train)
-  found = {
-    "first": records.loss[:, :ENDS].mean(axis=1),
-    "last": records.loss[:, -ENDS:].mean(axis=1),
-    "error": classification.error(engine, state.variables, images.test),
-    "reestimated": classification.error(engine, again, images.test),
-  }
-  return {
-    name: values.reshape(len(RATES), config.seeds)
-    for name, values in found.items()
-  }
+  return classification.results(
+    engine,
+    state,
+    images,
+    len(RATES),
+    first=records.loss[:, :ENDS].mean(axis=1),
+    last=records.loss[:, -ENDS:].mean(axis=1),
+  )
 
 
 def measure(config: Config, run: Run) -> None:
@@ -139,11 +135,10 @@ def measure(config: Config, run: Run) -> None:
         f"{activation}_{place}",
         functools.partial(train, activation, place, config, images),
       )
-      best = best_rate(part["last"])
-      arm = {name: values[best] for name, values in part.items()}
+      arm = classification.at_best_rate(part, "last", RATES)
       arms[activation, place] = arm
       rows.append(
-        [activation, place, RATES[best]]
+        [activation, place, float(arm["rate"])]
         + [shown(arm[name], ".3f") for name in ("first", "last")]
         + [shown(arm[name], ".2f") for name in ("error", "reestimated")]
       )

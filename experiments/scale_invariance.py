@@ -93,9 +93,7 @@ class Config(options.ImageConfig):
 def measure(config: Config, run: Run) -> None:
   """Measures, judges and draws."""
   images = run.load_images(config.dataset)
-  batch = images.train.first(128)
-  batch = batch._replace(inputs=images.prepare(batch.inputs))
-  _judge_gradients(batch, run)
+  _judge_gradients(images.prepared(128), run)
   run.judge(SAME_TRAINING, invariance.trajectory_error(images, 100))
   parts = {
     kind: run.part(kind, functools.partial(_rotate, kind, images, config))

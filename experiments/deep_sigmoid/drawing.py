@@ -64,8 +64,7 @@ def training(
 
 def before_training(config: Config, images: Images, run: Run) -> None:
   """Draws gradients and activations by layer, before training."""
-  batch = images.train.first(128)
-  batch = batch._replace(inputs=images.prepare(batch.inputs))
+  batch = images.prepared(128)
   layers = np.arange(1, config.signal_depth + 1)
   with figures.drawing(
     run,

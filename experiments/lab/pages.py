@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments.lab.claims import Verdict
 from experiments.lab.tables import table
 
 Summary = Mapping[str, Any]
@@ -28,7 +29,7 @@ def page(summaries: Sequence[Summary], data: str) -> str:
       for summary in summaries
       for finding in summary["findings"]
     )
-    for verdict in ("CONFIRMED", "REFUTED", "UNRESOLVED")
+    for verdict in Verdict
   }
   total = ", ".join(f"{count} {name}" for name, count in counts.items())
   sections = (section(summary, data) for summary in summaries)

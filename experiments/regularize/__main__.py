@@ -43,7 +43,6 @@ from experiments.lab.models.norms import norm_factory
 from experiments.lab.options import option
 from experiments.lab.probes import signals
 from experiments.lab.statistics import (
-  best_rate,
   interval,
   paired_difference,
   trend,
@@ -132,26 +131,17 @@ def train(
     steps=steps,
   )
   variables = state.variables
-  again = classification.reestimated(engine, state, images.train)
-  found = {
+  others = {
     "validation": classification.error(engine, variables, validation),
-    "error": classification.error(engine, variables, images.test),
     "nll": engine.evaluate(variables, images.test)["loss"],
     "train_loss": records.loss[:, -steps // config.epochs :].mean(axis=1),
-    "reestimated": classification.error(engine, again, images.test),
   }
   if "batch_stats" in variables:
     inputs = images.prepare(images.test.inputs)
     shift = functools.partial(signals.variance_shift, model, inputs)
-    found["shift"] = jax.vmap(shift)(variables)
-  shaped = {
-    name: np.reshape(values, (len(RATES), config.seeds))
-    for name, values in found.items()
-  }
-  best = best_rate(shaped["validation"])
-  return {name: values[best] for name, values in shaped.items()} | {
-    "rate": np.asarray(RATES[best])
-  }
+    others["shift"] = np.asarray(jax.vmap(shift)(variables))
+  found = classification.results(engine, state, images, len(RATES), **others)
+  return classification.at_best_rate(found, "validation", RATES)
 
 
 def measure(config: Config, run: Run) -> None:

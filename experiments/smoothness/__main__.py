@@ -147,7 +147,7 @@ def train(norm: str, config: Config, images: Images) -> Parts:
   engine, state = begin(norm_factory(norm), config, images)
   rates = lanes.per_lane(RATES, config.seeds)
   first = lanes.one(state, 0)
-  loss = landscape.make_loss(engine.model, first.collections, images.prepare)
+  loss = landscape.make_loss(engine.model, first.variables, images.prepare)
   sharpness = landscape.Sharpness(loss, first.params)
   fixed = images.train.first(SHARPNESS_BATCH)
   probe = jax.jit(jax.vmap(functools.partial(landscape.probe, loss)))

@@ -38,6 +38,11 @@ class Images(NamedTuple):
     shape, dtype = self.train.inputs.shape[1:], self.train.inputs.dtype
     return self.prepare(np.zeros((1, *shape), dtype))
 
+  def prepared(self, count: int) -> Batch:
+    """Returns the first training images as inputs of the model."""
+    batch = self.train.first(count)
+    return batch._replace(inputs=self.prepare(batch.inputs))
+
   def __str__(self) -> str:
     parts = [f"{self.name}: {len(self.train.targets):,} images for training"]
     if self.validation is not None:

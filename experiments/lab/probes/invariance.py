@@ -52,8 +52,7 @@ def gradient_errors(
     |cosine| between a unit's weights and its gradient.
   """
   variables = net.init(jax.random.key(0), batch.inputs, train=False)
-  collections = {k: v for k, v in variables.items() if k != "params"}
-  loss = landscape.make_loss(net, collections)
+  loss = landscape.make_loss(net, variables)
 
   @jax.jit
   def gradient(params: PyTree) -> PyTree:

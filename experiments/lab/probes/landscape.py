@@ -26,22 +26,22 @@ MULTIPLES = np.geomspace(0.5, 4, 8).astype(np.float32)
 
 def make_loss(
   model: nn.Module,
-  collections: Mapping[str, PyTree],
+  variables: Mapping[str, PyTree],
   prepare: Prepare = lambda inputs: inputs,
 ) -> Loss:
   """Returns `loss(params, batch)`, the mean cross-entropy of a minibatch.
 
   Args:
     model: As in `Engine`.
-    collections: Collections of the model other than "params"; the values of
-      batch statistics are not used.
+    variables: Variables of the model, of which "params" and the values of batch
+      statistics are not used.
     prepare: Converts the inputs of a batch to the model's inputs.
   """
   of_batch = losses.cross_entropy(prepare)
 
   def loss(params: PyTree, batch: Batch) -> jax.Array:
-    variables = {"params": params, **collections}
-    return of_batch(model, variables, batch, jax.random.key(0), True)[0]
+    now = {**variables, "params": params}
+    return of_batch(model, now, batch, jax.random.key(0), True)[0]
 
   return loss
 

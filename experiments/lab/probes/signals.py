@@ -59,8 +59,7 @@ def at_init(
 
   def of_seed(seed: jax.Array) -> dict[str, jax.Array]:
     variables = model.init(jax.random.key(seed), batch.inputs, train=False)
-    collections = {k: v for k, v in variables.items() if k != "params"}
-    loss = landscape.make_loss(model, collections)
+    loss = landscape.make_loss(model, variables)
     gradients = jax.grad(loss)(variables["params"], batch)
     inputs = activation_inputs(model, variables, batch.inputs, train=True)
     return {

@@ -1,6 +1,6 @@
 """The common case: an image classifier with one optimizer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from experiments.lab.data.arrays import Images
 from experiments.lab.data.batch import Batch
+from experiments.lab.statistics import best_rate
 from experiments.lab.training.batches import Shuffled
 from experiments.lab.training.engine import Engine
 from experiments.lab.training.hyperparams import swept
@@ -95,8 +96,51 @@ def reestimated(engine: Engine, state: TrainState, examples: Batch) -> PyTree:
   Returns:
     The variables with the new statistics.
   """
-  if "batch_stats" not in state.variables:
-    return state.variables
   size = engine.source.size
   source = Shuffled(examples.first(_REESTIMATED), size, ordered=True)
   return engine.reestimate(state.variables, source)
+
+
+def results(
+  engine: Engine,
+  state: TrainState,
+  images: Images,
+  rates: int,
+  **others: np.ndarray,
+) -> dict[str, np.ndarray]:
+  """Tests a training at several rates, with both kinds of batch statistics.
+
+  Args:
+    engine, state: From `train_at_rates`.
+    images: Images, of which the test set is used.
+    rates: Number of rates.
+    **others: More results, `[lanes]`.
+
+  Returns:
+    Arrays `[rates, seeds]`: "error" in percent, "reestimated", the error with
+    re-estimated batch statistics, and the others.
+  """
+  again = reestimated(engine, state, images.train)
+  found = {
+    **others,
+    "error": error(engine, state.variables, images.test),
+    "reestimated": error(engine, again, images.test),
+  }
+  return {
+    name: np.reshape(values, (rates, -1)) for name, values in found.items()
+  }
+
+
+def at_best_rate(
+  found: Mapping[str, np.ndarray], by: str, rates: Sequence[float]
+) -> dict[str, np.ndarray]:
+  """Returns the results `[seeds]` at one rate, and that "rate".
+
+  Args:
+    found: Result of `results`.
+    by: Name of the result whose mean is lowest at this rate.
+    rates: The rates.
+  """
+  best = best_rate(found[by])
+  chosen = {name: values[best] for name, values in found.items()}
+  return chosen | {"rate": np.asarray(rates[best])}
