@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 import tempfile
-import time
 from unittest import mock
 
 import jax
@@ -20,16 +19,6 @@ from experiments.mnist import Config
 from normjax.linen import BatchNorm, registry
 from tests.experiments import programs
 
-# Small, but with all that has a state: two norms, one with batch statistics,
-# two seeds, dropout, and checkpoints that take a while to write.
-ARGUMENTS = (
-  "--dataset=digits",
-  "--norm=none,bn",
-  "--seeds=2",
-  "--epochs=4",
-  "--hidden=256,256",
-  "--dropout=0.2",
-)
 CONFIG = Config(
   dataset="digits", norm=("none", "bn"), seeds=2, epochs=2, hidden=(16,)
 )
@@ -215,31 +204,6 @@ class CommandLineTest(Folders):
     output = programs.output(self.start("--norm=in", "--dataset=digits"), 1)
     self.assertStartsWith(output, "--norm=in cannot be trained")
     self.assertNotIn("Traceback", output)
-
-  def test_killed_at_any_moment_and_resumed_ends_the_same(self):
-    programs.output(self.start(*ARGUMENTS, "--workdir=whole"))
-
-    arguments = *ARGUMENTS, "--workdir=killed", "--resume"
-    killed = self.folder / "killed"
-    moments = {
-      "while starting": lambda: time.sleep(0.3) or True,
-      "in the first epoch": (killed / "config.json").exists,
-      "while writing a checkpoint": lambda: list(
-        killed.glob("checkpoints/none/.incomplete*")
-      ),
-      "after an epoch": lambda: programs.evaluations(killed) >= 3,
-      "in the second norm's checkpoint": lambda: list(
-        killed.glob("checkpoints/bn/.incomplete*")
-      ),
-    }
-    for moment, reached in moments.items():
-      with self.subTest(moment):
-        programs.kill(self.start(*arguments), reached)
-    output = programs.output(self.start(*arguments))
-    self.assertIn("Resuming after epoch", output)
-    numbers = programs.numbers(killed)
-    self.assertGreater(len(numbers["checkpoints/bn/68.npz"]), 20)
-    self.assertEqual(numbers, programs.numbers(self.folder / "whole"))
 
 
 if __name__ == "__main__":

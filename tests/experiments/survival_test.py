@@ -5,15 +5,17 @@ import io
 import os
 import pathlib
 import platform
+import re
 import shutil
 import signal
 import subprocess
 import tempfile
+from unittest import mock
 
 import jax
 import numpy as np
 from absl import logging
-from absl.testing import absltest, parameterized
+from absl.testing import absltest
 
 from experiments.lab import options, study
 from experiments.lab.errors import RefusedError
@@ -23,9 +25,11 @@ from experiments.lab.training.session import Column, Style
 from tests.experiments import programs
 from tests.experiments.lab.training import problems
 
+# Small, but with all that has a state: two norms, one with batch statistics,
+# two seeds and dropout.
 MNIST = (
   *("--dataset=digits", "--norm=none,bn", "--seeds=2"),
-  *("--epochs=6", "--hidden=256,256"),
+  *("--epochs=6", "--hidden=256,256", "--dropout=0.2"),
 )
 EPOCH = 5
 
@@ -38,49 +42,33 @@ def tearDownModule():
   jax.config.update("jax_disable_most_optimizations", False)
 
 
-def setUpCache(case):  # noqa: N802
-  folder = case.enterClassContext(tempfile.TemporaryDirectory())
-  os.environ["NORMJAX_CACHE_DIR"] = folder
-  case.addClassCleanup(os.environ.pop, "NORMJAX_CACHE_DIR")
-
-
-class ProgramTest(parameterized.TestCase):
-  """One program that is disturbed, and a whole run to compare it with."""
-
-  @classmethod
-  def setUpClass(cls):
-    super().setUpClass()
-    setUpCache(cls)
-    root = cls.enterClassContext(tempfile.TemporaryDirectory())
-    cls.whole = pathlib.Path(root, "whole")
-    programs.output(cls.start(cls.whole))
+class ProgramTest(absltest.TestCase):
+  """Programs that are disturbed, and that the next ones go on with."""
 
   def setUp(self):
     super().setUp()
     self.root = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
+    cache = {"NORMJAX_CACHE_DIR": str(self.root / "cache")}
+    self.enter_context(mock.patch.dict(os.environ, cache))
     self.folder = self.root / "w"
 
-  @staticmethod
-  def start(folder, *arguments):
-    return programs.start(
-      "mnist", *MNIST, f"--workdir={folder}", "--resume", *arguments
-    )
+  def start(self, folder=None):
+    folder = folder or self.folder
+    return programs.start("mnist", *MNIST, f"--workdir={folder}", "--resume")
 
-  def assert_goes_on(self):
-    """Resumes, and compares with the run that was not disturbed."""
-    output = programs.output(self.start(self.folder))
-    self.assertEqual(
-      programs.numbers(self.folder), programs.numbers(self.whole)
-    )
-    return output
+  def checkpoints(self, norm):
+    """Returns the checkpoints, the newest first."""
+    found = self.folder.glob(f"checkpoints/{norm}/[0-9]*.npz")
+    return sorted(found, key=lambda path: -int(path.stem))
 
   def assert_advises(self, output, cause):
     """The last three lines are cause, state and command."""
     first, second, third = output.splitlines()[-3:]
     self.assertRegex(first, cause)
     # What was printed was saved.
-    epochs = programs.evaluations(self.folder)
-    self.assertRegex(second, rf"^Saved: none up to epoch {epochs}\b")
+    lines = re.findall(r"(?m)^ +(\d+) .* % ", output.rpartition("seeds")[2])
+    (saved,) = re.findall(r"^Saved: .*up to epoch (\d+)\. Continue", second)
+    self.assertGreaterEqual(int(saved), max(map(int, lines), default=0))
     self.assertRegex(
       third,
       "^python -m experiments.mnist .*--seeds=2 .*--resume"
@@ -88,73 +76,61 @@ class ProgramTest(parameterized.TestCase):
     )
     self.assertNotIn("Traceback", output)
 
-  @parameterized.parameters(
-    (signal.SIGINT, "^Interrupted.$", 130),
-    (signal.SIGTERM, "^Terminated by another program", 143),
-  )
-  def test_signals(self, number, cause, status):
-    process = self.start(self.folder)
-    programs.wait(process, lambda: programs.evaluations(self.folder) >= 2)
-    process.send_signal(number)
-    self.assert_advises(programs.output(process, status), cause)
-    self.assertIn("Resuming after epoch", self.assert_goes_on())
+  def test_a_run_survives_everything(self):
+    programs.output(self.start(self.root / "whole"))
+
+    programs.kill(self.start(), (self.folder / "config.json").exists)
+
+    process = self.start()
+    programs.wait(process, lambda: len(self.checkpoints("none")) == 2)
+    other = programs.output(self.start(), 1)
+    self.assertRegex(
+      other,
+      rf"^{self.folder} is in use by process {process.pid} on"
+      rf" {platform.node()} since .*\. Wait until it ends.*\n$",
+    )
+    process.send_signal(signal.SIGINT)
+    self.assert_advises(programs.output(process, 130), "^Interrupted.$")
+
+    newest = self.checkpoints("none")[0]
+    damaged = bytearray(newest.read_bytes())
+    damaged[len(damaged) // 2] ^= 1  # In the middle of an array.
+    newest.write_bytes(damaged)
+    process = self.start()
+    programs.wait(process, lambda: self.checkpoints("bn"))
+    process.terminate()
+    output = programs.output(process, 143)
+    self.assertRegex(output, f"{newest} is damaged.*continues from before")
+    self.assertIn("Resuming after epoch", output)
+    self.assert_advises(output, "^Terminated by another program")
+
+    programs.output(self.start())
+    numbers = programs.numbers(self.folder)
+    self.assertLen([name for name in numbers if "checkpoints" in name], 4)
+    self.assertEqual(numbers, programs.numbers(self.root / "whole"))
 
   def test_a_full_disk_and_one_that_cannot_be_written(self):
     mount = self.root / "mount"
     mount.mkdir()
-    # Folders of a mount, because root may write everywhere else.
-    if _mount("-t", "tmpfs", "-o", "size=8m", "tmpfs", mount):
+    # A mount, because root may write to every folder.
+    if _mount("-t", "tmpfs", "-o", "size=5m", "tmpfs", mount):
       self.skipTest("Only root can mount a small file system.")
     self.addCleanup(subprocess.run, ["umount", mount], check=True)
     self.folder = mount / "w"
-    filler = mount / "filler"
-    filler.write_bytes(bytes(3 * 2**20))
-    output = programs.output(self.start(self.folder), 1)
+    output = programs.output(self.start(), 1)
     self.assert_advises(output, r"^Stopped: No space left on device \(")
     self.assertEmpty([*self.folder.rglob(".incomplete*")])
-    filler.unlink()
     _mount("-o", "remount,ro", mount)
-    output = programs.output(self.start(self.folder), 1)
     self.assertEqual(
-      output,
+      programs.output(self.start(), 1),
       f"Nothing can be written to {self.folder}: Read-only file system"
       f" ({self.folder}/.lock). Choose another folder with --workdir.\n",
     )
     _mount("-o", "remount,rw,size=40m", mount)
-    self.assertIn("Resuming after epoch", self.assert_goes_on())
+    self.assertIn("Resuming after epoch", programs.output(self.start()))
     # What is finished can be read.
     _mount("-o", "remount,ro", mount)
-    self.assertIn("is finished", programs.output(self.start(self.folder)))
-
-  def test_a_second_process_is_refused(self):
-    process = self.start(self.folder)
-    lock = self.folder / ".lock"
-    programs.wait(process, lambda: lock.exists() and lock.read_text())
-    output = programs.output(self.start(self.folder), 1)
-    self.assertRegex(
-      output,
-      rf"^{self.folder} is in use by process {process.pid} on"
-      rf" {platform.node()} since .*\. Wait until it ends",
-    )
-    self.assertEqual(output.count("\n"), 1)
-    programs.output(process)
-    self.assert_goes_on()
-
-  def test_a_damaged_checkpoint(self):
-    programs.kill(
-      self.start(self.folder),
-      lambda: len([*self.folder.glob("checkpoints/none/[0-9]*")]) == 2,
-    )
-    newest = max(
-      self.folder.glob("checkpoints/none/*.npz"),
-      key=lambda path: int(path.stem),
-    )
-    damaged = bytearray(newest.read_bytes())
-    damaged[len(damaged) // 2] ^= 1  # In the middle of an array.
-    newest.write_bytes(damaged)
-    self.assertRegex(
-      self.assert_goes_on(), f"{newest} is damaged.*continues from before"
-    )
+    self.assertIn("is finished", programs.output(self.start()))
 
   def test_all_studies_end_together(self):
     arguments = "--quick", "--studies=mnist,moons", f"--workdir={self.folder}"
@@ -213,8 +189,14 @@ class _Figure:
 class FlippedBitsTest(absltest.TestCase):
   def setUp(self):
     super().setUp()
-    setUpCache(type(self))
     self.root = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
+    # Every run compiles the same functions.
+    for name, value in (
+      ("jax_compilation_cache_dir", str(self.root / "cache")),
+      ("jax_persistent_cache_min_compile_time_secs", 0.0),
+    ):
+      self.addCleanup(jax.config.update, name, getattr(jax.config, name))
+      jax.config.update(name, value)
 
   def run_(self, name, stop=False):
     with contextlib.redirect_stdout(io.StringIO()):
@@ -234,8 +216,7 @@ class FlippedBitsTest(absltest.TestCase):
     rng = np.random.default_rng(0)
     noticed = 0
     for number in range(200):
-      # Whether it was finished or interrupted.
-      source = whole if number % 4 == 0 else self.root / "interrupted"
+      source = whole if number % 2 else self.root / "interrupted"
       name = f"flipped{number}"
       shutil.copytree(source, self.root / name)
       flipped = _flip(self.root / name, rng)
