@@ -11,8 +11,8 @@ class EventLog:
   """Scalars of one or several runs, one folder per run.
 
   The numbers of a record are scalars at step `epoch` or `step`; a record with
-  neither is not shown. A list (one entry per seed) is shown as the mean of its
-  entries that are not None. Text and `seed` name the run, so that the norms of
+  neither is not shown. A list (one entry per seed) is shown as its mean, in which
+  None counts with the last number at that place, if there was one. Text and `seed` name the run, so that the norms of
   a study share a chart.
   """
 
@@ -24,6 +24,8 @@ class EventLog:
     """
     self._folder = folder
     self._writers: dict[str, Any] = {}
+    # The last numbers of lists, by run and name.
+    self._last: dict[tuple[str, str], list[Any]] = {}
     for old in folder.glob("**/events.out.tfevents.*"):
       old.unlink()
 
@@ -32,23 +34,25 @@ class EventLog:
     # Protocol buffers are slow to import, and not needed before.
     from tensorboardX.proto import event_pb2, summary_pb2
 
+    step = record.get("epoch", record.get("step"))
+    labels = [value for value in record.values() if isinstance(value, str)]
+    if "seed" in record:
+      labels.append(f"seed{record['seed']}")
+    run = "-".join(labels)
     scalars = {
       name: mean
       for name, value in record.items()
       if name not in ("epoch", "step", "seed")
-      and (mean := _mean_if_numeric(value)) is not None
+      and (mean := _mean_if_numeric(self._carried(run, name, value)))
+      is not None
     }
-    step = record.get("epoch", record.get("step"))
     if step is None or not scalars:
       return
-    labels = [value for value in record.values() if isinstance(value, str)]
-    if "seed" in record:
-      labels.append(f"seed{record['seed']}")
     values = [
       summary_pb2.Summary.Value(tag=name, simple_value=scalar)
       for name, scalar in scalars.items()
     ]
-    writer = self._writer("-".join(labels))
+    writer = self._writer(run)
     writer.write_event(
       event_pb2.Event(
         wall_time=time.time(),
@@ -57,6 +61,17 @@ class EventLog:
       )
     )
     writer.flush()
+
+  def _carried(self, run: str, name: str, value: Any) -> Any:
+    """Returns the value, with the last numbers in place of None in a list."""
+    if not isinstance(value, list):
+      return value
+    last = self._last.get((run, name), value)
+    carried = [
+      old if new is None else new for old, new in zip(last, value, strict=True)
+    ]
+    self._last[run, name] = carried
+    return carried
 
   def _writer(self, run: str) -> Any:
     # SummaryWriter would write in a thread, which loses the last events when

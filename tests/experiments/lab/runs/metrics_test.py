@@ -72,6 +72,14 @@ class MetricsLogTest(absltest.TestCase):
       )
       self.assertEqual(self.scalars("rms-seed0"), [(1, "seconds", 2.0)])
 
+  def test_a_stopped_seed_counts_with_its_last_number(self):
+    with MetricsLog(self.workdir) as log:
+      for epoch, losses in enumerate([[3.0, 1.0], [2.0, NAN], [NAN, NAN]]):
+        log.append({"norm": "ln", "epoch": epoch, "val_loss": losses})
+    self.assertEqual(
+      [value for _, _, value in self.scalars("ln")], [2.0, 1.5, 1.5]
+    )
+
   def test_resume_drops_what_the_checkpoint_does_not_know(self):
     records = [
       {"norm": "ln", "epoch": epoch, "val_loss": 1 / epoch}
