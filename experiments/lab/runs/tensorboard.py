@@ -11,9 +11,9 @@ class EventLog:
   """Scalars of one or several runs, one folder per run.
 
   The numbers of a record are scalars at step `epoch` or `step`; a record with
-  neither is not shown. A list (one entry per seed) is shown as its mean, in which
-  None counts with the last number at that place, if there was one. Text and `seed` name the run, so that the norms of
-  a study share a chart.
+  neither is not shown. A list (one entry per seed) is shown as its mean, in
+  which None counts with the last number at that place, if there was one. Text
+  and `seed` name the run, so that the norms of a study share a chart.
   """
 
   def __init__(self, folder: pathlib.Path):
