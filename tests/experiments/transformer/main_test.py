@@ -17,6 +17,7 @@ from experiments.lab import study
 from experiments.lab.data import sequences
 from experiments.lab.errors import RefusedError
 from experiments.lab.runs import files
+from experiments.lab.runs.checkpoints import Checkpoints
 from experiments.lab.runs.workdir import Files, WorkdirError
 from experiments.transformer import __main__ as transformer
 from experiments.transformer import arms, judging
@@ -117,6 +118,29 @@ class RunTest(Folders):
       run(Files("w"), **settings)
     with self.assertRaisesRegex(WorkdirError, "--width: 8 in the"):
       run(Files("w", resume=True), **{**settings, "width": 16})
+
+  def test_interrupted_and_resumed_ends_the_same(self):
+    settings = {"norm": ("bn",), "dropout": 0.1, "steps": 6}
+    run(Files("whole"), **settings)
+    save, saved = Checkpoints.save, []
+
+    def save_twice(self, step, *args):
+      if len(saved) == 2:
+        raise KeyboardInterrupt
+      saved.append(step)
+      save(self, step, *args)
+
+    with (
+      mock.patch.object(Checkpoints, "save", save_twice),
+      self.assertRaises(KeyboardInterrupt),
+    ):
+      run(Files("interrupted"), **settings)
+    _, output = run(Files("interrupted", resume=True), **settings)
+    self.assertIn("Resuming after step 4", output)
+    whole, interrupted = (
+      programs.numbers(self.folder / name) for name in ("whole", "interrupted")
+    )
+    self.assertEqual(interrupted, whole)
 
   def test_compares_placements_on_padded_sequences(self):
     summary, output = run(task="copy", placement=("post", "peri"), steps=2)
@@ -298,39 +322,17 @@ class StudiesTest(Folders):
 
 
 class CommandLineTest(Folders):
-  arguments = (
-    "--dataset=letters",
-    "--norm=bn",
-    "--dropout=0.1",
-    *(f"--{name}={value}" for name, value in SMALL.items() if name != "steps"),
-    "--steps=12",
-  )
-
-  def start(self, *arguments):
-    return programs.start("transformer", *arguments)
-
   def test_refusals_are_one_message(self):
     for argument, message in (
       ("--norm=in", "--norm=in cannot be trained"),
       ("--task=copy", "--dataset has no effect with --task=copy"),
     ):
       output = programs.output(
-        self.start("--dataset=letters", argument, "--quick"), 1
+        programs.start("transformer", "--dataset=letters", argument, "--quick"),
+        1,
       )
       self.assertStartsWith(output, message)
       self.assertNotIn("Traceback", output)
-
-  def test_killed_and_resumed_ends_the_same(self):
-    programs.output(self.start(*self.arguments, "--workdir=whole"))
-    arguments = *self.arguments, "--workdir=killed", "--resume"
-    killed = self.folder / "killed"
-    process = self.start(*arguments)
-    programs.kill(process, lambda: programs.evaluations(killed) >= 3)
-    output = programs.output(self.start(*arguments))
-    self.assertIn("Resuming after step", output)
-    self.assertEqual(
-      programs.numbers(killed), programs.numbers(self.folder / "whole")
-    )
 
 
 def _record(result):
