@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from absl import logging
 from absl.testing import absltest
+from jax.experimental.compilation_cache import compilation_cache
 
 from experiments.lab import options, study
 from experiments.lab.errors import RefusedError
@@ -197,6 +198,9 @@ class FlippedBitsTest(absltest.TestCase):
     ):
       self.addCleanup(jax.config.update, name, getattr(jax.config, name))
       jax.config.update(name, value)
+    # JAX opens the cache once.
+    compilation_cache.reset_cache()
+    self.addCleanup(compilation_cache.reset_cache)
 
   def run_(self, name, stop=False):
     with contextlib.redirect_stdout(io.StringIO()):
