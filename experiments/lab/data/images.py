@@ -88,7 +88,7 @@ def load(
   except UnavailableError as error:
     logging.warning(
       "Using scikit-learn's embedded digits (1,797 images of 8x8 pixels) "
-      "INSTEAD OF MNIST: the numbers of this run say nothing about MNIST. %s",
+      "INSTEAD OF MNIST: the numbers of this run say nothing about MNIST.\n%s",
       error,
     )
   return _load_digits()
@@ -240,13 +240,13 @@ def _prepare(name: str, data_dir: pathlib.Path) -> pathlib.Path:
     return folder
 
   elsewhere = (
-    f" What can help: set TFDS_DATA_DIR (or data_dir) to a folder where it is "
+    f"\nWhat can help: set TFDS_DATA_DIR (or data_dir) to a folder where it is "
     f"prepared, or copy {folder} from a machine where it is."
   )
   try:
     if dataset in idx_builder.NAMES:
       elsewhere += (
-        " Or download the files by other means to "
+        "\nOr download the files by other means to "
         f"{data_dir / 'downloads' / dataset}; intact files are used."
       )
       # Fails before any download if a package is missing.

@@ -125,7 +125,7 @@ def _shakespeare(data_dir: str | os.PathLike[str] | None) -> list[bytes]:
     raise UnavailableError(
       f"tiny_shakespeare is not prepared in {tfds_folder.described(root)}, and"
       " cannot be downloaded."
-      f" {error} What can help: --dataset=pydoc, or the path of your own text."
+      f" {error}\nWhat can help: --dataset=pydoc, or the path of your own text."
     ) from error
   return _parts(path.read_bytes())
 

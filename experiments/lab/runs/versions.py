@@ -4,11 +4,14 @@ import importlib.metadata
 from collections.abc import Mapping
 
 import normjax
+from normjax import native
 
 
 def current() -> dict[str, str]:
   """Returns the versions of what the numbers of a run depend on."""
   config = normjax.get_config()
+  if config.backend == "cpu":
+    native.load()  # Says that there are no kernels before anything else prints.
   return {
     "python": config.python,
     "normjax": config.normjax,

@@ -121,7 +121,7 @@ class FallbackTest(DataTest):
 
   def test_mnist_insists(self):
     with self.assertRaisesRegex(
-      data.UnavailableError, "cannot be reached.*TFDS_DATA_DIR"
+      data.UnavailableError, "(?s)cannot be reached.*TFDS_DATA_DIR"
     ):
       data.load("mnist")
     self.assertFalse(self.data_dir.exists())
@@ -354,7 +354,7 @@ class TfdsTest(DataTest):
     with (
       mock.patch.object(importlib.util, "find_spec", return_value=None),
       self.assertRaisesRegex(
-        data.UnavailableError, "pip install tensorflow.*cifar10/3.0.2"
+        data.UnavailableError, "(?s)pip install tensorflow.*cifar10/3.0.2"
       ),
     ):
       data.load("cifar10")

@@ -100,7 +100,7 @@ class ShakespeareTest(absltest.TestCase):
     error = download.DownloadError("No network.")
     with mock.patch.object(download, "fetch", side_effect=error):
       with self.assertRaisesRegex(
-        UnavailableError, "No network.*--dataset=pydoc"
+        UnavailableError, "(?s)No network.*--dataset=pydoc"
       ):
         text.load("tiny_shakespeare", self.folder)
       with self.assertRaisesRegex(UnavailableError, r"no \(there is no such"):
