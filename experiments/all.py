@@ -69,6 +69,7 @@ STUDIES: Mapping[str, Study] = {
     for name in ("warmup", "depth", "norms", "batch_norm")
   },
 }  # fmt: skip
+_PATIENCE_SECONDS = 10.0  # For a study that is to end.
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 
 _QUICK = flags.DEFINE_bool(
@@ -106,7 +107,11 @@ def arguments(name: str, *, dataset: str, quick: bool) -> list[str]:
 
 
 class Children:
-  """The processes of the studies, which end with this one."""
+  """The processes of the studies, which `stop` ends.
+
+  If this process is killed (SIGKILL), they run to their end, and keep the locks
+  of their folders until then.
+  """
 
   def __init__(self) -> None:
     self.stopped = False
@@ -132,7 +137,10 @@ class Children:
     for process in self._running:
       process.terminate()
     for process in self._running:
-      process.wait()
+      try:
+        process.wait(_PATIENCE_SECONDS)
+      except subprocess.TimeoutExpired:
+        process.kill()
 
 
 def summary_of(folder: pathlib.Path) -> dict[str, Any] | None:
@@ -224,7 +232,13 @@ def run(
 
   with ending.advising(root, advice):
     with futures.ThreadPoolExecutor(jobs) as pool:
-      failures = list(filter(None, pool.map(one, config.studies)))
+      try:
+        failures = list(filter(None, pool.map(one, config.studies)))
+      except OSError:
+        children.stop()  # The pool would wait until all have run.
+        raise
+    if children.stopped:
+      threading.Event().wait()  # Until the thread that did so ends the program.
     collect(config, root)
   if failures:
     raise RefusedError("\n".join(failures))
@@ -260,8 +274,9 @@ def main(argv: Sequence[str]) -> None:
   where = workdir.Files(_WORKDIR.value, _RESUME.value)
   command = study.command_line("all")
   try:
-    with workdir.opened("all", config, where, command) as root:
-      workdir.recorded(root, "all", config, command)
+    # Not versions, which would start JAX here; each study records its own.
+    with workdir.opened("all", config, where, command, made_with=dict) as root:
+      config, _ = workdir.recorded(root, "all", config, command)
       print(f"Results go to {root}")
       ending.on_signals()
       run(config, root, _JOBS.value, command)

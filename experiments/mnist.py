@@ -31,7 +31,7 @@ from experiments.lab.claims import Below, Claim, Within
 from experiments.lab.data import arrays
 from experiments.lab.errors import RefusedError
 from experiments.lab.models.nets import MODELS, NORM_POSITIONS
-from experiments.lab.models.norms import explained, norm_factory
+from experiments.lab.models.norms import error_text, norm_factory
 from experiments.lab.options import option
 from experiments.lab.statistics import paired_difference, paired_ratio
 from experiments.lab.study import Run
@@ -150,8 +150,10 @@ def _check(config: Config, data: arrays.Images) -> None:
     engine = make_engine(norm, config, data)
     try:
       engine.check(config.seeds)
+    except RefusedError:
+      raise
     except (TypeError, ValueError) as error:
-      why = explained(error, "every number in --hidden")
+      why = error_text(error, "every number in --hidden")
       if config.model == "mlp" and "spatial" in str(error):
         why += " With --model=cnn there are spatial axes."
       raise RefusedError(

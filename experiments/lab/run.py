@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from experiments.lab.claims import Claim, Finding
 from experiments.lab.data import arrays
 from experiments.lab.runs import files
+from experiments.lab.runs.checkpoints import Checkpoints
 from experiments.lab.training import devices, processes
 from experiments.lab.training.session import Session
 
@@ -45,7 +46,6 @@ class Run:
     self.data: str | None = None
     self._findings: list[Finding] = []
     self._figures: list[str] = []
-    self._parts = 0
     self._session: Session | None = None
     self._began = False
     self._told: list[str] = []
@@ -74,7 +74,6 @@ class Run:
       found = {key: np.asarray(value) for key, value in measured.items()}
     else:
       self.count_earlier(float(found.pop("seconds")))
-    self._parts += 1
     return found
 
   @contextlib.contextmanager
@@ -95,9 +94,17 @@ class Run:
 
   def saved(self) -> str:
     """Returns a sentence about what a resumed run need not compute again."""
-    count = self._parts
+    count = len([*self.folder.glob("parts/[!.]*.npz")])
     kept = [f"{count} measurement{'s' * (count > 1)}"] if count else []
-    kept += self._session.saved() if self._session else []
+    kept += (
+      self._session.saved()
+      if self._session
+      else [
+        f"{path.name} up to step {step}"
+        for path in sorted(self.folder.glob("checkpoints/*"))
+        if (step := Checkpoints(path).latest_step())
+      ]
+    )
     return f"Saved: {', '.join(kept)}." if kept else "Nothing was saved yet."
 
   def tell(self, text: str) -> None:

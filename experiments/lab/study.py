@@ -79,22 +79,22 @@ def run(
   with processes.one_writes(repr((config, where.resume)), opened) as folder:
     current = Run(folder, where.data_dir, mesh)
     config, began_with = workdir.recorded(folder, name, config, command)
-    finished = files.read_record(folder / "summary.json")
-    if finished is not None:
-      _show(finished, config, current, show)
-      return finished
 
     def advice() -> str:
       # Other processes than the first one have another folder.
       again = to_continue(command, where.workdir or folder, where.data_dir)
       return f"{current.saved()} Continue with:\n{again}"
 
-    if changes := versions.changes(began_with):
-      current.tell(
-        f"The run began with {changes}, so its numbers may change in the last"
-        " digits."
-      )
     with ending.advising(folder, advice):
+      finished = files.read_record(folder / "summary.json")
+      if finished is not None:
+        _show(finished, config, current, show)
+        return finished
+      if changes := versions.changes(began_with):
+        current.tell(
+          f"The run began with {changes}, so its numbers may change in the last"
+          " digits."
+        )
       return current.finish(measure(config, current) or {})
 
 

@@ -13,7 +13,7 @@ from experiments.lab.data import sequences
 from experiments.lab.data.sequences import Task
 from experiments.lab.errors import RefusedError
 from experiments.lab.models.norms import (
-  explained,
+  error_text,
   norm_factory,
   without_dropout,
 )
@@ -115,11 +115,13 @@ def check(config: Config, task: Task) -> None:
     engine.check(config.seeds)
     if task.causal and config.placement != ("none",):
       _check_causal(engine.model)
+  except RefusedError:
+    raise
   except (TypeError, ValueError) as error:
     raise RefusedError(
       f"--norm={norm} cannot be trained with --task={config.task},"
       f" --width={config.width}, --heads={config.heads},"
-      f" --batch_size={config.batch_size}: {explained(error, '--width')}"
+      f" --batch_size={config.batch_size}: {error_text(error, '--width')}"
     ) from error
 
 

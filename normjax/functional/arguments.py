@@ -296,7 +296,10 @@ def mapped_size(axis_name: AxisName) -> int:
 
 
 def check_axis_name(axis_name: AxisName | None) -> None:
-  """Raises NameError unless every axis name is bound by a mapping."""
+  """Raises NameError unless every axis name is bound by a mapping.
+
+  Raises TypeError for the number of an axis.
+  """
   if axis_name is None:
     return
   if isinstance(axis_name, int):

@@ -62,9 +62,16 @@ _HERE: dict[str, tuple[str, ...]] = {
 # What an argument here means, where another library means something else.
 _MEANING = {
   "axis": "the axis of the features, which is not averaged over",
+  "axes": "what is averaged over",
+  "channel_axis": "the axis of the channels",
+  "feature_axes": "the axes that have a gain and a bias each",
+  "reduction_axes": "what is averaged over",
   "stats": "normjax.BatchStats(mean, var)",
   "use_running_average": "False in training, True in evaluation",
 }
+
+# One word there for two arguments here.
+_BOTH = {"affine", "elementwise_affine"}
 
 _SIZE = "Sizes are taken from x."
 _WITHOUT = {
@@ -78,7 +85,13 @@ _WITHOUT = {
     "Batch norm always keeps running statistics, the other norms never do."
   ),
   "dtype": "The result has the dtype of x.",
+  **dict.fromkeys(
+    ("bias", "beta", "offset", "shift", "center", "use_bias", "create_offset"),
+    "It has no bias.",
+  ),
 }
+# Fields of every Flax module.
+_OF_FLAX = {"parent", "name"}
 
 
 def check_keywords(
@@ -106,7 +119,7 @@ def _explanation(function: str, word: str, accepted: Collection[str]) -> str:
   missing = f"{function} has no argument {word!r}"
   here = [name for name in _HERE.get(word, ()) if name in accepted]
   if here:
-    names = " and ".join(
+    names = (" and " if word in _BOTH else " or ").join(
       f"{name!r} ({_MEANING[name]})" if name in _MEANING else repr(name)
       for name in here
     )
@@ -115,4 +128,5 @@ def _explanation(function: str, word: str, accepted: Collection[str]) -> str:
     return f"{missing}. {_WITHOUT[word]}"
   close = difflib.get_close_matches(word, accepted, n=1)
   hint = f" Did you mean {close[0]!r}?" if close else ""
-  return f"{missing}; its arguments are {', '.join(accepted)}.{hint}"
+  listed = ", ".join(name for name in accepted if name not in _OF_FLAX)
+  return f"{missing}; its arguments are {listed}.{hint}"

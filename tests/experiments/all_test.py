@@ -3,8 +3,10 @@
 import pathlib
 import re
 import tempfile
+from unittest import mock
 
-from absl.testing import absltest
+from absl import flags
+from absl.testing import absltest, flagsaver
 
 from experiments import all as suite
 
@@ -37,6 +39,16 @@ class SuiteTest(absltest.TestCase):
     modules |= {path.parent.name for path in folder.glob("*/__main__.py")}
     run = {entry.module for entry in suite.STUDIES.values()}
     self.assertEqual(run, modules - {"all"})
+
+  def test_resumes_with_the_data_it_began_with(self):
+    root = self.enter_context(tempfile.TemporaryDirectory()) + "/w"
+    flags.FLAGS.mark_as_parsed()
+    self.enter_context(mock.patch.object(suite.ending, "on_signals"))
+    run = self.enter_context(mock.patch.object(suite, "run"))
+    for given in ({"dataset": "digits"}, {"resume": True}):
+      with flagsaver.flagsaver(workdir=root, **given):
+        suite.main(["all"])
+    self.assertEqual(run.call_args.args[0].dataset, "digits")
 
   def test_flags_of_a_study(self):
     def flags(name, dataset="auto", quick=False):

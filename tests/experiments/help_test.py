@@ -47,6 +47,7 @@ class HelpTest(parameterized.TestCase):
       env={**os.environ, "PYTHONPATH": str(programs.ROOT)},
       stdout=subprocess.PIPE,
       check=True,
+      timeout=300,
     )
     cls.texts = json.loads(shown.stdout)
 

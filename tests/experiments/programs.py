@@ -10,6 +10,7 @@ import time
 
 from experiments.lab.runs import files
 
+_SECONDS = 300.0  # Until a program counts as one that does not end.
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -33,14 +34,19 @@ def start(name, *arguments, **environment):
 
 def output(process, status=0):
   """Waits for the end with an exit status; returns what was printed."""
-  text, _ = process.communicate()
+  try:
+    text, _ = process.communicate(timeout=_SECONDS)
+  finally:
+    process.kill()
   assert process.returncode == status, f"{process.returncode}\n{text}"
   return text
 
 
 def wait(process, reached):
   """Waits until `reached()` is true while the process runs."""
+  deadline = time.monotonic() + _SECONDS
   while not reached():
+    assert time.monotonic() < deadline
     assert process.poll() is None, f"Ended early:\n{process.stdout.read()}"
     time.sleep(0.001)
 

@@ -32,7 +32,7 @@ def norm_factory(norm: str, **options: Any) -> Callable[..., nn.Module]:
   )
 
 
-def explained(error: Exception, widths: str) -> str:
+def error_text(error: Exception, widths: str) -> str:
   """Returns the message of a norm's error, with advice that fits the lab.
 
   Args:

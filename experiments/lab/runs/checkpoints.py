@@ -29,13 +29,11 @@ class Checkpoint(NamedTuple):
     path: The file.
     step: Number of steps taken.
     records: The records of the training so far, JSON values.
-    leaves: Arrays by their path in the tree.
   """
 
   path: pathlib.Path
   step: int
   records: list[Record]
-  leaves: dict[str, np.ndarray]
 
   def tree(self, template: PyTree) -> PyTree:
     """Returns the saved tree.
@@ -46,10 +44,11 @@ class Checkpoint(NamedTuple):
     Raises:
       RefusedError: The saved tree is another one.
     """
+    leaves = files.read_arrays(self.path) or {}
 
     def leaf(path: jax.tree_util.KeyPath, expected: Any) -> Any:
       raw = jax.eval_shape(_without_key, expected)
-      found = self.leaves.get(jax.tree_util.keystr(path))
+      found = leaves.get(jax.tree_util.keystr(path))
       if found is not None and found.dtype.kind == "V":
         found = found.view(raw.dtype)  # NumPy has no name for bfloat16.
       if found is None or (found.shape, found.dtype) != (raw.shape, raw.dtype):
@@ -99,7 +98,9 @@ class Checkpoints:
         },
       },
     )
-    for old in self._steps()[_KEPT:]:
+    # Later ones are damaged, or this training would have continued after them.
+    earlier = [old for old in self._steps() if old <= step]
+    for old in {*self._steps()} - {*earlier[:_KEPT]}:
       self._path(old).unlink()
 
   def newest(self) -> Checkpoint | None:
@@ -110,14 +111,17 @@ class Checkpoints:
     for step in self._steps():
       path = self._path(step)
       try:
-        leaves = files.read_arrays(path)
+        arrays = files.read_arrays(path)
       except files.DamagedError as error:
         logging.warning("%s The training continues from before.", error)
         continue
-      if leaves is not None:
-        records = json.loads(str(leaves.pop(_RECORDS)))
-        return Checkpoint(path, step, records, leaves)
+      if arrays is not None:
+        return Checkpoint(path, step, json.loads(str(arrays[_RECORDS])))
     return None
+
+  def latest_step(self) -> int | None:
+    """Returns the step of the newest checkpoint, which may be damaged."""
+    return next(iter(self._steps()), None)
 
   def _path(self, step: int) -> pathlib.Path:
     return self._folder / f"{step}.npz"

@@ -8,8 +8,10 @@ import contextlib
 import errno
 import os
 import pathlib
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
@@ -32,6 +34,7 @@ _CAUSES = {
 }
 
 _advice: list[Callable[[], str]] = []
+_temporary: list[str] = []
 
 
 class StoppedError(Exception):
@@ -64,6 +67,17 @@ def advising(folder: pathlib.Path, advice: Callable[[], str]) -> Iterator[None]:
     _advice.pop()
 
 
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[pathlib.Path]:
+  """Yields a folder that is removed at the end of the block or program."""
+  with tempfile.TemporaryDirectory() as folder:
+    _temporary.append(folder)
+    try:
+      yield pathlib.Path(folder)
+    finally:
+      _temporary.remove(folder)
+
+
 def on_signals() -> None:
   """Makes Ctrl-C and SIGTERM end the program at once, with a message."""
   # Python calls signal handlers only between two of its instructions, which a
@@ -81,6 +95,8 @@ def at_once(status: int, message: str) -> NoReturn:
   """Ends the program without waiting for other threads or processes."""
   with contextlib.suppress(OSError):
     print(message, file=sys.stderr, flush=True)
+  for folder in _temporary:
+    shutil.rmtree(folder, ignore_errors=True)
   os._exit(status)
 
 
@@ -92,7 +108,12 @@ def _await_signal(reader: int) -> None:
   number = 0
   while number not in _CAUSES:
     (number,) = os.read(reader, 1)
-  lines = [_CAUSES[signal.Signals(number)], *(tell() for tell in _advice)]
+  lines = [_CAUSES[signal.Signals(number)]]
+  for tell in _advice:
+    try:
+      lines.append(tell())
+    except Exception as error:  # Nothing may keep the program from ending.
+      lines.append(f"What is saved cannot be told: {error}.")
   if sys.stderr.isatty():
     lines.insert(0, "")  # Below a progress bar.
   at_once(128 + number, "\n".join(lines))

@@ -106,13 +106,18 @@ def read_record(path: pathlib.Path) -> dict[str, Any] | None:
     DamagedError: The file is not as it was written.
   """
   try:
-    record = json.loads(path.read_bytes())
-    expected = record.pop(_CHECKSUM)
+    content = path.read_bytes()
   except (FileNotFoundError, NotADirectoryError):
     return None
-  # No JSON, no object, or no checksum.
-  except (ValueError, AttributeError, TypeError, KeyError) as error:
+  try:
+    record = json.loads(content)
+    expected = record.pop(_CHECKSUM, None)
+  except (ValueError, AttributeError, TypeError) as error:
     raise DamagedError(f"{path} is damaged: {error!r}.") from error
+  if expected is None:
+    raise DamagedError(
+      f"{path} is damaged, or of an earlier version: it has no checksum."
+    )
   if expected != _checksum(record):
     raise DamagedError(f"{path} is damaged: its checksum is another.")
   return record
@@ -141,10 +146,12 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray] | None:
   Raises:
     DamagedError: The file is not as it was written.
   """
-  if not path.exists():
+  try:
+    content = path.read_bytes()
+  except FileNotFoundError:
     return None
   try:
-    with path.open("rb") as file, np.load(file) as archive:
+    with np.load(io.BytesIO(content)) as archive:
       arrays = dict(archive)
     expected = str(arrays.pop(_CHECKSUM))
   # A damaged archive can make its readers raise almost anything.

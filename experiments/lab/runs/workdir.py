@@ -7,12 +7,14 @@ measurements and trainings so far, and at the end `summary.json`.
 import contextlib
 import dataclasses
 import fcntl
+import io
+import itertools
 import json
 import os
 import pathlib
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -38,7 +40,11 @@ class WorkdirError(RefusedError):
 
 @contextlib.contextmanager
 def opened(
-  study: str, config: Any, where: Files, command: str
+  study: str,
+  config: Any,
+  where: Files,
+  command: str,
+  made_with: Callable[[], dict[str, str]] = lambda: versions.current(),
 ) -> Iterator[pathlib.Path]:
   """Opens the folder of a run, new or resumed, which is locked until the end.
 
@@ -49,30 +55,35 @@ def opened(
     config: The settings, a dataclass.
     where: The folder, and whether it may hold a run.
     command: Command line of the run.
+    made_with: Returns the versions to record.
 
   Yields:
     The folder, with its `config.json`. If the block raises RefusedError before
     anything is measured, the folder and the parents made for it are removed.
 
   Raises:
-    WorkdirError: The folder is not one for this run, cannot be written or is
-      used by another process.
+    WorkdirError: The folder is not one for this run (see `recorded`), cannot be
+      written or is used by another process.
   """
   _check(where.workdir, study=study, resume=where.resume)
   if where.workdir and _has_summary(pathlib.Path(where.workdir)):
     yield pathlib.Path(where.workdir)
     return
   with _locked(where.workdir, study) as folder:
-    (folder / "summary.json").unlink(missing_ok=True)  # A damaged one.
-    if not (folder / "config.json").exists():
+    if (folder / "config.json").exists():
+      recorded(folder, study, config, command)
+    else:
       begun = {
         "study": study,
         "command": command,
-        "versions": versions.current(),
+        "versions": made_with(),
         "config": dataclasses.asdict(config),
       }
       with _writable(folder):
         files.write_record(folder / "config.json", begun)
+    # Unless another process has finished the run just now.
+    if not _has_summary(folder):
+      (folder / "summary.json").unlink(missing_ok=True)
     yield folder
 
 
@@ -174,17 +185,19 @@ def _locked(
   Raises:
     WorkdirError: The folder cannot be written, or another process uses it.
   """
-  folder = pathlib.Path(workdir) if workdir else _ROOT / study / "new"
-  absent = [path for path in (folder, *folder.parents) if not path.exists()]
+  folder = pathlib.Path(workdir) if workdir else _unused(study)
   with _writable(folder):
-    if workdir:
-      folder.mkdir(parents=True, exist_ok=True)
-    else:
-      folder = _new(study)
-      absent[0] = folder
-    file = (folder / _LOCK).open("a+")
+    while True:
+      absent = [path for path in (folder, *folder.parents) if not path.exists()]
+      try:
+        folder.mkdir(parents=True, exist_ok=bool(workdir))
+        break
+      except FileExistsError:
+        if workdir:
+          raise
+        folder = _unused(study)  # Another run has just taken the name.
+    file = _lock(folder)
   with file:
-    _lock(file, folder)
     try:
       with _writable(folder):
         _sign(file)
@@ -212,45 +225,50 @@ def _writable(folder: pathlib.Path) -> Iterator[None]:
     ) from error
 
 
-def _new(study: str) -> pathlib.Path:
-  """Creates and returns a folder `runs/STUDY/TIME`."""
-  parent = _ROOT / study
-  parent.mkdir(parents=True, exist_ok=True)
-  started = time.strftime("%Y%m%d-%H%M%S")
-  folder, number = parent / started, 1
+def _unused(study: str) -> pathlib.Path:
+  """Returns a path `runs/STUDY/TIME` that does not exist."""
+  started = _ROOT / study / time.strftime("%Y%m%d-%H%M%S")
+  folder, numbers = started, itertools.count(2)
+  while folder.exists():  # Another run started in the same second.
+    folder = started.with_name(f"{started.name}-{next(numbers)}")
+  return folder
+
+
+def _lock(folder: pathlib.Path) -> io.FileIO:
+  """Returns the locked file of a folder, or refuses the run."""
+  path = folder / _LOCK
   while True:
+    # Unbuffered, so that closing it cannot fail on a full disk.
+    file = path.open("a+b", buffering=0)
     try:
-      folder.mkdir()
-      return folder
-    except FileExistsError:  # Another run started in the same second.
-      number += 1
-      folder = parent / f"{started}-{number}"
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      with file:
+        file.seek(0)
+        holder = file.read().decode(errors="replace") or "another process"
+      raise WorkdirError(
+        f"{folder} is in use by {holder}. Wait until it ends, or stop it, or"
+        " choose another folder."
+      ) from error
+    except OSError as error:  # Some network file systems have no locks.
+      logging.warning(
+        "%s cannot be locked (%s). Do not start a second run in it.",
+        folder,
+        error.strerror,
+      )
+      return file
+    # A run that was refused may have removed the file meanwhile.
+    if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+      return file
+    file.close()
 
 
-def _lock(file: Any, folder: pathlib.Path) -> None:
-  """Locks an open file, or refuses the run."""
-  try:
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError as error:
-    file.seek(0)
-    raise WorkdirError(
-      f"{folder} is in use by {file.read() or 'another process'}. Wait until it"
-      " ends, or stop it, or choose another folder."
-    ) from error
-  except OSError as error:  # Some network file systems have no locks.
-    logging.warning(
-      "%s cannot be locked (%s). Do not start a second run in it.",
-      folder,
-      error.strerror,
-    )
-
-
-def _sign(file: Any) -> None:
+def _sign(file: io.FileIO) -> None:
   """Writes into the locked file who locked it."""
   file.truncate(0)
   now = time.strftime("%Y-%m-%d %H:%M:%S")
-  file.write(f"process {os.getpid()} on {platform.node()} since {now}")
-  file.flush()
+  text = f"process {os.getpid()} on {platform.node()} since {now}"
+  file.write(text.encode())
 
 
 def same_config(recorded: Mapping[str, Any], config: Any) -> Any:

@@ -120,7 +120,7 @@ class Engine:
     try:
       shapes = self._init.eval_shape(numbers)  # type: ignore[attr-defined]
     except ValueError as error:
-      why = norms.explained(error, "its widths")
+      why = norms.error_text(error, "its widths")
       raise RefusedError(f"This net cannot be built: {why}") from error
     memory.check(shapes)
     state = self._init(numbers)

@@ -33,14 +33,14 @@ def check(state: TrainState, lanes: int = 1) -> None:
 
 
 def memory() -> float:
-  """Returns the bytes of memory of a device; infinite if unknown."""
+  """Returns the bytes of memory of a device; infinite if unknown.
+
+  For a CPU it is that of the machine, even if a container has less.
+  """
   stats = jax.local_devices()[0].memory_stats()
   if stats:
     return float(stats.get("bytes_limit", math.inf))
-  try:  # A CPU.
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-  except (AttributeError, ValueError):  # On Windows.
-    return math.inf
+  return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def _size(tree: PyTree) -> int:

@@ -14,7 +14,6 @@ import io
 import os
 import pathlib
 import tarfile
-import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -136,7 +135,9 @@ def one_writes(
         raise RefusedError(refusal)
       packed = _of_first(_pack(folder))
       if jax.process_index():
-        folder = stack.enter_context(_unpacked(packed))
+        folder = stack.enter_context(ending.temporary_folder())
+        with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+          archive.extractall(folder, filter="data")
         nowhere = stack.enter_context(open(os.devnull, "w"))
         stack.enter_context(contextlib.redirect_stdout(nowhere))
       yield folder
@@ -188,14 +189,6 @@ def _pack(folder: pathlib.Path) -> bytes:
       for path in sorted(folder.iterdir()):
         archive.add(path, path.name)
   return buffer.getvalue()
-
-
-@contextlib.contextmanager
-def _unpacked(packed: bytes) -> Iterator[pathlib.Path]:
-  with tempfile.TemporaryDirectory() as folder:
-    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-      archive.extractall(folder, filter="data")
-    yield pathlib.Path(folder)
 
 
 def _of_first(data: bytes) -> bytes:

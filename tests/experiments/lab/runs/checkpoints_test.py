@@ -80,8 +80,15 @@ class CheckpointsTest(parameterized.TestCase):
     with self.assertLogs(logger="absl", level="WARNING") as logs:
       self.assertEqual(saved.newest().step, 1)
     self.assertRegex(logs.output[0], "2.npz is damaged.*continues from before")
-    (self.folder / "1.npz").write_text("garbage")
+
+  def test_begins_anew_if_all_are_damaged(self):
+    saved = self.saved(8, 9)
+    for path in self.folder.iterdir():
+      path.write_text("garbage")
     self.assertIsNone(saved.newest())
+    self.saved(3)
+    self.assertEqual(saved.newest().step, 3)
+    self.assertEqual([path.name for path in self.folder.iterdir()], ["3.npz"])
 
   def test_does_not_fit_another_model(self):
     newest = self.saved(1).newest()

@@ -65,8 +65,7 @@ class WorkdirTest(parameterized.TestCase):
     self.assertEmpty([path for path in left if path.exists()])
 
   def test_does_not_overwrite(self):
-    (self.root / "w").mkdir()
-    (self.root / "w" / "config.json").write_text("{}")
+    self.open("w")
     with self.assertRaisesRegex(WorkdirError, "config.json. Add --resume"):
       self.open("w")
     self.open("w", resume=True)
@@ -157,6 +156,18 @@ class WorkdirTest(parameterized.TestCase):
     files.write_record(self.open("w") / "summary.json", {})
     with self.opened("w", resume=True):
       self.open("w", resume=True)
+
+  def test_a_summary_is_kept_while_the_settings_are_unknown(self):
+    folder = self.open("w")
+    for name in ("config.json", "summary.json"):
+      (folder / name).write_text("{}")
+    with self.assertRaisesRegex(WorkdirError, "damaged, or of an earlier vers"):
+      self.open("w", resume=True)
+    self.assertTrue((folder / "summary.json").exists())
+
+  def test_any_name_may_exist(self):
+    (self.root / "runs" / "mnist" / "new").mkdir(parents=True)
+    self.open(None)
 
   @parameterized.parameters("file/w", "/proc/w")
   def test_says_why_it_cannot_be_written(self, folder):

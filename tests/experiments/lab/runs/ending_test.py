@@ -1,0 +1,58 @@
+"""How a program ends early, whatever goes wrong while it does."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+from absl.testing import absltest
+
+ROOT = pathlib.Path(__file__).parents[4]
+
+
+class SignalsTest(absltest.TestCase):
+  def end(self, code):
+    """Runs code that sends itself a signal; returns status and output."""
+    ended = subprocess.run(
+      [sys.executable, "-c", _PROGRAM.format(code)],
+      env={**os.environ, "PYTHONPATH": str(ROOT)},
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+      timeout=60,
+      check=False,
+    )
+    return ended.returncode, ended.stdout
+
+  def test_ends_although_advice_fails(self):
+    status, output = self.end("raise OSError('the disk is gone')")
+    self.assertEqual(status, 143)
+    self.assertEqual(
+      output,
+      "Terminated by another program (SIGTERM).\n"
+      "What is saved cannot be told: the disk is gone.\n",
+    )
+
+  def test_removes_temporary_folders(self):
+    status, output = self.end("return str(folder)")
+    self.assertEqual(status, 143)
+    folder = pathlib.Path(output.splitlines()[-1])
+    self.assertTrue(folder.is_absolute())
+    self.assertFalse(folder.exists())
+
+
+_PROGRAM = """
+import os, pathlib, signal, time
+from experiments.lab.runs import ending
+
+with ending.temporary_folder() as folder:
+  def advice():
+    {}
+  ending.on_signals()
+  with ending.advising(pathlib.Path(), advice):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(50)
+"""
+
+if __name__ == "__main__":
+  absltest.main()
