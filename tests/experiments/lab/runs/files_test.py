@@ -126,6 +126,14 @@ class CheckedTest(absltest.TestCase):
     # The rest are such as times of files.
     self.assertGreater(self.flips(files.read_arrays, assert_same), 0.7)
 
+  def test_a_part_of_an_array_is_not_taken_for_all(self):
+    # So long that NumPy would not see the end, where the zip's checksum is.
+    files.write_arrays(self.path, {"w": np.zeros(3000)})
+    damaged = self.path.read_bytes().replace(b"(3000,)", b"(1000,)")
+    self.path.write_bytes(damaged)
+    with self.assertRaises(files.DamagedError):
+      files.read_arrays(self.path)
+
   def test_no_flipped_bit_changes_a_record(self):
     record = {"study": "x", "loss": [0.1, None], "config": {"norm": ["±"]}}
     files.write_record(self.path, record)
