@@ -120,7 +120,8 @@ class Children:
 
   def run(self, command: Sequence[str], output: pathlib.Path) -> int:
     """Runs a command, with its output in a file; returns its exit status."""
-    with output.open("w") as file:
+    # Added, because what an earlier process wrote may be needed.
+    with output.open("a") as file:
       with self._lock:
         if self.stopped:
           return -signal.SIGTERM
@@ -173,7 +174,10 @@ def execute(
     return ""
   minutes = (time.perf_counter() - began) / 60
   print(f"{name}: {minutes:.1f} minutes", flush=True)
-  return f"{name} failed; its output is in {output}." if failed else ""
+  if not failed:
+    return ""
+  *_, last = ["", *output.read_text().splitlines()]
+  return f"{name} failed; its output is in {output} and ends with:\n{last}"
 
 
 def write_docs(
@@ -226,8 +230,8 @@ def run(
     children.stop()
     done = sum(summary_of(root / name) is not None for name in config.studies)
     return (
-      f"Saved: {done} of {len(config.studies)} studies, and parts of others."
-      f" Continue with:\n{study.to_continue(command, root)}"
+      f"Finished: {done} of {len(config.studies)} studies; what others have"
+      f" measured is kept. Continue with:\n{study.to_continue(command, root)}"
     )
 
   with ending.advising(root, advice):
@@ -268,10 +272,12 @@ def main(argv: Sequence[str]) -> None:
   """Runs the suite from the command line."""
   names: list[str] = _STUDIES.value
   unknown = sorted({*argv[1:], *names} - {*STUDIES})
+  if not names:
+    sys.exit(f"--studies names none; there are {', '.join(STUDIES)}.")
   if unknown or len(argv) > 1:
     sys.exit(f"Not a study: {', '.join(unknown)}; there are {[*STUDIES]}.")
   config = Config(_DATASET.value, _QUICK.value, tuple(names))
-  where = workdir.Files(_WORKDIR.value, _RESUME.value)
+  where = workdir.Files(_WORKDIR.value or None, _RESUME.value)
   command = study.command_line("all")
   try:
     # Not versions, which would start JAX here; each study records its own.
@@ -287,5 +293,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-  sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+  study.print_lines_at_once()
   app.run(main)

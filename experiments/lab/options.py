@@ -261,7 +261,7 @@ def define(
       if flag.present or name not in preset
     }
     config = dataclasses.replace(small, **{**preset, **chosen})
-    return config, Files(workdir.value, resume.value, data_dir.value)
+    return config, Files(workdir.value or None, resume.value, data_dir.value)
 
   return read
 

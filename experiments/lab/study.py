@@ -76,6 +76,7 @@ def run(
     StoppedError: Results could not be written. Those that were are kept.
   """
   opened = workdir.opened(name, config, where, command)
+  is_new = not pathlib.Path(where.workdir or "", "config.json").exists()
   with processes.one_writes(repr((config, where.resume)), opened) as folder:
     current = Run(folder, where.data_dir, mesh)
     config, began_with = workdir.recorded(folder, name, config, command)
@@ -90,6 +91,8 @@ def run(
       if finished is not None:
         _show(finished, config, current, show)
         return finished
+      if where.resume and is_new:
+        current.tell("There is nothing to resume yet: a new run begins.")
       if changes := versions.changes(began_with):
         current.tell(
           f"The run began with {changes}, so its numbers may change in the last"
@@ -176,8 +179,7 @@ def main(
     several_devices: Whether to add the flags of devices and processes. The
       settings must then have a `batch_size`.
   """
-  # Print lines at once, also in a pipe.
-  sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+  print_lines_at_once()
   read_flags = options.define(small, quick, full or {})
   if several_devices:
     connect, read_mesh = processes.define(), devices.define()
@@ -211,6 +213,12 @@ def main(
       ending.at_once(1, str(error))
 
   app.run(start)
+
+
+def print_lines_at_once() -> None:
+  """Makes `print` write whole lines at once, also into a pipe."""
+  if sys.stdout is not None:  # It is closed in some daemons.
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
 
 def _show_flags_in_help() -> None:

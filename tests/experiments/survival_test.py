@@ -87,7 +87,7 @@ class ProgramTest(absltest.TestCase):
     other = programs.output(self.start(), 1)
     self.assertRegex(
       other,
-      rf"^{self.folder} is in use by process {process.pid} on"
+      rf"(?m)^{self.folder} is in use by process {process.pid} on"
       rf" {platform.node()} since .*\. Wait until it ends.*\n$",
     )
     process.send_signal(signal.SIGINT)
@@ -101,7 +101,7 @@ class ProgramTest(absltest.TestCase):
     programs.wait(process, lambda: self.checkpoints("bn"))
     process.terminate()
     output = programs.output(process, 143)
-    self.assertRegex(output, f"{newest} is damaged.*continues from before")
+    self.assertRegex(output, f"{newest} is damaged.*It is passed over")
     self.assertIn("Resuming after epoch", output)
     self.assert_advises(output, "^Terminated by another program")
 
@@ -121,7 +121,7 @@ class ProgramTest(absltest.TestCase):
     filler = mount / "filler"
     with contextlib.suppress(OSError):
       filler.write_bytes(bytes(2**23))
-    self.assertEqual(
+    self.assertEndsWith(
       programs.output(self.start(), 1),
       f"Nothing can be written to {self.folder}: No space left on device"
       f" ({self.folder}). Choose another folder with --workdir.\n",
@@ -132,7 +132,7 @@ class ProgramTest(absltest.TestCase):
     self.assert_advises(output, r"^Stopped: No space left on device \(")
     self.assertEmpty([*self.folder.rglob(".incomplete*")])
     _mount("-o", "remount,ro", mount)
-    self.assertEqual(
+    self.assertEndsWith(
       programs.output(self.start(), 1),
       f"Nothing can be written to {self.folder}: Read-only file system"
       f" ({self.folder}/.lock). Choose another folder with --workdir.\n",
@@ -153,7 +153,7 @@ class ProgramTest(absltest.TestCase):
     output = programs.output(process, 143)
     self.assertRegex(
       output,
-      r"SIGTERM\)\.\nSaved: 0 of 2 studies, and parts of others. Continue with:"
+      r"SIGTERM\)\.\nFinished: 0 of 2 studies; what others .* Continue with:"
       rf"\npython -m experiments.all .*--resume --workdir={self.folder}\n$",
     )
     with self.assertRaises(ProcessLookupError):

@@ -113,7 +113,7 @@ class Checkpoints:
       try:
         arrays = files.read_arrays(path)
       except files.DamagedError as error:
-        logging.warning("%s The training continues from before.", error)
+        logging.warning("%s It is passed over.", error)
         continue
       if arrays is not None:
         return Checkpoint(path, step, json.loads(str(arrays[_RECORDS])))

@@ -57,9 +57,9 @@ def advising(folder: pathlib.Path, advice: Callable[[], str]) -> Iterator[None]:
   try:
     yield
   except OSError as error:
-    if error.errno not in _STORAGE:
+    if error.errno not in _STORAGE and folder.exists():
       raise
-    output = "output" if error.errno == errno.EPIPE else folder
+    output = "output" if error.errno == errno.EPIPE else f"{folder} or output"
     raise StoppedError(
       f"Stopped: {error.strerror} ({error.filename or output}).\n{advice()}"
     ) from error
@@ -108,12 +108,11 @@ def _await_signal(reader: int) -> None:
   number = 0
   while number not in _CAUSES:
     (number,) = os.read(reader, 1)
-  lines = [_CAUSES[signal.Signals(number)]]
+  # On a new line, should there be a half one or a progress bar.
+  lines = ["", _CAUSES[signal.Signals(number)]]
   for tell in _advice:
     try:
       lines.append(tell())
     except Exception as error:  # Nothing may keep the program from ending.
       lines.append(f"What is saved cannot be told: {error}.")
-  if sys.stderr.isatty():
-    lines.insert(0, "")  # Below a progress bar.
   at_once(128 + number, "\n".join(lines))

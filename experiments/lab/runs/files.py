@@ -113,7 +113,7 @@ def read_record(path: pathlib.Path) -> dict[str, Any] | None:
     record = json.loads(content)
     expected = record.pop(_CHECKSUM, None)
   except (ValueError, AttributeError, TypeError) as error:
-    raise DamagedError(f"{path} is damaged: {error!r}.") from error
+    raise _unreadable(path, error) from error
   if expected is None:
     raise DamagedError(
       f"{path} is damaged, or of an earlier version: it has no checksum."
@@ -156,11 +156,16 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray] | None:
     expected = str(arrays.pop(_CHECKSUM))
   # A damaged archive can make its readers raise almost anything.
   except Exception as error:
-    raise DamagedError(f"{path} is damaged: {error!r}.") from error
+    raise _unreadable(path, error) from error
   # The checksums of the zip format do not cover its table of contents.
   if expected != _checksum_of_arrays(arrays):
     raise DamagedError(f"{path} is damaged: its checksum is another.")
   return arrays
+
+
+def _unreadable(path: pathlib.Path, error: Exception) -> DamagedError:
+  kind = type(error).__name__
+  return DamagedError(f"{path} is damaged: it cannot be read ({kind}).")
 
 
 def sha256(path: pathlib.Path) -> str:

@@ -65,9 +65,12 @@ def opened(
     WorkdirError: The folder is not one for this run (see `recorded`), cannot be
       written or is used by another process.
   """
-  _check(where.workdir, study=study, resume=where.resume)
-  if where.workdir and _has_summary(pathlib.Path(where.workdir)):
-    yield pathlib.Path(where.workdir)
+  named = pathlib.Path(where.workdir or _ROOT)
+  with _writable(named):
+    _check(where.workdir, study=study, resume=where.resume)
+    finished = where.workdir and _has_summary(named)
+  if finished:
+    yield named
     return
   with _locked(where.workdir, study) as folder:
     if (folder / "config.json").exists():
@@ -114,7 +117,8 @@ def recorded(
       f"The run in {folder} is one of experiments.{found['study']}, not of"
       f" experiments.{study}."
     )
-  return same_config(found["config"], config), found["versions"]
+  config = same_config(found["config"], config, found["command"])
+  return config, found["versions"]
 
 
 def _has_summary(folder: pathlib.Path) -> bool:
@@ -271,13 +275,14 @@ def _sign(file: io.FileIO) -> None:
   file.write(text.encode())
 
 
-def same_config(recorded: Mapping[str, Any], config: Any) -> Any:
+def same_config(recorded: Mapping[str, Any], config: Any, command: str) -> Any:
   """Returns the configuration for resuming a run.
 
   Args:
     recorded: The configuration in `config.json`.
     config: The dataclass from the command line. If its `dataset` is "auto", it
       is the data set that the run used from its start.
+    command: Command line of the run.
 
   Raises:
     WorkdirError: The configurations differ; the message lists how.
@@ -295,7 +300,8 @@ def same_config(recorded: Mapping[str, Any], config: Any) -> Any:
     raise WorkdirError(
       "The run in --workdir has another configuration:\n"
       + "\n".join(differences)
-      + "\nResume it with the same flags, or start a new run in another folder."
+      + "\nStart a new run in another folder, or resume it with the flags of"
+      + f"\n{command}"
     )
   return config
 

@@ -79,7 +79,7 @@ class CheckpointsTest(parameterized.TestCase):
     path.write_bytes(path.read_bytes()[:-1])
     with self.assertLogs(logger="absl", level="WARNING") as logs:
       self.assertEqual(saved.newest().step, 1)
-    self.assertRegex(logs.output[0], "2.npz is damaged.*continues from before")
+    self.assertRegex(logs.output[0], "2.npz is damaged.*It is passed over")
 
   def test_begins_anew_if_all_are_damaged(self):
     saved = self.saved(8, 9)

@@ -29,7 +29,7 @@ class SignalsTest(absltest.TestCase):
     self.assertEqual(status, 143)
     self.assertEqual(
       output,
-      "Terminated by another program (SIGTERM).\n"
+      "\nTerminated by another program (SIGTERM).\n"
       "What is saved cannot be told: the disk is gone.\n",
     )
 

@@ -103,20 +103,23 @@ class WorkdirTest(parameterized.TestCase):
   def test_tells_how_configurations_differ(self):
     recorded = {"norm": ["ln"], "epochs": 3, "dataset": "digits"}
     same = Config(norm=("ln",), epochs=3, dataset="digits")
-    self.assertEqual(workdir.same_config(recorded, same), same)
+    self.assertEqual(workdir.same_config(recorded, same, "command"), same)
     with self.assertRaises(WorkdirError) as caught:
       workdir.same_config(
-        {**recorded, "gone": 1}, Config(("ln", "bn"), 3, "mnist")
+        {**recorded, "gone": 1}, Config(("ln", "bn"), 3, "mnist"), "command"
       )
     message = str(caught.exception)
     self.assertIn("--norm: ['ln'] in the run, ['ln', 'bn'] now", message)
     self.assertIn("--dataset: digits in the run, mnist now", message)
     self.assertIn("--gone: 1 in the run, None now", message)
     self.assertNotIn("epochs", message)
+    self.assertEndsWith(message, "\ncommand")
 
   def test_auto_stays_what_it_stood_for(self):
     recorded = {"norm": ["ln"], "epochs": 3, "dataset": "digits"}
-    config = workdir.same_config(recorded, Config(("ln",), 3, "auto"))
+    config = workdir.same_config(
+      recorded, Config(("ln",), 3, "auto"), "command"
+    )
     self.assertEqual(config.dataset, "digits")
 
   def refuse(self, folder, measured=False):
@@ -169,7 +172,7 @@ class WorkdirTest(parameterized.TestCase):
     (self.root / "runs" / "mnist" / "new").mkdir(parents=True)
     self.open(None)
 
-  @parameterized.parameters("file/w", "/proc/w")
+  @parameterized.parameters("file/w", "/proc/w", 300 * "w")
   def test_says_why_it_cannot_be_written(self, folder):
     (self.root / "file").touch()
     with self.assertRaisesRegex(
