@@ -40,16 +40,18 @@ class KeywordsTest(parameterized.TestCase):
      "'axis' (the axis of the features, which is not averaged over)"),
     ("batch_norm", "is_training",
      "'use_running_average' (False in training, True in evaluation)"),
-    ("layer_norm", "axis", "'reduction_axes' and 'feature_axes'"),
+    ("layer_norm", "axis", "'reduction_axes' (what is averaged over)"
+     " or 'feature_axes' (the axes that have a gain and a bias each)"),
     ("layer_norm", "elementwise_affine", "'scale' and 'bias'"),
     ("rms_norm", "elementwise_affine", "'scale'"),
     ("group_norm", "groups", "'num_groups'"),
-    ("instance_norm", "axis", "'channel_axis'"),
-    ("standardize", "axis", "'axes'"),
-    ("moments", "reduction_axes", "'axes'"),
+    ("instance_norm", "axis", "'channel_axis' (the axis of the channels)"),
+    ("standardize", "axis", "'axes' (what is averaged over)"),
+    ("moments", "reduction_axes", "'axes' (what is averaged over)"),
     ("LayerNorm", "elementwise_affine", "'use_scale' and 'use_bias'"),
     ("LayerNorm", "bias", "'use_bias'"),
-    ("InstanceNorm", "channel_axis", "'feature_axes'"),
+    ("InstanceNorm", "channel_axis",
+     "'feature_axes' (the axes that have a gain and a bias each)"),
   )  # fmt: skip
   def test_name_here(self, function, word, here):
     with self.assertRaises(TypeError) as caught:
@@ -63,6 +65,8 @@ class KeywordsTest(parameterized.TestCase):
     ("layer_norm", "normalized_shape", r"\. Sizes are taken from x\."),
     ("BatchNorm", "track_running_stats", "Batch norm always keeps"),
     ("layer_norm", "dtype", "dtype of x"),
+    ("rms_norm", "bias", r"\. It has no bias\."),
+    ("RMSNorm", "foo", "its arguments are epsilon, (?!.*parent)"),
     ("layer_norm", "epsilom", "its arguments are x, .*mean 'epsilon'"),
     ("moments", "zzz", "its arguments are x, axes, mask, .*keepdims\\.$"),
   )
