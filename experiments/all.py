@@ -144,14 +144,6 @@ class Children:
         process.kill()
 
 
-def summary_of(folder: pathlib.Path) -> dict[str, Any] | None:
-  """Returns the summary of a finished study, if it is not damaged."""
-  try:
-    return files.read_record(folder / "summary.json")
-  except files.DamagedError:
-    return None
-
-
 def execute(
   name: str, folder: pathlib.Path, flags_: Sequence[str], children: Children
 ) -> str:
@@ -163,7 +155,7 @@ def execute(
     flags_: Flags of the study.
     children: Runs its process.
   """
-  if summary_of(folder):
+  if workdir.summary(folder):
     return ""
   began = time.perf_counter()
   output = folder.parent / f"{name}.txt"
@@ -228,7 +220,9 @@ def run(
 
   def advice() -> str:
     children.stop()
-    done = sum(summary_of(root / name) is not None for name in config.studies)
+    done = sum(
+      workdir.summary(root / name) is not None for name in config.studies
+    )
     return (
       f"Finished: {done} of {len(config.studies)} studies; what others have"
       f" measured is kept. Continue with:\n{study.to_continue(command, root)}"
@@ -253,7 +247,7 @@ def collect(config: Config, root: pathlib.Path) -> None:
   summaries = [
     {**summary, "study": name}
     for name in config.studies
-    if (summary := summary_of(root / name))
+    if (summary := workdir.summary(root / name))
   ]
   text = pages.page(summaries, pages.data_of(summaries))
   files.write_bytes(root / "studies.md", f"{text}\n".encode())

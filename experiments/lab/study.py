@@ -87,10 +87,15 @@ def run(
       return f"{current.saved()} Continue with:\n{again}"
 
     with ending.advising(folder, advice):
-      finished = files.read_record(folder / "summary.json")
+      finished = workdir.summary(folder)
       if finished is not None:
         _show(finished, config, current, show)
         return finished
+      if (folder / "summary.json").exists():
+        logging.warning(
+          "%s is damaged. It is made again from what was measured.",
+          folder / "summary.json",
+        )
       if where.resume and is_new:
         current.tell("There is nothing to resume yet: a new run begins.")
       if changes := versions.changes(began_with):

@@ -58,24 +58,22 @@ def opened(
     made_with: Returns the versions to record.
 
   Yields:
-    The folder, with its `config.json`. If the block raises RefusedError before
+    The folder, with its `config.json`. If the block refuses a new run before
     anything is measured, the folder and the parents made for it are removed.
 
   Raises:
-    WorkdirError: The folder is not one for this run (see `recorded`), cannot be
-      written or is used by another process.
+    WorkdirError: The folder holds something else, cannot be written or is used
+      by another process.
   """
   named = pathlib.Path(where.workdir or _ROOT)
   with _writable(named):
     _check(where.workdir, study=study, resume=where.resume)
-    finished = where.workdir and _has_summary(named)
+    finished = where.workdir and summary(named) is not None
   if finished:
     yield named
     return
   with _locked(where.workdir, study) as folder:
-    if (folder / "config.json").exists():
-      recorded(folder, study, config, command)
-    else:
+    if not (folder / "config.json").exists():
       begun = {
         "study": study,
         "command": command,
@@ -84,9 +82,6 @@ def opened(
       }
       with _writable(folder):
         files.write_record(folder / "config.json", begun)
-    # Unless another process has finished the run just now.
-    if not _has_summary(folder):
-      (folder / "summary.json").unlink(missing_ok=True)
     yield folder
 
 
@@ -121,13 +116,12 @@ def recorded(
   return config, found["versions"]
 
 
-def _has_summary(folder: pathlib.Path) -> bool:
-  """Returns whether the folder has a summary that is not damaged."""
+def summary(folder: pathlib.Path) -> dict[str, Any] | None:
+  """Returns the summary of a finished run; None without one, or if damaged."""
   try:
-    return files.read_record(folder / "summary.json") is not None
-  except files.DamagedError as error:
-    logging.warning("%s It is made again from what was measured.", error)
-    return False
+    return files.read_record(folder / "summary.json")
+  except files.DamagedError:
+    return None
 
 
 def _check(
@@ -183,8 +177,8 @@ def _locked(
     study: Name of the study.
 
   Yields:
-    The folder. If the block raises RefusedError and the folder holds no
-    measurements, it is removed, with the parents that were made for it.
+    The folder. If the block refuses a new run that has not measured, it is
+    removed, with the parents that were made for it.
 
   Raises:
     WorkdirError: The folder cannot be written, or another process uses it.
@@ -201,6 +195,7 @@ def _locked(
           raise
         folder = _unused(study)  # Another run has just taken the name.
     file = _lock(folder)
+  is_new = not (folder / "config.json").exists()
   with file:
     try:
       with _writable(folder):
@@ -213,7 +208,8 @@ def _locked(
           files.remove_incomplete(place)
       yield folder
     except RefusedError:
-      _remove_unused(folder, absent)
+      if is_new:
+        _remove_unused(folder, absent)
       raise
 
 

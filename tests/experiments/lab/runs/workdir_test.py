@@ -21,6 +21,9 @@ class Config:
   dataset: str
 
 
+CONFIG = Config(("ln",), 3, "digits")
+
+
 class WorkdirTest(parameterized.TestCase):
   def setUp(self):
     super().setUp()
@@ -28,12 +31,12 @@ class WorkdirTest(parameterized.TestCase):
     self.enter_context(contextlib.chdir(self.root))
 
   def opened(self, folder, resume=False):
-    config = Config(("ln",), 3, "digits")
-    return workdir.opened("mnist", config, Files(folder, resume), "command")
+    return workdir.opened("mnist", CONFIG, Files(folder, resume), "command")
 
   def open(self, folder, resume=False):
-    """Opens and closes the folder, and returns it."""
+    """Opens the folder, reads the settings, closes and returns it."""
     with self.opened(folder, resume) as found:
+      workdir.recorded(found, "mnist", CONFIG, "command")
       return found
 
   def test_a_new_one_has_a_name_of_its_own(self):
@@ -132,6 +135,13 @@ class WorkdirTest(parameterized.TestCase):
   def test_removes_what_was_never_used(self, measured):
     self.refuse(None, measured)
     self.assertEqual((self.root / "runs").exists(), measured)
+
+  def test_leaves_the_run_that_it_refuses_to_resume(self):
+    path = self.open("w") / "config.json"
+    path.write_text("garbage")
+    with self.assertRaisesRegex(WorkdirError, "is damaged"):
+      self.open("w", resume=True)
+    self.assertEqual(path.read_text(), "garbage")
 
   def test_leaves_folders_of_the_user(self):
     (self.root / "mine").mkdir()
