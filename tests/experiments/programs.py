@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -30,6 +31,24 @@ def start(name, *arguments, **environment):
     stderr=subprocess.STDOUT,
     text=True,
   )
+
+
+def start_together(count, name, *arguments, **environment):
+  """Starts a program in several processes that train together."""
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+  return [
+    start(
+      name,
+      *arguments,
+      f"--coordinator_address=127.0.0.1:{port}",
+      f"--num_processes={count}",
+      f"--process_id={number}",
+      **environment,
+    )
+    for number in range(count)
+  ]
 
 
 def output(process, status=0):

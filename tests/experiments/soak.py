@@ -17,7 +17,6 @@ import pathlib
 import random
 import shutil
 import signal
-import socket
 import tempfile
 import time
 
@@ -46,19 +45,7 @@ def start(name, folder):
   arguments = *arguments, f"--workdir={folder}", "--resume"
   if count == 1:
     return [programs.start(module, *arguments)]
-  with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    port = free.getsockname()[1]
-  return [
-    programs.start(
-      module,
-      *arguments,
-      f"--coordinator_address=127.0.0.1:{port}",
-      f"--num_processes={count}",
-      f"--process_id={number}",
-    )
-    for number in range(count)
-  ]
+  return programs.start_together(count, module, *arguments)
 
 
 def finished(folder):

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import pathlib
-import socket
 import tempfile
 from unittest import mock
 
@@ -78,33 +77,20 @@ class ProcessesTest(absltest.TestCase):
     letters = np.random.default_rng(0).integers(97, 105, 1000, np.uint8)
     (self.folder / "letters").write_bytes(bytes(letters))
 
-  def start(self, workdir, *arguments):
-    process = programs.start(
+  def start_pair(self, workdir):
+    pair = programs.start_together(
+      2,
       "transformer",
       *("--norm=bn", "--dataset=letters"),
       *(f"--{name}={value}" for name, value in SETTINGS.items()),
-      *(f"--workdir={workdir}", *arguments),
+      *(f"--workdir={workdir}", "--resume"),
       NORMJAX_CACHE_DIR="cache",
     )
-    self.addCleanup(process.stdout.close)
-    self.addCleanup(process.wait)
-    self.addCleanup(process.kill)
-    return process
-
-  def start_pair(self, workdir):
-    with socket.socket() as free:
-      free.bind(("127.0.0.1", 0))
-      port = free.getsockname()[1]
-    return [
-      self.start(
-        workdir,
-        "--resume",
-        f"--coordinator_address=127.0.0.1:{port}",
-        "--num_processes=2",
-        f"--process_id={number}",
-      )
-      for number in (0, 1)
-    ]
+    for process in pair:
+      self.addCleanup(process.stdout.close)
+      self.addCleanup(process.wait)
+      self.addCleanup(process.kill)
+    return pair
 
   def records(self, workdir):
     """Returns the numbers but those of speed."""
