@@ -1,51 +1,53 @@
-"""Claims as values, with their criteria.
+"""Claims as values, with their criteria; and what the data say of them.
 
-A study declares each claim once: the sentence, its source, the quantity that
-decides, and the criterion. `study.Run.judge` gets the verdict from the claim.
-So `--help`, the printed verdicts and the tables show the same words and
-numbers.
+A study declares each claim once: who says what, the quantity, its analysis, the
+margin and why it is this one. `--help`, experiments/REGISTERED.md, the printed
+verdicts and docs/studies.md all come from this declaration. `judged` gives the
+verdicts from numbers per seed, so that they can be made again without training.
 
->>> from experiments.lab.statistics import Interval
 >>> claim = Claim(
-...   "batch norm is better {place} the activation",
-...   source="Ioffe & Szegedy 2015",
-...   quantity="difference of test errors",
-...   criterion=Below(0),
+...   "before",
+...   "at {points} points, batch norm errs {margin} points less before the"
+...   " activation",
+...   source="ours",
+...   quantity="test error",
+...   samples=("before", "after"),
+...   analysis=Difference(),
+...   criterion=Effect(-0.5),
+...   why="half a point is what tutorials call better",
 ...   unit="points",
-...   form="+.2f",
+...   form="+.1f",
 ... )
->>> print(claim.judge(Interval(-0.31, 0.12), place="before"))
-CONFIRMED: batch norm is better before the activation \
-(difference of test errors below 0 points: -0.31 ± 0.12 points)
+>>> (finding,) = judged(
+...   [(claim, [[3.0, 3.2, 2.9, 3.1], [4.1, 4.2, 4.0, 4.0]])], {"points": 99}
+... )
+>>> print(finding)
+CONFIRMED: at 99 points, batch norm errs 0.5 points less before the activation
+  test error, before minus after: -1.0 [-1.2, -0.9] points, to be below -0.5
+  points; d = -10.7, p = 0.0016 (Holm 0.0016), 4 seeds
 """
 
 import dataclasses
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments.lab import criteria
+import numpy as np
+
+from experiments.lab import criteria, statistics
+from experiments.lab.analyses import Analysis, Estimate
+from experiments.lab.analyses import Difference as Difference
+from experiments.lab.analyses import Level as Level
+from experiments.lab.analyses import Ranks as Ranks
+from experiments.lab.analyses import Ratio as Ratio
 from experiments.lab.criteria import Above as Above
-from experiments.lab.criteria import AllOf as AllOf
 from experiments.lab.criteria import Below as Below
 from experiments.lab.criteria import Criterion
-from experiments.lab.criteria import Rises as Rises
+from experiments.lab.criteria import Effect as Effect
 from experiments.lab.criteria import Verdict as Verdict
 from experiments.lab.criteria import Within as Within
-from experiments.lab.intervals import Bounds, Interval, Trend
-
-
-class Finding(NamedTuple):
-  """A judged claim, as in `summary.json`."""
-
-  claim: str
-  source: str
-  criterion: str
-  number: str
-  verdict: str
-
-  def __str__(self) -> str:
-    return f"{self.verdict}: {self.claim} ({self.criterion}: {self.number})"
+from experiments.lab.statistics import Seeds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,102 +55,263 @@ class Claim:
   """One claim.
 
   Attributes:
-    sentence: What is claimed. `{names}` in it stand for settings, which `judge`
-      fills in.
-    source: Paper or text that makes the claim.
-    quantity: The quantity that the criterion judges; may have `{names}` too.
+    name: Identifier within the study, of lower-case letters, digits and "_".
+    sentence: What is claimed, with the margin. `{margin}` stands for the
+      absolute value of the margin or limit, other `{names}` for settings of the
+      study.
+    source: Who says so: paper and section; "ours" if nobody else does.
+    quantity: What is measured, once per seed.
+    samples: Names of the samples, in the order of the analysis.
+    analysis: Turns the samples into an estimate.
     criterion: When the claim holds.
-    unit: Unit of the quantity.
-    form: Format specification of the quantity, such as "+.2f".
-    changed: What was changed in sentence, quantity or criterion after looking
-      at results, and after which results; empty if nothing.
+    why: Why the margin is this one.
+    unit: Unit of the estimate.
+    form: Format specification of the estimate, such as "+.2f".
+    pilot: What of the claim was decided after a look at pilot runs, and which.
+    spread: Standard deviation over seeds in the pilot, in the unit of the
+      estimate, for ratios of their natural logarithm.
+    headline: Whether it is one of the claims that most readers come for; these
+      have their sensitivity measured.
   """
 
+  name: str
   sentence: str
   source: str
   quantity: str
+  samples: tuple[str, ...]
+  analysis: Analysis
   criterion: Criterion
+  why: str
   unit: str = ""
-  form: str = ""
-  changed: str = ""
+  form: str = ".2f"
+  pilot: str = ""
+  spread: float | None = None
+  headline: bool = False
 
-  def judge(
-    self,
-    quantity: Interval | Bounds | Trend | float | Mapping[str, Any],
-    *,
-    note: str = "",
-    **settings: Any,
-  ) -> Finding:
-    """Returns the finding.
+  def said(self, settings: Mapping[str, Any]) -> str:
+    """Returns the sentence with its margin and settings filled in."""
+    margin = abs(self.criterion.boundaries[-1])
+    if isinstance(self.criterion, criteria.Within):
+      margin = self.criterion.margin
+    return self.sentence.format_map({**settings, "margin": f"{margin:g}"})
 
-    Args:
-      quantity: Value of the quantity; a number means an exact value, with an
-        interval of width zero.
-      note: Text to add to the number.
-      **settings: Values of the `{names}`.
+  @property
+  def measured(self) -> str:
+    """What is estimated, in words."""
+    between = {Difference: " minus ", Ranks: " minus ", Ratio: " / "}
+    joined = between.get(type(self.analysis), ", ").join(self.samples)
+    return f"{self.quantity}, {joined}"
 
-    Raises:
-      KeyError: A setting, or a quantity of `AllOf`, is missing.
-    """
-    return Finding(
-      claim=self.sentence.format_map(settings),
-      source=self.source,
-      criterion=self._rule(settings),
-      number="; ".join(filter(None, (self._shown(quantity), note))),
-      verdict=str(criteria.verdict(self.criterion, quantity)),
+  @property
+  def rule(self) -> str:
+    """The criterion in words, with its unit."""
+    return f"{self.criterion} {self.unit}".rstrip()
+
+
+class Finding(NamedTuple):
+  """A judged claim, as in `summary.json` and in `results/`.
+
+  Attributes:
+    claim: Name of the claim.
+    sentence, source, measured, rule: See `Claim`.
+    values: The samples by name, a number per seed; None for diverged seeds.
+    estimate, low, high: The estimate and its 95% interval; None for infinite.
+    method: How the interval was made: "t", "bootstrap" or "ranks".
+    effect: Size of the effect; see `analyses.Estimate`.
+    p, holm: p value of the verdict, and Holm's correction of it for all claims
+      of the study.
+    seeds: Number of seeds.
+    verdict: A `Verdict`, by the corrected p value.
+    number: The estimate and its interval as text.
+    remark: What an UNRESOLVED claim leaves open, or an empty text.
+    headline: See `Claim`.
+  """
+
+  claim: str
+  sentence: str
+  source: str
+  measured: str
+  rule: str
+  values: Mapping[str, Sequence[float | None]]
+  estimate: float | None
+  low: float | None
+  high: float | None
+  method: str
+  effect: float | None
+  p: float
+  holm: float
+  seeds: int
+  verdict: str
+  number: str
+  remark: str
+  headline: bool
+
+  @property
+  def evidence(self) -> str:
+    """Effect size, p values and number of seeds as text."""
+    name = "shares" if self.method == "ranks" else "d"
+    effect = "inf" if self.effect is None else f"{self.effect:.1f}"
+    return (
+      f"{name} = {effect}, p = {_p(self.p)} (Holm {_p(self.holm)}),"
+      f" {self.seeds} seed{'s' * (self.seeds > 1)}"
     )
 
-  def _rule(self, settings: Mapping[str, Any]) -> str:
-    """Returns quantity and criterion in words."""
-    parts = (self.quantity.format_map(settings), str(self.criterion), self.unit)
-    meaning = getattr(self.criterion, "meaning", "")
-    return ", ".join(filter(None, (" ".join(filter(None, parts)), meaning)))
-
-  def _shown(self, quantity: Any) -> str:
-    if isinstance(quantity, Mapping):
-      return ", ".join(
-        f"{name} {_formatted(value, self.form)}"
-        for name, value in quantity.items()
-      )
-    if isinstance(quantity, Bounds):
-      return quantity.text(self.form, self.unit)
-    return " ".join(filter(None, (_formatted(quantity, self.form), self.unit)))
-
-  def explained(self) -> str:
-    """Returns the text for `--help`: sentence, rule, source, changes."""
-    names = _Names()
-    text = (
-      f"{self.sentence.format_map(names)}: {self._rule(names)}. [{self.source}]"
+  def __str__(self) -> str:
+    text = f"{self.measured}: {self.number}, to be {self.rule}; {self.evidence}"
+    if self.remark:
+      text += f"; {self.remark}"
+    indent = {"initial_indent": "  ", "subsequent_indent": "  "}
+    return (
+      f"{self.verdict}: {self.sentence}\n{textwrap.fill(text, 80, **indent)}"
     )
-    return f"{text} (Changed: {self.changed})" if self.changed else text
 
 
-def explain(claims: Sequence[Claim]) -> str:
-  """Returns the claims as a numbered list, 80 columns wide."""
+def judged(
+  samples: Sequence[tuple[Claim, Sequence[Seeds]]],
+  settings: Mapping[str, Any],
+) -> list[Finding]:
+  """Judges all claims of a study on one data set, with Holm's correction.
+
+  Args:
+    samples: The claims, each with its samples.
+    settings: Settings of the study, for the sentences.
+  """
+  estimates = [claim.analysis.estimate(*values) for claim, values in samples]
+  p_values = [
+    criteria.p_value(claim.criterion, estimate)
+    for (claim, _), estimate in zip(samples, estimates, strict=True)
+  ]
+  return [
+    _finding(claim, values, estimate, p, holm, settings)
+    for (claim, values), estimate, p, holm in zip(
+      samples, estimates, p_values, statistics.holm(p_values), strict=True
+    )
+  ]
+
+
+def _finding(
+  claim: Claim,
+  values: Sequence[Seeds],
+  estimate: Estimate,
+  p: float,
+  holm: float,
+  settings: Mapping[str, Any],
+) -> Finding:
+  verdict = criteria.judge(claim.criterion, estimate, holm)
+  return Finding(
+    claim=claim.name,
+    sentence=claim.said(settings),
+    source=claim.source,
+    measured=claim.measured,
+    rule=claim.rule,
+    values={
+      name: [_finite(value) for value in np.asarray(sample, np.float64)]
+      for name, sample in zip(claim.samples, values, strict=True)
+    },
+    estimate=_finite(estimate.center),
+    low=_finite(estimate.low),
+    high=_finite(estimate.high),
+    method=estimate.method,
+    effect=_finite(estimate.effect(claim.criterion.null)),
+    p=p,
+    holm=holm,
+    seeds=estimate.seeds,
+    verdict=str(verdict),
+    number=estimate.text(claim.form, claim.unit),
+    remark=_remark(claim, estimate, verdict),
+    headline=claim.headline,
+  )
+
+
+def _remark(claim: Claim, estimate: Estimate, verdict: Verdict) -> str:
+  """Returns what is known of an unresolved effect."""
+  criterion = claim.criterion
+  if verdict is not Verdict.UNRESOLVED or not isinstance(
+    criterion, criteria.Effect
+  ):
+    return ""
+  known = estimate.test(criterion.margin) <= statistics.LEVEL
+  if known and criterion.at(estimate.center) is not Verdict.CONFIRMED:
+    return "smaller than claimed, but whether there is any effect is open"
+  if estimate.test(criterion.none) <= statistics.LEVEL:
+    return "there is an effect, but whether it is as large as claimed is open"
+  return ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+  """An identity, or what a unit test would check; it has no seeds.
+
+  Attributes:
+    name: Identifier within the study.
+    sentence: What must hold.
+    source: Where it is written.
+    quantity: What is measured.
+    criterion: `Below` or `Above`.
+  """
+
+  name: str
+  sentence: str
+  source: str
+  quantity: str
+  criterion: Below | Above
+
+  def outcome(self, number: float) -> "Outcome":
+    """Returns whether it holds; NaN does not."""
+    holds = not math.isnan(number) and (
+      self.criterion.at(number) is Verdict.CONFIRMED
+    )
+    return Outcome(
+      self.name,
+      self.sentence,
+      self.source,
+      f"{self.quantity} {self.criterion}",
+      float(number),
+      holds,
+    )
+
+
+class Outcome(NamedTuple):
+  """The outcome of a check, as in `summary.json`."""
+
+  check: str
+  sentence: str
+  source: str
+  rule: str
+  number: float
+  holds: bool
+
+  def __str__(self) -> str:
+    word = "HOLDS" if self.holds else "FAILS"
+    return f"{word}: {self.sentence} ({self.rule}: {self.number:.0e})"
+
+
+def explain(
+  claims: Sequence[Claim],
+  checks: Sequence[Check] = (),
+  settings: Mapping[str, Any] = {},
+) -> str:
+  """Returns claims and checks as a list for `--help`, 80 columns wide."""
+  texts = [
+    f"{claim.said(settings)}. [{claim.source}] {claim.measured}: {claim.rule}."
+    for claim in claims
+  ]
+  texts += [
+    f"Check: {check.sentence}. [{check.source}] {check.quantity}:"
+    f" {check.criterion}."
+    for check in checks
+  ]
   return "\n".join(
     textwrap.fill(
-      claim.explained(), 80, initial_indent=f"{number:3d}. ",
-      subsequent_indent=" " * 5,
+      text, 80, initial_indent=f"{number:3d}. ", subsequent_indent=" " * 5
     )
-    for number, claim in enumerate(claims, 1)
-  )  # fmt: skip
+    for number, text in enumerate(texts, 1)
+  )
 
 
-def _formatted(quantity: Any, form: str) -> str:
-  if isinstance(quantity, Trend):
-    return str(quantity)
-  if isinstance(quantity, tuple):
-    return format(quantity, form)
-  return format(float(quantity), form or ".0e")
+def _finite(number: float) -> float | None:
+  return float(number) if math.isfinite(number) else None
 
 
-class _Name(str):
-  """A setting without a value yet, shown as its name in capitals."""
-
-  def __format__(self, spec: str) -> str:
-    return self.upper()
-
-
-class _Names(dict[str, _Name]):
-  def __missing__(self, name: str) -> _Name:
-    return _Name(name)
+def _p(number: float) -> str:
+  return "<1e-4" if number < 1e-4 else f"{number:.2g}"

@@ -1,12 +1,23 @@
-"""When a claim holds: criteria that judge an interval."""
+"""When a claim holds: criteria that judge an estimate.
+
+A criterion divides the numbers into regions by its boundaries, and says what
+holds in each. The verdict is that of the region of the estimate, if the data
+exclude the boundaries of that region; else it is UNRESOLVED.
+
+>>> from experiments.lab.analyses import Difference
+>>> found = Difference().estimate([5.1, 5.4, 5.2, 4.9], [1.2, 1.0, 0.9, 1.1])
+>>> print(judge(Effect(2), found), judge(Effect(5), found))
+CONFIRMED SMALLER THAN CLAIMED
+>>> print(judge(Effect(-2), found), judge(Within(1), found))
+REFUTED REFUTED
+"""
 
 import dataclasses
 import enum
-import math
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
-from experiments.lab.intervals import Bounds, Interval, Trend
+from experiments.lab.analyses import Estimate
+from experiments.lab.statistics import LEVEL
 
 
 class Verdict(enum.StrEnum):
@@ -14,167 +25,187 @@ class Verdict(enum.StrEnum):
 
   CONFIRMED = "CONFIRMED"
   REFUTED = "REFUTED"
+  SMALLER = "SMALLER THAN CLAIMED"
   UNRESOLVED = "UNRESOLVED"
 
 
 class Criterion(Protocol):
-  """Decides whether a quantity confirms or refutes a claim.
+  """Says what holds for every number.
 
   Converts to text such as "below 0.9".
   """
 
-  def judge(self, quantity: Any) -> Verdict: ...
+  @property
+  def boundaries(self) -> tuple[float, ...]:
+    """The numbers between the regions."""
+
+  @property
+  def null(self) -> float:
+    """The number against which the size of the effect is measured."""
+
+  def at(self, number: float) -> Verdict:
+    """Returns the verdict if the quantity is exactly this number."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Effect:
+  """There is an effect, and it is at least as large as a margin.
+
+  CONFIRMED beyond the margin; SMALLER THAN CLAIMED between `none` and the
+  margin: the effect is real but smaller; REFUTED on the other side of `none`.
+
+  Attributes:
+    margin: Size of the claimed effect; below `none` if it is a decrease.
+    none: The quantity without an effect: 0 for differences, 1 for ratios.
+
+  Raises:
+    ValueError: The margin is `none`.
+  """
+
+  margin: float
+  none: float = 0.0
+
+  def __post_init__(self) -> None:
+    if not (self.margin < self.none or self.margin > self.none):
+      raise ValueError(f"The margin must differ from {self.none:g}.")
+
+  @property
+  def boundaries(self) -> tuple[float, ...]:
+    return self.none, self.margin
+
+  @property
+  def null(self) -> float:
+    return self.none
+
+  def at(self, number: float) -> Verdict:
+    sign = 1 if self.margin > self.none else -1
+    if sign * (number - self.margin) > 0:
+      return Verdict.CONFIRMED
+    return (
+      Verdict.SMALLER if sign * (number - self.none) > 0 else (Verdict.REFUTED)
+    )
+
+  def __str__(self) -> str:
+    side = "above" if self.margin > self.none else "below"
+    return f"{side} {self.margin:.3g}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Below:
-  """The quantity is below a threshold.
+  """The quantity is below a limit; above it, the claim is REFUTED."""
 
-  CONFIRMED or REFUTED if the whole interval lies on one side of the threshold,
-  otherwise UNRESOLVED. One seed has no interval, so it is always UNRESOLVED.
-  `meaning` explains a threshold that is a logarithm.
+  limit: float
 
-  >>> print(Below(0.9).judge(Interval(0.79, 0.02)))
-  CONFIRMED
-  >>> print(Below(0.9).judge(Interval(0.89, 0.02)))
-  UNRESOLVED
-  """
+  @property
+  def boundaries(self) -> tuple[float, ...]:
+    return (self.limit,)
 
-  threshold: float
-  meaning: str = ""
+  @property
+  def null(self) -> float:
+    return self.limit
 
-  def judge(self, quantity: Interval | Bounds) -> Verdict:
-    if quantity.high < self.threshold:
-      return Verdict.CONFIRMED
-    if quantity.low > self.threshold:
-      return Verdict.REFUTED
-    return Verdict.UNRESOLVED
+  def at(self, number: float) -> Verdict:
+    return Verdict.CONFIRMED if number < self.limit else Verdict.REFUTED
 
   def __str__(self) -> str:
-    return f"below {self.threshold:.3g}"
+    return f"below {self.limit:.3g}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Above:
-  """The quantity is above a threshold; otherwise as `Below`.
+  """The quantity is above a limit; below it, the claim is REFUTED."""
 
-  >>> print(Above(0.5).judge(Interval(0.79, 0.02)))
-  CONFIRMED
-  """
+  limit: float
 
-  threshold: float
-  meaning: str = ""
+  @property
+  def boundaries(self) -> tuple[float, ...]:
+    return (self.limit,)
 
-  def judge(self, quantity: Interval | Bounds) -> Verdict:
-    if quantity.low > self.threshold:
-      return Verdict.CONFIRMED
-    if quantity.high < self.threshold:
-      return Verdict.REFUTED
-    return Verdict.UNRESOLVED
+  @property
+  def null(self) -> float:
+    return self.limit
+
+  def at(self, number: float) -> Verdict:
+    return Verdict.CONFIRMED if number > self.limit else Verdict.REFUTED
 
   def __str__(self) -> str:
-    return f"above {self.threshold:.3g}"
+    return f"above {self.limit:.3g}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Within:
   """The quantity differs from `of` by less than a margin.
 
-  This is an equivalence test. An interval that contains zero shows no
-  equivalence, because a wide interval often does. So CONFIRMED needs the whole
-  interval inside the margin (two one-sided tests, each at half of the
-  interval's error: 0.025 for a 95% interval), and REFUTED the whole interval
-  outside.
+  This is a test of equivalence: an interval that contains `of` shows nothing,
+  because a wide one often does. CONFIRMED needs the whole interval within the
+  margin (two one-sided tests, each at half of the level), REFUTED the whole
+  interval outside.
+
+  Attributes:
+    margin: A positive number.
+    of: The number to be equal to.
+    ratio: Whether the margin is a factor: from `of / margin` to `of * margin`.
+
+  Reference: Schuirmann, 1987, https://doi.org/10.1007/BF01068419.
 
   Raises:
-    ValueError: `margin` is not positive.
+    ValueError: `margin` is not positive, or is a factor of at most 1.
 
-  >>> print(Within(0.5).judge(Interval(-0.03, 0.36)))
-  CONFIRMED
-  >>> print(Within(0.05, of=1))
-  within 0.05 of 1
+  >>> print(Within(0.05, of=1), "and", Within(1.25, of=1, ratio=True))
+  within 0.05 of 1 and within a factor of 1.25 of 1
   """
 
   margin: float
   of: float = 0.0
+  ratio: bool = False
 
   def __post_init__(self) -> None:
-    if not self.margin > 0:
-      raise ValueError(f"margin must be positive, got {self.margin}.")
+    if not self.margin > (1 if self.ratio else 0):
+      raise ValueError(
+        f"margin must be {'above 1' if self.ratio else 'positive'}, got"
+        f" {self.margin}."
+      )
 
-  def judge(self, quantity: Interval | Bounds) -> Verdict:
-    low, high = self.of - self.margin, self.of + self.margin
-    if low < quantity.low and quantity.high < high:
-      return Verdict.CONFIRMED
-    if quantity.high < low or quantity.low > high:
-      return Verdict.REFUTED
-    return Verdict.UNRESOLVED
+  @property
+  def boundaries(self) -> tuple[float, ...]:
+    if self.ratio:
+      return self.of / self.margin, self.of * self.margin
+    return self.of - self.margin, self.of + self.margin
+
+  @property
+  def null(self) -> float:
+    return self.of
+
+  def at(self, number: float) -> Verdict:
+    low, high = self.boundaries
+    return Verdict.CONFIRMED if low < number < high else Verdict.REFUTED
 
   def __str__(self) -> str:
+    if self.ratio:
+      return f"within a factor of {self.margin:.3g} of {self.of:.3g}"
     if self.of == 0:
       return f"within ±{self.margin:.3g}"
     return f"within {self.margin:.3g} of {self.of:.3g}"
 
 
-@dataclasses.dataclass(frozen=True)
-class Rises:
-  """A trend over ordered settings is significant.
+def p_value(criterion: Criterion, estimate: Estimate) -> float:
+  """Returns the level at which the verdict of the estimate is resolved.
 
-  CONFIRMED if the p value of "it rises" is below `level`, REFUTED if the p
-  value of "it falls" is.
-
-  >>> print(Rises(0.05).judge(Trend(rises=0.01, falls=0.99)))
-  CONFIRMED
+  It is the largest p value of the boundaries: at any higher level the interval
+  lies in one region.
   """
-
-  level: float
-
-  def judge(self, quantity: Trend) -> Verdict:
-    if quantity.rises < self.level:
-      return Verdict.CONFIRMED
-    if quantity.falls < self.level:
-      return Verdict.REFUTED
-    return Verdict.UNRESOLVED
-
-  def __str__(self) -> str:
-    return f"rises (Page's test, p < {self.level:g})"
+  return max(estimate.test(boundary) for boundary in criterion.boundaries)
 
 
-@dataclasses.dataclass(frozen=True)
-class AllOf:
-  """Several quantities each meet their own criterion.
+def judge(
+  criterion: Criterion, estimate: Estimate, p: float | None = None
+) -> Verdict:
+  """Returns the verdict.
 
-  CONFIRMED if all are, REFUTED if at least one is, otherwise UNRESOLVED.
-
-  >>> both = AllOf({"deviation": Below(0.1), "slope": Within(0.05, of=1)})
-  >>> print(both)
-  deviation below 0.1, slope within 0.05 of 1
-  >>> print(both.judge({"deviation": Interval(0.02, 0.01),
-  ...                   "slope": Interval(1.2, 0.01)}))
-  REFUTED
+  Args:
+    criterion: The criterion.
+    estimate: The estimate.
+    p: Replaces the p value, by one that is corrected for many tests.
   """
-
-  criteria: Mapping[str, Criterion]
-
-  def judge(self, quantity: Mapping[str, Any]) -> Verdict:
-    verdicts = {
-      verdict(criterion, quantity[name])
-      for name, criterion in self.criteria.items()
-    }
-    if Verdict.REFUTED in verdicts:
-      return Verdict.REFUTED
-    if Verdict.UNRESOLVED in verdicts:
-      return Verdict.UNRESOLVED
-    return Verdict.CONFIRMED
-
-  def __str__(self) -> str:
-    return ", ".join(f"{name} {c}" for name, c in self.criteria.items())
-
-
-def verdict(criterion: Criterion, quantity: Any) -> Verdict:
-  """Judges a quantity; it may be an exact number without an interval."""
-  if isinstance(quantity, tuple | Mapping):
-    return criterion.judge(quantity)
-  if math.isnan(quantity):  # NaN meets no criterion.
-    return Verdict.REFUTED
-  return criterion.judge(Interval(float(quantity), 0.0))
+  p = p_value(criterion, estimate) if p is None else p
+  return criterion.at(estimate.center) if p <= LEVEL else Verdict.UNRESOLVED

@@ -1,4 +1,4 @@
-"""Confidence intervals and p values, and how they are printed."""
+"""Confidence intervals, and how tables print them."""
 
 import math
 from typing import NamedTuple
@@ -44,40 +44,3 @@ class Interval(NamedTuple):
       return ".4g"
     digits = 1 - math.floor(math.log10(self.half_width))
     return f".{max(digits, 0)}f" if digits <= 6 else ".2e"
-
-
-class Bounds(NamedTuple):
-  """An interval that need not be symmetric, for seeds that diverged.
-
-  >>> print(Bounds(0.7, math.inf, "1 of 5 seeds diverged"))
-  from 0.7 to inf; 1 of 5 seeds diverged
-  """
-
-  low: float
-  high: float
-  note: str
-
-  def __str__(self) -> str:
-    return format(self, ".3g")
-
-  def __format__(self, spec: str) -> str:
-    return self.text(spec or ".3g", "")
-
-  def text(self, spec: str, unit: str) -> str:
-    """Returns the bounds with their unit, then the note."""
-    bounds = f"from {self.low:{spec}} to {self.high:{spec}} {unit}".rstrip()
-    return f"{bounds}; {self.note}"
-
-
-class Trend(NamedTuple):
-  """The p values of "it rises" and of "it falls".
-
-  >>> print(Trend(0.012, 0.99))
-  p = 0.012, opposite trend p = 0.99
-  """
-
-  rises: float
-  falls: float
-
-  def __str__(self) -> str:
-    return f"p = {self.rises:.2g}, opposite trend p = {self.falls:.2g}"

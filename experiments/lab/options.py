@@ -4,7 +4,7 @@
 ... class Settings(Config):
 ...   width: int = option(128, "Hidden units.", COUNT)
 >>> values = flags.FlagValues()
->>> read = define(Settings(), {"width": 8}, {}, values)
+>>> read = define(Settings(), {"width": 8}, {}, {}, values)
 >>> _ = values(["study", "--seeds=2", "--quick"])
 >>> read()[0]
 Settings(seeds=2, seed=0, width=8)
@@ -112,6 +112,21 @@ class HalvedImageConfig(ImageConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class TunedConfig(HalvedImageConfig):
+  """Settings of a study that chooses a learning rate for every arm.
+
+  Two of them exist to see how much a verdict depends on them (`--sensitivity`).
+  """
+
+  rate_factor: float = option(
+    1.0, "Factor of the learning rates after they are chosen.", POSITIVE
+  )
+  gain: float = option(
+    1.0, "Factor of the initial kernels, for all arms alike.", POSITIVE
+  )
+
+
+@dataclasses.dataclass(frozen=True)
 class EarlyStoppingConfig(ImageConfig):
   """Settings of a classifier with early stopping.
 
@@ -189,6 +204,7 @@ def define(
   small: AnyConfig,
   quick: Mapping[str, Any],
   full: Mapping[str, Any],
+  confirm: Mapping[str, Any],
   values: flags.FlagValues = flags.FLAGS,
 ) -> Callable[[], tuple[AnyConfig, Files]]:
   """Defines the flags of a study.
@@ -198,12 +214,14 @@ def define(
     quick: The defaults of `--quick` that differ, by field.
     full: The defaults of `--scale=full` that differ, by field; without any
       there is no such flag.
+    confirm: The defaults of `--confirm` that differ, by field: the registered
+      seeds.
     values: Where to define the flags.
 
   Returns:
     A function to call after parsing, which returns the settings of the command
-    line. A flag on the command line wins over `--quick` and `--scale`. It
-    raises RefusedError if `--data_dir` does not exist.
+    line. A flag on the command line wins over `--quick`, `--confirm` and
+    `--scale`. It raises RefusedError if `--data_dir` does not exist.
   """
   names = [field.name for field in dataclasses.fields(small)]
   for field in dataclasses.fields(small):
@@ -222,6 +240,13 @@ def define(
     False,
     "Only check that it runs, in seconds; the numbers mean little. "
     + _changes(quick),
+    flag_values=values,
+  )
+  is_confirming = flags.DEFINE_bool(
+    "confirm",
+    False,
+    "Use the seeds that are registered for the verdicts in results/; see"
+    f" experiments/REGISTERED.md. {_changes(confirm)}",
     flag_values=values,
   )
   workdir = flags.DEFINE_string(
@@ -252,6 +277,8 @@ def define(
         " holds data sets of TFDS, or make it, and they are downloaded into it."
       )
     preset = full if full and values["scale"].value == "full" else {}
+    if is_confirming.value:
+      preset = {**preset, **confirm}
     if is_quick.value:
       preset = {**preset, **quick}
     given = {name: values[name] for name in names}

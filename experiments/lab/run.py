@@ -11,10 +11,12 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
-from experiments.lab.claims import Claim, Finding
+from experiments.lab import claims as claiming
+from experiments.lab.claims import Check, Claim, Finding, Outcome
 from experiments.lab.data import arrays
-from experiments.lab.runs import files
+from experiments.lab.runs import files, machine
 from experiments.lab.runs.checkpoints import Checkpoints
+from experiments.lab.statistics import Seeds
 from experiments.lab.training import devices, processes
 from experiments.lab.training.session import Session
 
@@ -25,10 +27,11 @@ Parts = dict[str, np.ndarray]
 
 
 class Run:
-  """One run: its folder, and its findings so far.
+  """One run: its folder, and what it has found so far.
 
   Attributes:
     folder: Folder of the results.
+    settings: Settings of the study, for the sentences of its claims.
     data_dir: Folder of TensorFlow Datasets; None means the default.
     mesh: Devices that share every batch; None for one device.
     data: Name of the loaded data; None before they are loaded.
@@ -39,12 +42,16 @@ class Run:
     folder: pathlib.Path,
     data_dir: str | None = None,
     mesh: Mesh | None = None,
+    settings: Mapping[str, Any] = {},
   ):
     self.folder = folder
+    self.settings = settings
     self.data_dir = data_dir
     self.mesh = mesh
     self.data: str | None = None
-    self._findings: list[Finding] = []
+    self._judged: list[tuple[Claim, Sequence[Seeds]]] = []
+    self._checks: list[Outcome] = []
+    self._rates: dict[str, Any] = {}
     self._figures: list[str] = []
     self._session: Session | None = None
     self._began = False
@@ -168,33 +175,54 @@ class Run:
     files.write_bytes(self.folder / f"{name}.png", buffer.getvalue())
     self._figures.append(f"{name}.png")
 
-  def judge(self, claim: Claim, quantity: Any, **settings: Any) -> Finding:
-    """Judges a claim, adds the finding to the summary and prints it.
+  def judge(self, claim: Claim, *samples: Seeds) -> None:
+    """Takes what a claim is judged by; all are judged together at the end.
 
     Args:
       claim: What to judge.
-      quantity, **settings: As in `Claim.judge`.
+      *samples: A number per seed for each of `claim.samples`; the same seeds in
+        the same order, None or NaN where one diverged.
     """
     self._begin()
-    finding = claim.judge(quantity, **settings)
-    self._findings.append(finding)
-    print(finding)
-    return finding
+    claim.analysis.estimate(*samples)  # Raises the errors of wrong samples.
+    self._judged.append((claim, samples))
+
+  def findings(self) -> list[Finding]:
+    """Returns the verdicts, corrected for the number of claims so far."""
+    return claiming.judged(self._judged, self.settings)
+
+  def check(self, check: Check, number: float) -> Outcome:
+    """Compares a number with its limit, prints and keeps the outcome."""
+    self._begin()
+    outcome = check.outcome(float(number))
+    self._checks.append(outcome)
+    print(outcome)
+    return outcome
+
+  def record_rates(self, arm: str, choice: Any) -> None:
+    """Keeps how the learning rate of an arm was chosen, for the summary."""
+    self._rates[arm] = choice._asdict()
 
   def finish(self, results: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes and returns the summary.
+    """Prints the verdicts, then writes and returns the summary.
 
     Args:
       results: More entries of the summary, JSON values.
     """
     recorded = files.read_record(self.folder / "config.json") or {}
+    findings = self.findings()
+    for finding in findings:
+      print(finding)
     written = [*self._figures]
     written += ["metrics.jsonl"] if self._session else []
     summary = {
       **recorded,
       "minutes": round((time.perf_counter() - self._started) / 60, 2),
       "data": self.data,
-      "findings": [finding._asdict() for finding in self._findings],
+      "machine": machine.current(),
+      "rates": self._rates,
+      "findings": [finding._asdict() for finding in findings],
+      "checks": [outcome._asdict() for outcome in self._checks],
       "figures": self._figures,
       "checksums": {name: files.sha256(self.folder / name) for name in written},
       **results,

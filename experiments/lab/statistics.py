@@ -1,25 +1,26 @@
-"""Statistics over seeds: intervals, paired comparisons, trends.
+"""Statistics over seeds: intervals, tests, and how many seeds are needed.
 
-Seeds that diverged have no number. They are not left out: a comparison counts
-them, and replaces Student's t interval by one that holds without their numbers
-(see `paired_difference`).
+Every analysis of a claim (see `analyses`) rests on the functions here. They are
+compared with SciPy, and by simulation, in tests.
 """
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from experiments.lab.intervals import Bounds as Bounds
 from experiments.lab.intervals import Interval as Interval
-from experiments.lab.intervals import Trend as Trend
 
 # One number per seed; None or NaN for a seed that diverged.
 Seeds = ArrayLike | Sequence[float | None]
 
+LEVEL = 0.05  # Intervals are at 95%.
+RESAMPLES = 20_000
 
-def interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
+
+def interval(values: ArrayLike, confidence: float = 1 - LEVEL) -> Interval:
   """Returns the mean of `values` and its Student t confidence interval.
 
   Args:
@@ -38,12 +39,12 @@ def interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
   # Slow to import, and not needed before the end of training.
   from scipy import stats
 
-  seeds = _per_seed("values", values)
+  seeds = per_seed("values", values)
   if not np.isfinite(seeds).all():
     bad = np.flatnonzero(~np.isfinite(seeds))
     raise ValueError(
       f"values must be finite, got {seeds[bad].tolist()} at position"
-      f" {bad.tolist()} of {seeds.size}; report diverged seeds separately"
+      f" {bad.tolist()} of {seeds.size}; cap diverged seeds or compare ranks"
       " rather than averaging over the others."
     )
   if not 0 < confidence < 1:
@@ -55,86 +56,183 @@ def interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
   return Interval(float(seeds.mean()), float(quantile * error))
 
 
-def paired_difference(
-  values: Seeds,
-  baseline: Seeds,
-  *,
-  confidence: float = 0.95,
-  diverged_at_least: float | None = None,
-) -> Interval | Bounds:
-  """Returns the interval of `values - baseline`, seed by seed.
+def t_test(values: ArrayLike, mean: float) -> float:
+  """Returns the two-sided p value of "the true mean is `mean`".
 
-  Seeds that share data, order and initialization share most of their noise, so
-  the interval of the differences is narrower than two separate ones suggest.
+  It is 1 for a single value. If all values are equal, it is 0 or 1.
 
-  A seed without a finite number diverged. What is known of it decides on the
-  interval:
-    * Nothing, by default: the interval has no bounds.
-    * `diverged_at_least`, a number that it surely reaches, such as the loss of
-      guessing: it counts with this number, and the interval is open on the side
-      on which the truth may be larger still.
-    * `diverged_at_least=math.inf`, for quantities that are infinitely bad: the
-      interval is that of the median by rank (the sign test's). It needs six
-      seeds; with fewer it has no bounds.
+  >>> round(t_test([1.0, 2.0, 3.0], 0.0), 4)
+  0.0742
+  """
+  from scipy import stats
+
+  seeds = per_seed("values", values)
+  if seeds.size == 1:
+    return 1.0
+  error = seeds.std(ddof=1) / math.sqrt(seeds.size)
+  distance = abs(seeds.mean() - mean)
+  if error == 0:
+    return float(distance == 0)
+  return float(2 * stats.t.sf(distance / error, seeds.size - 1))
+
+
+class Bootstrapped(NamedTuple):
+  """Sorted t statistics of resamples around the mean of the sample.
+
+  The interval is that of the studentized bootstrap: its ends use the quantiles
+  of these statistics in place of Student's, so it follows the skewness.
+
+  Reference: DiCiccio & Efron, 1996, section 4,
+  https://doi.org/10.1214/ss/1032280214.
+  """
+
+  mean: float
+  error: float
+  statistics: np.ndarray
+
+  def interval(self, level: float = LEVEL) -> tuple[float, float]:
+    """Returns the two ends of the interval."""
+    high, low = np.quantile(self.statistics, [1 - level / 2, level / 2])
+    return self.mean - high * self.error, self.mean - low * self.error
+
+  def test(self, mean: float) -> float:
+    """Returns the level at which the interval just touches `mean`."""
+    statistic = (self.mean - mean) / self.error
+    beyond = np.searchsorted(self.statistics, statistic) / len(self.statistics)
+    return float(min(1.0, 2 * max(min(beyond, 1 - beyond), 1 / RESAMPLES)))
+
+
+def bootstrapped(values: ArrayLike) -> Bootstrapped:
+  """Resamples seeds, always in the same way, for a studentized bootstrap.
 
   Args:
-    values: One number per seed, `[seeds]`.
-    baseline: The same seeds, in the same order, `[seeds]`.
-    confidence: As in `interval`.
-    diverged_at_least: See above.
+    values: One number per seed, not all equal.
 
-  Returns:
-    The interval of the difference; `Bounds` if a seed diverged.
-
-  Raises:
-    ValueError: The lengths differ, or `interval` refuses the values.
-
-  >>> paired_difference([2.0, 3.0, 4.0], [1.0, 2.0, 3.0])
-  Interval(mean=1.0, half_width=0.0)
-  >>> losses = [2.0, None, 2.1], [1.0, 1.1, 1.2]
-  >>> print(paired_difference(*losses, diverged_at_least=4.0))
-  from -1.2 to inf; 1 of 6 runs diverged, and counts as 4
+  >>> low, high = bootstrapped([1.0, 2.0, 2.5, 3.0, 9.0, 2.2]).interval()
+  >>> bool(3.28 - low < high - 3.28)  # The long tail is on the right.
+  True
   """
-  return _paired_interval(
-    np.subtract, values, baseline, confidence, diverged_at_least
-  )
+  seeds = per_seed("values", values)
+  rng = np.random.default_rng(0)
+  drawn = seeds[rng.integers(0, seeds.size, (RESAMPLES, seeds.size))]
+  errors = drawn.std(axis=1, ddof=1) / math.sqrt(seeds.size)
+  known = errors > 0  # Resamples of one value only have no t statistic.
+  statistics = (drawn.mean(axis=1)[known] - seeds.mean()) / errors[known]
+  error = seeds.std(ddof=1) / math.sqrt(seeds.size)
+  return Bootstrapped(float(seeds.mean()), float(error), np.sort(statistics))
 
 
-def paired_ratio(
-  values: Seeds,
-  baseline: Seeds,
-  *,
-  confidence: float = 0.95,
-  diverged_at_least: float | None = None,
-) -> Interval | Bounds:
-  """Returns the interval of `values / baseline`, seed by seed.
+def skewness(values: ArrayLike) -> float:
+  """Returns the adjusted Fisher-Pearson skewness; 0 for equal values."""
+  from scipy import stats
 
-  This is the interval of the mean of the ratios, symmetric like every
-  `Interval`. If the ratios scatter by more than a factor of two, compare the
-  logarithms with `paired_difference` instead.
+  seeds = per_seed("values", values)
+  if seeds.size < 3 or np.ptp(seeds) == 0:
+    return 0.0
+  return float(stats.skew(seeds, bias=False))
+
+
+def sign_test(values: ArrayLike, median: float) -> float:
+  """Returns the two-sided p value of "the true median is `median`".
+
+  Values may be infinite. Those equal to the median are left out.
+
+  >>> sign_test([1.0, 2.0, 3.0, math.inf, 4.0], 0.0)
+  0.0625
+  """
+  from scipy import stats
+
+  seeds = per_seed("values", values)
+  above, below = int((seeds > median).sum()), int((seeds < median).sum())
+  if above + below == 0:
+    return 1.0
+  return float(stats.binomtest(above, above + below).pvalue)
+
+
+def median_interval(
+  values: ArrayLike, level: float = LEVEL
+) -> tuple[float, float]:
+  """Returns the interval of the median between two order statistics.
+
+  The probability that the median is below the k-th smallest of n values is the
+  probability that fewer than k of n fair coins show heads. With fewer than six
+  values the interval has no bounds.
+
+  >>> median_interval(np.arange(1.0, 21.0))
+  (6.0, 15.0)
+  """
+  from scipy import stats
+
+  seeds = np.sort(per_seed("values", values))
+  k = int(stats.binom.ppf(level / 2, seeds.size, 0.5))
+  if k == 0:
+    return -math.inf, math.inf
+  return float(seeds[k - 1]), float(seeds[-k])
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+  """Returns p values corrected for the number of tests.
+
+  Rejecting every hypothesis with a corrected value of at most 5% rejects a true
+  one with a probability of at most 5%, however the tests depend on each other.
+
+  Reference: Holm, 1979, https://www.jstor.org/stable/4615733.
+
+  >>> holm([0.01, 0.04, 0.03])
+  [0.03, 0.06, 0.06]
+  """
+  order = np.argsort(p_values, kind="stable")
+  corrected = np.empty(len(p_values))
+  largest = 0.0
+  for rank, index in enumerate(order):
+    largest = max(largest, (len(p_values) - rank) * p_values[index])
+    corrected[index] = min(1.0, largest)
+  return [float(value) for value in corrected]
+
+
+def power(distance: float, seeds: int, level: float = LEVEL) -> float:
+  """Returns how often a two-sided t test resolves a distance.
 
   Args:
-    values, baseline, confidence, diverged_at_least: As in `paired_difference`;
-      every baseline must be positive.
+    distance: Distance of the true mean from the boundary, in standard
+      deviations over seeds.
+    seeds: Number of seeds.
+    level: Level of the test.
+
+  Reference: Cohen, 1988, Statistical Power Analysis, chapter 2 (noncentral t).
+
+  >>> round(power(0.9, 12), 2)
+  0.81
+  """
+  from scipy import stats
+
+  if seeds < 2:
+    return 0.0
+  quantile = stats.t.ppf(1 - level / 2, seeds - 1)
+  shift = abs(distance) * math.sqrt(seeds)
+  return float(stats.nct.sf(quantile, seeds - 1, shift))
+
+
+def resolved_by(seeds: int, share: float = 0.8, level: float = LEVEL) -> float:
+  """Returns the distance that a number of seeds resolves.
+
+  Args:
+    seeds: Number of seeds, two or more.
+    share: Share of runs in which it is to be resolved.
+    level: Level of the test.
 
   Returns:
-    The interval of the ratio; `Bounds` if a seed diverged.
+    The distance from a boundary, in standard deviations over seeds.
 
-  Raises:
-    ValueError: The lengths differ, a baseline is not positive, or `interval`
-      refuses the values.
-
-  >>> paired_ratio([1.0, 3.0], [2.0, 6.0])
-  Interval(mean=0.5, half_width=0.0)
+  >>> round(resolved_by(20), 2), round(resolved_by(5), 2)
+  (0.66, 1.68)
   """
-  known = np.asarray(baseline, np.float64)
-  if (known <= 0).any():
-    raise ValueError(
-      f"paired_ratio needs positive baselines, got {known.tolist()}; use"
-      " paired_difference if zero or a sign change is meaningful."
+  from scipy import optimize
+
+  return float(
+    optimize.brentq(
+      lambda distance: power(distance, seeds, level) - share, 1e-3, 100
     )
-  return _paired_interval(
-    np.divide, values, baseline, confidence, diverged_at_least
   )
 
 
@@ -144,43 +242,10 @@ def shown(values: Seeds, form: str = "") -> str:
   >>> shown([1.0, 2.0, 3.0], ".2f"), shown([1.0, None], ".2f")
   ('2.00 ± 2.48', 'diverged')
   """
-  seeds = _per_seed("values", values)
+  seeds = per_seed("values", values)
   if not np.isfinite(seeds).all():
     return "diverged"
   return f"{interval(seeds):{form}}"
-
-
-def mean_log10(values: np.ndarray) -> np.ndarray:
-  """Returns the mean of the decimal logarithm over the last axis."""
-  with np.errstate(divide="ignore", invalid="ignore"):
-    return np.log10(values).mean(axis=-1)
-
-
-def trend(values: Sequence[ArrayLike]) -> Trend:
-  """Returns Page's test for a trend over ordered settings.
-
-  Args:
-    values: `[settings, seeds]`, settings in the order of the trend.
-
-  Returns:
-    The p values; 1 for a single seed.
-
-  Reference: Page, 1963, https://doi.org/10.1080/01621459.1963.10500843.
-
-  >>> trend([[1.0, 1.1], [2.0, 2.1], [3.0, 3.1]]).rises < 0.05
-  True
-  """
-  from scipy import stats
-
-  rising = np.asarray(values, np.float64).T
-  if len(rising) < 2:
-    return Trend(1.0, 1.0)
-  return Trend(
-    *(
-      float(stats.page_trend_test(ordered).pvalue)
-      for ordered in (rising, rising[:, ::-1])
-    )
-  )
 
 
 def best_rate(losses: np.ndarray) -> int:
@@ -191,68 +256,11 @@ def best_rate(losses: np.ndarray) -> int:
   return int(np.nan_to_num(losses.mean(axis=1), nan=np.inf).argmin())
 
 
-def _per_seed(name: str, values: Seeds) -> np.ndarray:
+def per_seed(name: str, values: Seeds) -> np.ndarray:
+  """Returns the values as float64 `[seeds]`; raises ValueError otherwise."""
   seeds = np.asarray(values, np.float64)
   if seeds.ndim != 1 or seeds.size == 0:
     raise ValueError(
       f"{name} must hold one number per seed, got shape {seeds.shape}."
     )
   return seeds
-
-
-def _paired_interval(
-  compare: np.ufunc,
-  values: Seeds,
-  baseline: Seeds,
-  confidence: float,
-  diverged_at_least: float | None,
-) -> Interval | Bounds:
-  """Returns the interval of a comparison; see `paired_difference`."""
-  ours, theirs = _per_seed("values", values), _per_seed("baseline", baseline)
-  if ours.size != theirs.size:
-    raise ValueError(
-      "A paired comparison needs the same seeds on both sides, got"
-      f" {ours.size} values and {theirs.size} baselines."
-    )
-  lost, lost_baseline = (~np.isfinite(seeds) for seeds in (ours, theirs))
-  count = int(lost.sum() + lost_baseline.sum())
-  if count == 0:
-    return interval(compare(ours, theirs), confidence)
-  note = f"{count} of {2 * ours.size} runs diverged"
-  if diverged_at_least is None:
-    return Bounds(-math.inf, math.inf, note)
-  if diverged_at_least == math.inf:
-    known = compare(np.where(lost, 1, ours), np.where(lost_baseline, 1, theirs))
-    # If both diverged, the difference is unknown.
-    at_least = np.where(lost_baseline, -np.inf, np.where(lost, np.inf, known))
-    at_most = np.where(lost, np.inf, np.where(lost_baseline, -np.inf, known))
-    low, high = _median_by_rank(at_least, at_most, confidence)
-    return Bounds(low, high, f"{note}; the median's interval, by rank")
-  bounded = interval(
-    compare(
-      np.where(lost, diverged_at_least, ours),
-      np.where(lost_baseline, diverged_at_least, theirs),
-    ),
-    confidence,
-  )
-  return Bounds(
-    -math.inf if lost_baseline.any() else bounded.low,
-    math.inf if lost.any() else bounded.high,
-    f"{note}, and count{'s' * (count == 1)} as {diverged_at_least:.3g}",
-  )
-
-
-def _median_by_rank(
-  at_least: np.ndarray, at_most: np.ndarray, confidence: float
-) -> tuple[float, float]:
-  """Returns the interval of the median between two order statistics.
-
-  The probability that the median is below the k-th smallest of n values is the
-  probability that fewer than k of n fair coins show heads.
-  """
-  from scipy import stats
-
-  k = int(stats.binom.ppf((1 - confidence) / 2, at_least.size, 0.5))
-  if k == 0:  # Even minimum and maximum do not reach this confidence.
-    return -math.inf, math.inf
-  return float(np.sort(at_least)[k - 1]), float(np.sort(at_most)[-k])

@@ -1,31 +1,34 @@
 """The frame of every study: from the command line to summary.json.
 
-A study is a module with a frozen `Config` (see `options`), its `CLAIMS` (see
-`claims`), a function that measures, and a call of `study.main`. CONTRIBUTING.md
-has a small complete example.
+A study is a module with a frozen `Config` (see `options`), a function that
+measures, and a `Study`, which `main` runs. CONTRIBUTING.md has a small complete
+example.
 
 The folder of a run holds config.json, the measurements so far (parts/,
 checkpoints/), which `--resume` reuses, the figures, and at the end
 summary.json:
 
     {"study": ..., "command": ..., "versions": {...}, "config": {...},
-     "minutes": ..., "data": ...,
-     "findings": [{"claim", "source", "criterion", "number", "verdict"}, ...],
-     "figures": ["curves.png", ...]}
+     "minutes": ..., "data": ..., "machine": {...}, "rates": {...},
+     "findings": [...], "checks": [...], "figures": ["curves.png", ...]}
+
+A finding is a `claims.Finding`, a check a `claims.Outcome`; "rates" has a
+`tuning.Choice` for each arm whose learning rate was chosen.
 """
 
+import dataclasses
 import pathlib
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Generic
 
 from absl import app, flags, logging
 from jax.sharding import Mesh
 
 from experiments.lab import claims as claiming
 from experiments.lab import options
-from experiments.lab.claims import Claim, Finding
+from experiments.lab.claims import Check, Claim, Finding, Outcome
 from experiments.lab.errors import RefusedError
 from experiments.lab.options import AnyConfig
 from experiments.lab.run import Parts as Parts
@@ -44,6 +47,35 @@ from experiments.lab.training import devices, processes
 Measure = Callable[[AnyConfig, Run], Mapping[str, Any] | None]
 # Prints the results in the summary of a finished run, except the verdicts.
 Show = Callable[[AnyConfig, Run, Mapping[str, Any]], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Study(Generic[AnyConfig]):
+  """A study: what it claims, and how it is measured.
+
+  Attributes:
+    name: Name of the module.
+    design: What is trained, on what, and from which sources: the docstring of
+      the module. `--help` and experiments/REGISTERED.md show it.
+    measure: Function that measures.
+    config: The default settings.
+    claims: The claims that it judges.
+    checks: The identities that it checks.
+    quick, full, confirm: Other defaults, by field, for `--quick`,
+      `--scale=full` and `--confirm`; see `options.define`.
+    demonstration: Why its claims do not count, if they do not.
+  """
+
+  name: str
+  design: str
+  measure: Measure[AnyConfig]
+  config: AnyConfig
+  claims: Sequence[Claim] = ()
+  checks: Sequence[Check] = ()
+  quick: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  full: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  confirm: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  demonstration: str = ""
 
 
 def run(
@@ -78,8 +110,9 @@ def run(
   opened = workdir.opened(name, config, where, command)
   is_new = not pathlib.Path(where.workdir or "", "config.json").exists()
   with processes.one_writes(repr((config, where.resume)), opened) as folder:
-    current = Run(folder, where.data_dir, mesh)
     config, began_with = workdir.recorded(folder, name, config, command)
+    settings = dataclasses.asdict(config)
+    current = Run(folder, where.data_dir, mesh, settings)
 
     def advice() -> str:
       # Other processes than the first one have another folder.
@@ -117,6 +150,8 @@ def _show(
   show(config, run, finished)
   for entry in finished["findings"]:
     print(Finding(**entry))
+  for entry in finished["checks"]:
+    print(Outcome(**entry))
   for name, checksum in finished["checksums"].items():
     path = run.folder / name
     if not path.exists() or files.sha256(path) != checksum:
@@ -157,15 +192,10 @@ def to_continue(
 
 
 def main(
-  name: str,
-  measure: Measure[AnyConfig],
-  small: AnyConfig,
-  claims: Sequence[Claim],
+  study: Study[AnyConfig],
   *,
-  quick: Mapping[str, Any],
-  full: Mapping[str, Any] | None = None,
-  complete: Callable[[AnyConfig, set[str]], AnyConfig] = lambda config, _: (
-    config
+  complete: Callable[[AnyConfig, set[str]], AnyConfig] = (
+    lambda config, given: config
   ),
   show: Show[AnyConfig] = lambda config, run, summary: None,
   several_devices: bool = False,
@@ -173,23 +203,24 @@ def main(
   """Runs a study from the command line, and exits.
 
   Args:
-    name: Name of the study, which is the name of its module.
-    measure: Function that measures.
-    small: The default settings.
-    claims: The claims that it judges; `--help` shows them.
-    quick, full: As in `options.define`.
+    study: The study.
     complete: Called with the settings and the names of the flags on the command
-      line; returns the settings to use.
+      line, with those that `--confirm` stands for; returns the settings to use.
     show: As in `run`.
     several_devices: Whether to add the flags of devices and processes. The
       settings must then have a `batch_size`.
   """
   print_lines_at_once()
-  read_flags = options.define(small, quick, full or {})
+  read_flags = options.define(
+    study.config, study.quick, study.full, study.confirm
+  )
   if several_devices:
     connect, read_mesh = processes.define(), devices.define()
   program = sys.modules["__main__"]
-  program.__doc__ = f"{program.__doc__}\nClaims:\n{claiming.explain(claims)}\n"
+  listed = claiming.explain(
+    study.claims, study.checks, dataclasses.asdict(study.config)
+  )
+  program.__doc__ = f"{program.__doc__}\nClaims:\n{listed}\n"
   _show_flags_in_help()
 
   def start(argv: Sequence[str]) -> None:
@@ -200,7 +231,11 @@ def main(
       sys.exit(f"Not a flag: {' '.join(argv[1:])}. See --help.")
     compilation.keep_compiled()
     given = {flag for flag in flags.FLAGS if flags.FLAGS[flag].present}
-    given -= {"quick"} if not flags.FLAGS.quick else set()
+    for preset in ("quick", "confirm"):
+      if preset in given and not flags.FLAGS[preset].value:
+        given.remove(preset)
+    if "confirm" in given:
+      given |= {*study.confirm}
     try:
       config, where = read_flags()
       config = complete(config, given)
@@ -210,8 +245,15 @@ def main(
         connect()
         mesh = read_mesh(config.batch_size)  # type: ignore[attr-defined]
       ending.on_signals()
-      command = command_line(name)
-      run(name, measure, config, where, command=command, mesh=mesh, show=show)
+      run(
+        study.name,
+        study.measure,
+        config,
+        where,
+        command=command_line(study.name),
+        mesh=mesh,
+        show=show,
+      )
     except RefusedError as error:
       sys.exit(str(error))
     except ending.StoppedError as error:

@@ -1,0 +1,54 @@
+"""Where and when a run was made: machine, load, date, commit."""
+
+import datetime
+import os
+import pathlib
+import platform
+import re
+import subprocess
+from typing import Any
+
+
+def current() -> dict[str, Any]:
+  """Returns the processor, its cores, the load, the date and the commit.
+
+  The load is the mean number of running processes in the last minute; a run
+  alone has about one for each core it uses.
+  """
+  return {
+    "processor": _processor(),
+    "cores": os.cpu_count(),
+    "load": round(os.getloadavg()[0], 2),
+    "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+    "commit": _commit(),
+  }
+
+
+def _processor() -> str:
+  try:
+    text = pathlib.Path("/proc/cpuinfo").read_text()
+  except OSError:  # Not Linux.
+    return platform.processor() or platform.machine()
+  found = re.search(r"model name\s*:\s*(.+)", text)
+  return found[1] if found else platform.machine()
+
+
+def _commit() -> str | None:
+  """Returns the commit of the clone, with "+" if files differ from it."""
+  folder = pathlib.Path(__file__).parent
+
+  def git(*arguments: str) -> str:
+    return subprocess.run(
+      ["git", *arguments],
+      cwd=folder,
+      capture_output=True,
+      text=True,
+      check=True,
+    ).stdout.strip()
+
+  try:
+    commit = git("rev-parse", "HEAD")
+    changed = git("status", "--porcelain", "--untracked-files=no", ":/*.py")
+  except (OSError, subprocess.CalledProcessError):  # No clone, or no Git.
+    return None
+  return commit + "+" * bool(changed)

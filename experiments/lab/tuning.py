@@ -1,0 +1,107 @@
+"""Chooses learning rates on other seeds than those that are judged.
+
+An arm is trained at every rate of a grid with the tuning seeds. The rate with
+the lowest mean validation loss is taken. If it is the first or last one, the
+grid grows by its own step until it is not. Then the arm is trained at this rate
+with the seeds of the study, which had no part in the choice.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from absl import logging
+
+from experiments.lab import statistics
+from experiments.lab.run import Parts, Run
+
+SEEDS = (1000, 1001, 1002)
+MOST = 6  # Rates that a grid may grow by.
+
+# `train(rates, seeds)` returns arrays `[rates, seeds, ...]`, of which
+# "validation" is the loss to choose by.
+Train = Callable[[Sequence[float], Sequence[int]], Parts]
+
+
+class Choice(NamedTuple):
+  """The chosen rate of an arm, and what it was chosen from.
+
+  Attributes:
+    rate: The chosen rate.
+    rates: The whole grid, ascending.
+    validation: Mean validation loss at each rate; None if a seed diverged.
+    interior: Whether the grid has worse rates on both sides of the chosen one.
+  """
+
+  rate: float
+  rates: list[float]
+  validation: list[float | None]
+  interior: bool
+
+
+def tuned(
+  run: Run,
+  name: str,
+  train: Train,
+  rates: Sequence[float],
+  seeds: Sequence[int],
+  *,
+  factor: float = 1.0,
+) -> Parts:
+  """Returns the results of an arm at its best rate.
+
+  Args:
+    run: Keeps the results as parts, and records the choice.
+    name: Name of the arm, and of its parts.
+    train: Trains the arm.
+    rates: The grid, ascending, evenly spaced as logarithms; five or more.
+    seeds: Seeds of the study; none of them may be a tuning seed.
+    factor: Multiplies the chosen rate, to see how much depends on it.
+
+  Returns:
+    The arrays of `train` without their axis of rates, and the "rate".
+  """
+  overlap = sorted({*seeds} & {*SEEDS})
+  if overlap:
+    raise ValueError(f"{overlap} are seeds for tuning, not for a study.")
+  choice = chosen(run, name, train, rates)
+  run.record_rates(name, choice)
+  rate = choice.rate * factor
+  found = run.part(name, lambda: train([rate], seeds))
+  arm = {key: values[0] for key, values in found.items()}
+  return arm | {"rate": np.asarray(rate)}
+
+
+def chosen(run: Run, name: str, train: Train, rates: Sequence[float]) -> Choice:
+  """Chooses a rate with the tuning seeds; see `tuned`."""
+  grid = [float(rate) for rate in rates]
+  step = (grid[-1] / grid[0]) ** (1 / (len(grid) - 1))
+  found = run.part(f"{name}_tuning", lambda: train(grid, SEEDS))
+  losses = [*found["validation"]]
+  for count in range(1, MOST + 1):
+    best = statistics.best_rate(np.array(losses))
+    if 0 < best < len(grid) - 1:
+      break
+    rate = grid[0] / step if best == 0 else grid[-1] * step
+    more = run.part(f"{name}_tuning_{count}", _at(train, rate))["validation"]
+    at = 0 if best == 0 else len(grid)
+    grid.insert(at, rate)
+    losses.insert(at, more[0])
+  best = statistics.best_rate(np.array(losses))
+  interior = 0 < best < len(grid) - 1
+  if not interior:
+    logging.warning(
+      "The best rate of %s is at the edge of its grid: %.2g of %.2g to %.2g.",
+      name, grid[best], grid[0], grid[-1],
+    )  # fmt: skip
+  means = [float(np.mean(loss)) for loss in losses]
+  return Choice(
+    grid[best],
+    grid,
+    [mean if np.isfinite(mean) else None for mean in means],
+    interior,
+  )
+
+
+def _at(train: Train, rate: float) -> Callable[[], Parts]:
+  return lambda: train([rate], SEEDS)
