@@ -8,7 +8,7 @@ import optax
 from flax import linen as nn
 
 from experiments.lab.data.arrays import Images
-from experiments.lab.data.batch import Batch
+from experiments.lab.data.batch import Examples
 from experiments.lab.statistics import best_rate
 from experiments.lab.training.batches import Shuffled
 from experiments.lab.training.engine import Engine
@@ -17,10 +17,6 @@ from experiments.lab.training.losses import Loss, cross_entropy
 from experiments.lab.training.step import Records, TrainState, Update
 
 PyTree = Any
-
-# Number of examples for re-estimating batch statistics; more make no visible
-# difference.
-_REESTIMATED = 6_400
 
 
 def classifier(
@@ -38,7 +34,8 @@ def classifier(
     model: Called as `model(inputs, train=...)`, returns logits.
     optimizer: An optax optimizer; from `hyperparams.swept` if each lane has its
       own learning rate.
-    images: Training is on their training set.
+    images: Training is on their training set. If it is of each lane, the lanes
+      are those of the state: `pool.split(seeds, len(rates))`.
     batch_size: Number of examples in a step.
     loss: Loss; None means the cross-entropy without penalties.
     **options: Options of `Engine`.
@@ -79,25 +76,27 @@ def train_at_rates(
   return engine, *engine.train(state, steps)
 
 
-def error(engine: Engine, variables: PyTree, examples: Batch) -> np.ndarray:
+def error(engine: Engine, variables: PyTree, examples: Examples) -> np.ndarray:
   """Returns the share of wrong answers in percent, `[lanes]`."""
   accuracy = engine.evaluate(variables, examples)["accuracy"]
   return 100 * (1 - accuracy)
 
 
-def reestimated(engine: Engine, state: TrainState, examples: Batch) -> PyTree:
-  """Re-estimates batch statistics over the first 6,400 examples.
+def reestimated(
+  engine: Engine, state: TrainState, examples: Examples
+) -> PyTree:
+  """Re-estimates batch statistics over all full minibatches of the examples.
 
   Args:
     engine: From `classifier`.
     state: Gives the variables.
-    examples: Training examples; their minibatches are taken in order.
+    examples: Training examples, of all lanes or of each lane; their minibatches
+      are taken in order.
 
   Returns:
     The variables with the new statistics.
   """
-  size = engine.source.size
-  source = Shuffled(examples.first(_REESTIMATED), size, ordered=True)
+  source = Shuffled(examples, engine.source.size, ordered=True)
   return engine.reestimate(state.variables, source)
 
 
@@ -112,13 +111,15 @@ def results(
 
   Args:
     engine, state: From `train_at_rates`.
-    images: Images, of which the test set is used.
+    images: Images, of which the test set is used, and the validation set if
+      there is one.
     rates: Number of rates.
     **others: More results, `[lanes]`.
 
   Returns:
     Arrays `[rates, seeds]`: "error" in percent, "reestimated", the error with
-    re-estimated batch statistics, and the others.
+    re-estimated batch statistics, and the others; with a validation set also
+    "validation", the cross-entropy on it.
   """
   again = reestimated(engine, state, images.train)
   found = {
@@ -126,6 +127,9 @@ def results(
     "error": error(engine, state.variables, images.test),
     "reestimated": error(engine, again, images.test),
   }
+  if images.validation is not None:
+    metrics = engine.evaluate(state.variables, images.validation)
+    found["validation"] = metrics["loss"]
   return {
     name: np.reshape(values, (rates, -1)) for name, values in found.items()
   }
