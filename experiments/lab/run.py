@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from experiments.lab import claims as claiming
 from experiments.lab.claims import Check, Claim, Finding, Outcome
 from experiments.lab.data import arrays
+from experiments.lab.data.batch import Batch
 from experiments.lab.runs import files, machine
 from experiments.lab.runs.checkpoints import Checkpoints
 from experiments.lab.statistics import Seeds
@@ -148,7 +149,7 @@ class Run:
       recorded["config"]["dataset"] = name
       files.write_record(path, recorded)
 
-  def load_images(self, dataset: str, **options: Any) -> arrays.Images:
+  def load_images(self, dataset: str, **options: Any) -> arrays.Images[Batch]:
     """Loads images onto the devices.
 
     Args:
@@ -164,6 +165,24 @@ class Run:
       train=devices.share(found.train, self.mesh),
       validation=devices.replicate(found.validation, self.mesh),
       test=devices.replicate(found.test, self.mesh),
+    )
+    self.tell(f"{found}. {devices.describe(self.mesh)}.")
+    return found
+
+  def load_pool(self, dataset: str, **options: Any) -> arrays.Pool:
+    """Loads images onto the devices, from which every seed draws its own sets.
+
+    Args:
+      dataset: As in `images.load`.
+      **options: Options of `arrays.load_pool`.
+
+    Raises:
+      RefusedError: The data set does not exist or is not available.
+    """
+    found = arrays.load_pool(dataset, self.data_dir, **options)
+    self.use_data(found.name, found.examples)
+    found = found._replace(
+      examples=devices.replicate(found.examples, self.mesh)
     )
     self.tell(f"{found}. {devices.describe(self.mesh)}.")
     return found

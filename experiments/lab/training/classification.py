@@ -1,14 +1,17 @@
 """The common case: an image classifier with one optimizer."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 import optax
 from flax import linen as nn
 
 from experiments.lab.data.arrays import Images
-from experiments.lab.data.batch import Batch
+from experiments.lab.data.batch import Examples
+from experiments.lab.models import kernels
 from experiments.lab.statistics import best_rate
 from experiments.lab.training.batches import Shuffled
 from experiments.lab.training.engine import Engine
@@ -18,8 +21,8 @@ from experiments.lab.training.step import Records, TrainState, Update
 
 PyTree = Any
 
-# Number of examples for re-estimating batch statistics; more make no visible
-# difference.
+# Examples for re-estimating batch statistics. At small batches more of them
+# would take longer than the training.
 _REESTIMATED = 6_400
 
 
@@ -38,7 +41,8 @@ def classifier(
     model: Called as `model(inputs, train=...)`, returns logits.
     optimizer: An optax optimizer; from `hyperparams.swept` if each lane has its
       own learning rate.
-    images: Training is on their training set.
+    images: Training is on their training set. If it is of each lane, the lanes
+      are those of the state: `pool.split(seeds, len(rates))`.
     batch_size: Number of examples in a step.
     loss: Loss; None means the cross-entropy without penalties.
     **options: Options of `Engine`.
@@ -61,6 +65,8 @@ def train_at_rates(
   seeds: Sequence[int],
   rates: Sequence[float],
   steps: int,
+  gain: float = 1.0,
+  scan: bool = True,
 ) -> tuple[Engine, TrainState, Records]:
   """Trains every seed at every learning rate, all at once.
 
@@ -70,34 +76,44 @@ def train_at_rates(
     seeds: Seeds of the lanes.
     rates: Learning rates; the lanes of one rate are adjacent.
     steps: Number of steps.
+    gain: Factor of the initial kernels.
+    scan: As in `Engine`.
 
   Returns:
     The engine, the final state, and the records of every step.
   """
-  engine = classifier(model, swept(optimizer), images, batch_size=batch_size)
+  engine = classifier(
+    model, swept(optimizer), images, batch_size=batch_size, scan=scan
+  )
   state = engine.init(seeds, learning_rate=rates)
+  if gain != 1:
+    params = jax.jit(kernels.scaled)(state.params, gain)
+    state = dataclasses.replace(state, params=params)
   return engine, *engine.train(state, steps)
 
 
-def error(engine: Engine, variables: PyTree, examples: Batch) -> np.ndarray:
+def error(engine: Engine, variables: PyTree, examples: Examples) -> np.ndarray:
   """Returns the share of wrong answers in percent, `[lanes]`."""
   accuracy = engine.evaluate(variables, examples)["accuracy"]
   return 100 * (1 - accuracy)
 
 
-def reestimated(engine: Engine, state: TrainState, examples: Batch) -> PyTree:
-  """Re-estimates batch statistics over the first 6,400 examples.
+def reestimated(
+  engine: Engine, state: TrainState, examples: Examples
+) -> PyTree:
+  """Re-estimates batch statistics over at most 6,400 of the examples.
 
   Args:
     engine: From `classifier`.
     state: Gives the variables.
-    examples: Training examples; their minibatches are taken in order.
+    examples: Training examples, of all lanes or of each lane; their minibatches
+      are taken in order.
 
   Returns:
     The variables with the new statistics.
   """
-  size = engine.source.size
-  source = Shuffled(examples.first(_REESTIMATED), size, ordered=True)
+  some = examples.first(_REESTIMATED)
+  source = Shuffled(some, engine.source.size, ordered=True)
   return engine.reestimate(state.variables, source)
 
 
@@ -112,13 +128,15 @@ def results(
 
   Args:
     engine, state: From `train_at_rates`.
-    images: Images, of which the test set is used.
+    images: Images, of which the test set is used, and the validation set if
+      there is one.
     rates: Number of rates.
     **others: More results, `[lanes]`.
 
   Returns:
     Arrays `[rates, seeds]`: "error" in percent, "reestimated", the error with
-    re-estimated batch statistics, and the others.
+    re-estimated batch statistics, and the others; with a validation set also
+    "validation", the cross-entropy on it.
   """
   again = reestimated(engine, state, images.train)
   found = {
@@ -126,6 +144,9 @@ def results(
     "error": error(engine, state.variables, images.test),
     "reestimated": error(engine, again, images.test),
   }
+  if images.validation is not None:
+    metrics = engine.evaluate(state.variables, images.validation)
+    found["validation"] = metrics["loss"]
   return {
     name: np.reshape(values, (rates, -1)) for name, values in found.items()
   }

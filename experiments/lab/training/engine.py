@@ -20,7 +20,7 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from experiments.lab.data.batch import Batch
+from experiments.lab.data.batch import Examples
 from experiments.lab.errors import RefusedError
 from experiments.lab.models import norms
 from experiments.lab.training import (
@@ -90,7 +90,7 @@ class Engine:
       compiler_options={"xla_backend_optimization_level": 0},
     )
     self._make_plan = devices.jit(
-      jax.vmap(self._plan_lane, in_axes=(0, None)), mesh
+      jax.vmap(self._plan_lane, in_axes=(0, None, 0)), mesh
     )
     self._take_batch = self.compiled(source.batch, in_axes=(0, None, None))
     self._advance = devices.jit(
@@ -146,13 +146,13 @@ class Engine:
       RefusedError: The lanes do not fit into memory.
     """
 
-    def first_step(data: PyTree) -> TrainState:
+    def first_step(data: PyTree, own: PyTree) -> TrainState:
       state = self.init_lane(jnp.zeros((), jnp.uint32))
       zero = jnp.zeros((), jnp.int32)
-      plan = self._plan_lane(state.key, zero)
+      plan = self._plan_lane(state.key, zero, lanes.one(own, 0))
       return self._step_lane(state, plan, zero, data)[0]
 
-    state = jax.eval_shape(first_step, self.source.data)
+    state = jax.eval_shape(first_step, self.source.data, self.source.own)
     if "batch_stats" in state.collections:
       norms.without_memory(self.model).norm(train=True)  # For `reestimate`.
     memory.check(state, count)
@@ -167,6 +167,9 @@ class Engine:
 
     Returns:
       The new state, and the records of every step.
+
+    Raises:
+      ValueError: The source has examples of another number of lanes.
     """
     if steps < 1:
       raise RefusedError(
@@ -198,7 +201,7 @@ class Engine:
   def evaluate(
     self,
     variables: PyTree,
-    examples: Batch,
+    examples: Examples,
     *,
     size: int | None = None,
     train: bool = False,
@@ -208,7 +211,8 @@ class Engine:
 
     Args:
       variables: Variables of the model, with a leading axis of lanes.
-      examples: Examples, shared by the lanes.
+      examples: A `Batch`, which all lanes share, or `Members`: each lane is
+        evaluated on its own examples.
       size: Batch size; by default `eval_size`. The last batch may be smaller.
       train: Whether the model is in training mode, in which batch norm uses the
         statistics of each batch of this size.
@@ -216,6 +220,9 @@ class Engine:
 
     Returns:
       Means by name, float64.
+
+    Raises:
+      ValueError: The variables and the members have different numbers of lanes.
     """
     size = size or self._eval_size
     return self._evaluator.evaluate(
@@ -230,8 +237,12 @@ class Engine:
     Args:
       variables: Variables of the model, with a leading axis of lanes. Without
         batch statistics they are returned unchanged.
-      source: Source of the batches.
+      source: Source of the batches. All lanes get the same ones, unless each
+        lane has its own examples (`Members`).
       batches: Number of batches; 0 means a period.
+
+    Raises:
+      ValueError: The variables and the members have different numbers of lanes.
     """
     return self._evaluator.reestimate(
       self.model, variables, source, batches or source.period
@@ -251,9 +262,11 @@ class Engine:
     """Returns the gradient of the first loss, for one lane."""
     return step.gradient(self.model, self.updates[0], state, batch)[0]
 
-  def _plan_lane(self, key: jax.Array, number: jax.Array) -> PyTree:
+  def _plan_lane(
+    self, key: jax.Array, number: jax.Array, own: PyTree
+  ) -> PyTree:
     plan_key, _ = jax.random.split(key)
-    return self.source.plan(plan_key, number)
+    return self.source.plan(plan_key, number, own)
 
   def _step_lane(
     self, state: TrainState, plan: PyTree, number: jax.Array, data: PyTree
@@ -269,7 +282,8 @@ class Engine:
     """Returns the plan of a period; consecutive stretches reuse it."""
     known = np.asarray(jax.random.key_data(keys)).tobytes() + b"%d" % number
     if known != self._planned[0]:
-      self._planned = known, self._make_plan(keys, number)
+      lanes.check(self.source.own, len(keys))
+      self._planned = known, self._make_plan(keys, number, self.source.own)
     return self._planned[1]
 
   def _stretch(

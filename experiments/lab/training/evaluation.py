@@ -9,7 +9,7 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from experiments.lab.data.batch import Batch
+from experiments.lab.data.batch import Batch, Choice, Examples, parts
 from experiments.lab.models.norms import without_memory
 from experiments.lab.training import batch_statistics, devices, lanes, losses
 from experiments.lab.training.batches import Source
@@ -36,29 +36,38 @@ class Evaluator:
       self._of_all_lanes, mesh, static_argnums=(0, 1, 2)
     )
     self._of_batch = devices.jit(
-      self._of_batch_lanes, mesh, static_argnums=(0, 1)
+      self._of_batch_lanes, mesh, static_argnums=(0, 1, 2)
     )
 
   def evaluate(
     self,
     model: nn.Module,
     variables: PyTree,
-    examples: Batch,
+    examples: Examples,
     *,
     size: int,
     train: bool,
   ) -> dict[str, np.ndarray]:
     """Returns the mean metrics `[lanes]`; see `Engine.evaluate`."""
+    shared, own = parts(examples)
+    lanes.check(own, len(jax.tree.leaves(variables)[0]))
     if self._scan:
-      sums = self._of_all(model, train, size, variables, examples)
+      sums = self._of_all(model, train, size, variables, own, shared)
     else:
+      count = examples.num_examples
       sums = jax.tree.map(
-        lambda *parts: sum(parts),
+        lambda *batches: sum(batches),
         *(
           self._of_batch(
-            model, train, variables, examples.some(slice(start, start + size))
+            model,
+            train,
+            min(size, count - start),
+            variables,
+            own,
+            shared,
+            start,
           )
-          for start in range(0, len(examples.targets), size)
+          for start in range(0, count, size)
         ),
       )
     if (np.asarray(sums["count"]) != examples.total).any():
@@ -73,6 +82,7 @@ class Evaluator:
     """Returns variables with new statistics; see `Engine.reestimate`."""
     if "batch_stats" not in variables:
       return variables
+    lanes.check(source.own, len(jax.tree.leaves(variables)[0]))
     forgetful = without_memory(model)
     key = devices.replicate(jax.random.key(0), self._mesh)
 
@@ -89,11 +99,15 @@ class Evaluator:
       _, changed, _ = self._loss(forgetful, variables, batch, no_key, True)
       return batch_statistics.add(pooled, changed["batch_stats"])
 
-    in_axes = (0, 0, None, None, None)
+    plan_of, plan_axis = source.plan, None
+    if source.own is not None:
+      plan_of = lanes.vmapped(source.plan, in_axes=(None, None, 0))
+      plan_axis = 0
+    make_plan = devices.jit(plan_of, self._mesh)
+    in_axes = (0, 0, plan_axis, None, None)
     add_batch = devices.jit(
       self._over_lanes(add, in_axes), self._mesh, donate_argnums=0
     )
-    make_plan = devices.jit(source.plan, self._mesh)
     start, finish = (
       devices.jit(jax.vmap(function), self._mesh)
       for function in (batch_statistics.start, batch_statistics.finish)
@@ -102,7 +116,7 @@ class Evaluator:
     for number in range(batches):
       period, step = divmod(number, source.period)
       if step == 0:
-        plan = make_plan(key, period)
+        plan = make_plan(key, period, source.own)
       pooled = add_batch(pooled, variables, plan, step, source.data)
     return {**variables, "batch_stats": finish(pooled)}
 
@@ -112,42 +126,49 @@ class Evaluator:
     train: bool,
     size: int,
     variables: PyTree,
-    examples: Batch,
+    own: Choice | None,
+    shared: Batch,
   ) -> dict[str, jax.Array]:
-    whole, rest = divmod(len(examples.targets), size)
-
-    def of_lane(variables: PyTree, examples: Batch) -> dict[str, jax.Array]:
-      sums = functools.partial(self._sums, model, train, variables)
+    def of_lane(
+      variables: PyTree, own: Choice | None, shared: Batch
+    ) -> dict[str, jax.Array]:
+      def sums(size: int, start: int | jax.Array) -> dict[str, jax.Array]:
+        return self._sums(model, train, size, variables, own, shared, start)
 
       def add(number: jax.Array, total: PyTree) -> PyTree:
-        batch = jax.tree.map(
-          lambda array: jax.lax.dynamic_slice_in_dim(
-            array, number * size, size
-          ),
-          examples,
-        )
-        return jax.tree.map(jnp.add, total, sums(batch))
+        return jax.tree.map(jnp.add, total, sums(size, number * size))
 
-      shapes = jax.eval_shape(sums, examples.first(size))
+      count = len(shared.targets if own is None else own.indices)
+      whole, rest = divmod(count, size)
+      shapes = jax.eval_shape(functools.partial(sums, size), 0)
       total = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
       if whole:
         total = jax.lax.fori_loop(0, whole, add, total)
       if rest:
-        last = sums(examples.some(slice(whole * size, None)))
-        total = jax.tree.map(jnp.add, total, last)
+        total = jax.tree.map(jnp.add, total, sums(rest, whole * size))
       return total
 
-    return lanes.vmapped(of_lane, in_axes=(0, None))(variables, examples)
+    return lanes.vmapped(of_lane, (0, 0, None))(variables, own, shared)
 
   def _of_batch_lanes(
-    self, model: nn.Module, train: bool, variables: PyTree, batch: Batch
+    self, model: nn.Module, train: bool, size: int, *args: Any
   ) -> dict[str, jax.Array]:
-    sums = functools.partial(self._sums, model, train)
-    return lanes.unrolled(sums, in_axes=(0, None))(variables, batch)
+    sums = functools.partial(self._sums, model, train, size)
+    return lanes.unrolled(sums, in_axes=(0, 0, None, None))(*args)
 
   def _sums(
-    self, model: nn.Module, train: bool, variables: PyTree, batch: Batch
+    self,
+    model: nn.Module,
+    train: bool,
+    size: int,
+    variables: PyTree,
+    own: Choice | None,
+    shared: Batch,
+    start: int | jax.Array,
   ) -> dict[str, jax.Array]:
+    """Returns the sums over `size` examples of a lane, from `start` on."""
+    chosen = start + jnp.arange(size)
+    batch = shared.some(chosen) if own is None else own.some(chosen).of(shared)
     batch = devices.split(batch, self._mesh)
     key = jax.random.key(0)
     return self._loss(model, variables, batch, key, train)[2]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from experiments.lab.data.batch import Batch
+from experiments.lab.data.batch import Examples
 from experiments.lab.training import devices, stopping
 from experiments.lab.training.engine import Engine
 from experiments.lab.training.step import TrainState
@@ -83,7 +83,7 @@ def start(engine: Engine, seeds: Sequence[int]) -> Progress:
 def fit(
   engine: Engine,
   progress: Progress,
-  validation: Batch,
+  validation: Examples,
   schedule: Schedule,
   *,
   measure: Callable[[TrainState], dict[str, Any]] = lambda state: {},
@@ -94,7 +94,7 @@ def fit(
     engine: Engine that trains.
     progress: Start or continuation. It is donated, and so is every yielded
       progress when the iteration continues.
-    validation: Validation set on the device, shared by all lanes.
+    validation: Validation set on the device, of all lanes or of each lane.
     schedule: When to evaluate and when to stop.
     measure: Called after each stretch; returns more metrics, each `[lanes]`.
 

@@ -63,6 +63,22 @@ def unrolled(
   return mapped
 
 
+def check(own: PyTree, count: int) -> None:
+  """Raises ValueError if arrays of lanes have another number of lanes.
+
+  Args:
+    own: Arrays with a leading axis of lanes; None fits any number.
+    count: Number of lanes of the state or the variables.
+  """
+  found = {len(leaf) for leaf in jax.tree.leaves(own)} - {count}
+  if found:
+    raise ValueError(
+      f"The examples are those of {found.pop()} lanes, but there are {count}"
+      " lanes to train or evaluate; split the pool by the same seeds, and by"
+      " the same number of rates."
+    )
+
+
 def one(tree: PyTree, lane: int) -> PyTree:
   """Returns the arrays of one lane."""
   return jax.tree.map(lambda leaf: leaf[lane], tree)

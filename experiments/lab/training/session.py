@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from experiments.lab.data.batch import Batch
+from experiments.lab.data.batch import Examples
 from experiments.lab.runs.checkpoints import Checkpoint, Checkpoints
 from experiments.lab.runs.metrics import MetricsLog
 from experiments.lab.runs.progress import progress as progress_bar
@@ -123,7 +123,7 @@ class Session:
     engine: Engine,
     *,
     seeds: range,
-    validation: Batch,
+    validation: Examples,
     schedule: Schedule,
     style: Style,
     measure: Callable[[Any], dict[str, Any]] = lambda state: {},
