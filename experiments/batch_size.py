@@ -192,9 +192,7 @@ def measure(config: Config, run: Run) -> None:
   for arm in arms(config):
     part = functools.partial(train, arm, config, pool)
     name = "_".join(map(str, arm))
-    found[arm] = tuning.tuned(
-      run, name, part, RATES, config.seed_numbers, factor=config.rate_factor
-    )
+    found[arm] = tuning.tuned(run, name, part, RATES, config)
   for model in MODELS:
     _show(found, model)
   judge(found, run)
@@ -296,7 +294,13 @@ STUDY = study.Study(
   measure,
   Config(),
   CLAIMS,
-  quick={"seeds": 2, "examples": 640, "batch_sizes": (2, 8, 32)},
+  quick={
+    "seeds": 2,
+    "tuning_seeds": 1,
+    "examples": 640,
+    "batch_sizes": (2, 8, 32),
+    "channels": (4, 4),
+  },
   full={"examples": 600_000, "halve": False},
   confirm={"seed": 100, "seeds": 20},
 )

@@ -115,9 +115,15 @@ class HalvedImageConfig(ImageConfig):
 class TunedConfig(HalvedImageConfig):
   """Settings of a study that chooses a learning rate for every arm.
 
-  Two of them exist to see how much a verdict depends on them (`--sensitivity`).
+  `rate_factor` and `gain` exist to see how much a verdict depends on them.
   """
 
+  tuning_seeds: int = option(
+    3,
+    "Number of seeds that choose the learning rate of every arm; they are not"
+    " among those that are judged.",
+    flags.IntegerParser(lower_bound=1, upper_bound=3),
+  )
   rate_factor: float = option(
     1.0, "Factor of the learning rates after they are chosen.", POSITIVE
   )

@@ -6,6 +6,7 @@ grid grows by its own step until it is not. Then the arm is trained at this rate
 with the seeds of the study, which had no part in the choice.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -13,10 +14,13 @@ import numpy as np
 from absl import logging
 
 from experiments.lab import statistics
+from experiments.lab.errors import RefusedError
+from experiments.lab.options import TunedConfig
 from experiments.lab.run import Parts, Run
 
 SEEDS = (1000, 1001, 1002)
 MOST = 6  # Rates that a grid may grow by.
+_BY = "validation"
 
 # `train(rates, seeds)` returns arrays `[rates, seeds, ...]`, of which
 # "validation" is the loss to choose by.
@@ -44,9 +48,7 @@ def tuned(
   name: str,
   train: Train,
   rates: Sequence[float],
-  seeds: Sequence[int],
-  *,
-  factor: float = 1.0,
+  config: TunedConfig,
 ) -> Parts:
   """Returns the results of an arm at its best rate.
 
@@ -55,45 +57,59 @@ def tuned(
     name: Name of the arm, and of its parts.
     train: Trains the arm.
     rates: The grid, ascending, evenly spaced as logarithms; five or more.
-    seeds: Seeds of the study; none of them may be a tuning seed.
-    factor: Multiplies the chosen rate, to see how much depends on it.
+    config: Gives the seeds to judge, and how many to choose with.
 
   Returns:
     The arrays of `train` without their axis of rates, and the "rate".
+
+  Raises:
+    RefusedError: A seed of the study is one for choosing.
   """
-  overlap = sorted({*seeds} & {*SEEDS})
+  overlap = sorted({*config.seed_numbers} & {*SEEDS})
   if overlap:
-    raise ValueError(f"{overlap} are seeds for tuning, not for a study.")
-  choice = chosen(run, name, train, rates)
+    raise RefusedError(
+      f"The seeds {overlap} choose learning rates, so they cannot be judged;"
+      " use another --seed."
+    )
+  choice = chosen(run, name, train, rates, SEEDS[: config.tuning_seeds])
   run.record_rates(name, choice)
-  rate = choice.rate * factor
-  found = run.part(name, lambda: train([rate], seeds))
+  rate = choice.rate * config.rate_factor
+  found = run.part(name, lambda: train([rate], config.seed_numbers))
   arm = {key: values[0] for key, values in found.items()}
   return arm | {"rate": np.asarray(rate)}
 
 
-def chosen(run: Run, name: str, train: Train, rates: Sequence[float]) -> Choice:
-  """Chooses a rate with the tuning seeds; see `tuned`."""
+def chosen(
+  run: Run,
+  name: str,
+  train: Train,
+  rates: Sequence[float],
+  seeds: Sequence[int] = SEEDS,
+) -> Choice:
+  """Chooses a rate; see `tuned`."""
   grid = [float(rate) for rate in rates]
   step = (grid[-1] / grid[0]) ** (1 / (len(grid) - 1))
-  found = run.part(f"{name}_tuning", lambda: train(grid, SEEDS))
-  losses = [*found["validation"]]
+  losses = [*run.part(f"{name}_tuning", lambda: train(grid, seeds))[_BY]]
   for count in range(1, MOST + 1):
     best = statistics.best_rate(np.array(losses))
     if 0 < best < len(grid) - 1:
       break
     rate = grid[0] / step if best == 0 else grid[-1] * step
-    more = run.part(f"{name}_tuning_{count}", _at(train, rate))["validation"]
+    more = functools.partial(train, [rate], seeds)
+    (loss,) = run.part(f"{name}_tuning_{count}", more)[_BY]
     at = 0 if best == 0 else len(grid)
     grid.insert(at, rate)
-    losses.insert(at, more[0])
+    losses.insert(at, loss)
   best = statistics.best_rate(np.array(losses))
   interior = 0 < best < len(grid) - 1
   if not interior:
     logging.warning(
       "The best rate of %s is at the edge of its grid: %.2g of %.2g to %.2g.",
-      name, grid[best], grid[0], grid[-1],
-    )  # fmt: skip
+      name,
+      grid[best],
+      grid[0],
+      grid[-1],
+    )
   means = [float(np.mean(loss)) for loss in losses]
   return Choice(
     grid[best],
@@ -101,7 +117,3 @@ def chosen(run: Run, name: str, train: Train, rates: Sequence[float]) -> Choice:
     [mean if np.isfinite(mean) else None for mean in means],
     interior,
   )
-
-
-def _at(train: Train, rate: float) -> Callable[[], Parts]:
-  return lambda: train([rate], SEEDS)
