@@ -1,79 +1,45 @@
-"""Runs every study and collects its verdicts into a table.
+"""Runs every study and collects its verdicts.
 
     python -m experiments.all
     python -m experiments.all --dataset=digits --jobs=2
+    python -m experiments.all --confirm
     python -m experiments.all --quick
 
 Each study runs in its own process and in its own folder of the workdir;
 --resume runs only the studies that are not finished. At the end all verdicts
-are printed, and studies.md is written to the workdir. A run of all studies also
-replaces the results on the same data in docs/studies.md and their figures in
-docs/studies/; --quick does not change docs/.
+are printed, and studies.md is written to the workdir. With --confirm, the seeds
+are those of experiments/REGISTERED.md; what was found is then added to results/,
+and docs/studies.md, its figures and the table in README.md are made from there.
 """
 
 import dataclasses
 import os
 import pathlib
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent import futures
-from typing import Any, NamedTuple
 
 from absl import app, flags
 
+from experiments import catalog, results
 from experiments.lab import pages, study
-from experiments.lab.claims import Finding
+from experiments.lab import results as recorded
 from experiments.lab.errors import RefusedError
 from experiments.lab.runs import ending, files, workdir
 
-
-class Study(NamedTuple):
-  """How a study is run.
-
-  Attributes:
-    module: Name of the module in this folder.
-    flags: Flags that select the study.
-    images: Whether it takes --dataset.
-    whole: More flags, except with --quick.
-  """
-
-  module: str
-  flags: tuple[str, ...] = ()
-  images: bool = True
-  whole: tuple[str, ...] = ()
-
-
-# Short and exact studies first.
-STUDIES: Mapping[str, Study] = {
-  "internals": Study("internals", images=False),
-  "moons": Study("moons", images=False),
-  "mnist": Study(
-    "mnist", whole=("--norm=none,ln,rms,bn,gn", "--seeds=5")
-  ),
-  **{
-    name: Study(name)
-    for name in (
-      "scale_invariance", "position", "lr_range", "deep_sigmoid", "smoothness",
-      "batch_size", "regularize",
-    )
-  },
-  **{
-    f"transformer_{name}": Study(
-      "transformer", (f"--study={name}",), images=False
-    )
-    for name in ("warmup", "depth", "norms", "batch_norm")
-  },
-}  # fmt: skip
 _PATIENCE_SECONDS = 10.0  # For a study that is to end.
-DOCS = pathlib.Path(__file__).parents[1] / "docs"
 
 _QUICK = flags.DEFINE_bool(
   "quick", False, "Only check that the suite runs; the numbers mean little."
+)
+_CONFIRM = flags.DEFINE_bool(
+  "confirm",
+  False,
+  "Use the registered seeds, and write results/ and docs/; this takes hours.",
 )
 _DATASET = flags.DEFINE_string(
   "dataset",
@@ -86,8 +52,8 @@ _JOBS = flags.DEFINE_integer(
 )
 _STUDIES = flags.DEFINE_list(
   "studies",
-  list(STUDIES),
-  f"The studies to run, separated by commas. There are {', '.join(STUDIES)}.",
+  list(catalog.ENTRIES),
+  f"The studies to run, separated by commas. There are {', '.join(catalog.ENTRIES)}.",
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Folder for the results; by default a new one in runs/."
@@ -95,15 +61,6 @@ _WORKDIR = flags.DEFINE_string(
 _RESUME = flags.DEFINE_bool(
   "resume", False, "Run only the studies that are not finished in --workdir."
 )
-
-
-def arguments(name: str, *, dataset: str, quick: bool) -> list[str]:
-  """Returns the flags of a study, without the flags of its files."""
-  entry = STUDIES[name]
-  chosen = [*entry.flags, *(("--quick",) if quick else entry.whole)]
-  if entry.images and dataset != "auto":
-    chosen.append(f"--dataset={dataset}")
-  return chosen
 
 
 class Children:
@@ -159,7 +116,7 @@ def execute(
     return ""
   began = time.perf_counter()
   output = folder.parent / f"{name}.txt"
-  module = f"experiments.{STUDIES[name].module}"
+  module = f"experiments.{catalog.ENTRIES[name].module}"
   arguments = *flags_, f"--workdir={folder}", "--resume"
   failed = children.run([sys.executable, "-m", module, *arguments], output)
   if children.stopped:
@@ -172,29 +129,13 @@ def execute(
   return f"{name} failed; its output is in {output} and ends with:\n{last}"
 
 
-def write_docs(
-  summaries: Sequence[Mapping[str, Any]],
-  root: pathlib.Path,
-  docs: pathlib.Path = DOCS,
-) -> None:
-  """Replaces the results on the same data in docs/studies.md, with figures."""
-  data = pages.data_of(summaries)
-  page = docs / "studies.md"
-  text = pages.replace_results(page.read_text(), summaries, data)
-  files.write_bytes(page, text.encode())
-  for summary in summaries:
-    for name in summary["figures"]:
-      target = docs / "studies" / data / f"{summary['study']}_{name}"
-      target.parent.mkdir(parents=True, exist_ok=True)
-      shutil.copyfile(root / summary["study"] / name, target)
-
-
 @dataclasses.dataclass(frozen=True)
 class Config:
   """What the suite runs."""
 
   dataset: str
   quick: bool
+  confirm: bool
   studies: tuple[str, ...]
 
 
@@ -215,7 +156,12 @@ def run(
   children = Children()
 
   def one(name: str) -> str:
-    chosen = arguments(name, dataset=config.dataset, quick=config.quick)
+    chosen = catalog.arguments(
+      name,
+      dataset=config.dataset,
+      quick=config.quick,
+      confirm=config.confirm,
+    )
     return execute(name, root / name, chosen, children)
 
   def advice() -> str:
@@ -243,34 +189,41 @@ def run(
 
 
 def collect(config: Config, root: pathlib.Path) -> None:
-  """Prints the verdicts, and writes them to studies.md and to docs/."""
-  summaries = [
-    {**summary, "study": name}
+  """Prints the verdicts, and writes them to studies.md, results/ and docs/."""
+  found = {
+    name: {recorded.data_of(summary): summary}
     for name in config.studies
     if (summary := workdir.summary(root / name))
-  ]
-  text = pages.page(summaries, pages.data_of(summaries))
-  files.write_bytes(root / "studies.md", f"{text}\n".encode())
-  for summary in summaries:
-    print(f"\n{summary['study']}")
-    for finding in summary["findings"]:
-      print(Finding(**finding))
-  if not config.quick and {summary["study"] for summary in summaries} == {
-    *STUDIES
-  }:
-    write_docs(summaries, root)
-    print(f"Wrote {os.path.relpath(DOCS / 'studies.md')}")
+  }
+  files.write_bytes(root / "studies.md", pages.page(found, {}).encode())
+  for name, records in found.items():
+    print(f"\n{name}")
+    for record in records.values():
+      print(pages.listed(record))
+  minutes = sum(
+    record["minutes"]
+    for records in found.values()
+    for record in records.values()
+  )
+  print(f"\n{len(found)} studies, {minutes:.0f} minutes of training.")
+  if config.confirm and not config.quick:
+    for name in found:
+      print(f"Wrote {os.path.relpath(results.add(root / name))}")
+    results.write_pages()
+    print("Wrote docs/studies.md and the table in README.md")
 
 
 def main(argv: Sequence[str]) -> None:
   """Runs the suite from the command line."""
   names: list[str] = _STUDIES.value
-  unknown = sorted({*argv[1:], *names} - {*STUDIES})
+  unknown = sorted({*argv[1:], *names} - {*catalog.ENTRIES})
   if not names:
-    sys.exit(f"--studies names none; there are {', '.join(STUDIES)}.")
+    sys.exit(f"--studies names none; there are {', '.join(catalog.ENTRIES)}.")
   if unknown or len(argv) > 1:
-    sys.exit(f"Not a study: {', '.join(unknown)}; there are {[*STUDIES]}.")
-  config = Config(_DATASET.value, _QUICK.value, tuple(names))
+    sys.exit(
+      f"Not a study: {', '.join(unknown)}; there are {[*catalog.ENTRIES]}."
+    )
+  config = Config(_DATASET.value, _QUICK.value, _CONFIRM.value, tuple(names))
   where = workdir.Files(_WORKDIR.value or None, _RESUME.value)
   command = study.command_line("all")
   try:

@@ -24,6 +24,7 @@ ImageNet, 23.6 / 24.1 % (batch / group norm) with 32 images for each GPU and
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -49,7 +50,7 @@ from experiments.lab.training import classification
 RATES = tuple(10 ** (np.arange(-4, 1) / 2))  # At a batch of 32.
 CNN_SIZES, CNN_NORMS = (2, 32), ("bn", "gn")
 
-_POINTS = {
+_POINTS: Mapping[str, Any] = {
   "source": "Wu & He 2018, table 2",
   "quantity": "test error",
   "analysis": Difference(),
@@ -74,7 +75,7 @@ WORSE_REESTIMATED = Claim(
   samples=("bn at 2, re-estimated", "gn at 2"),
   criterion=Effect(5),
   why="as with running statistics: it is training that fails, not evaluation",
-  **_POINTS | {"source": "ours: the source does not re-estimate"},
+  **{**_POINTS, "source": "ours: the source does not re-estimate"},
 )
 NO_WORSE = Claim(
   "no_worse_at_32",
@@ -115,8 +116,11 @@ POSITIONS_HELP = Claim(
   samples=("bn - gn at 2, cnn", "bn - gn at 2, MLP"),
   criterion=Effect(-5),
   why="the margin of the loss itself",
-  **_POINTS
-  | {"source": "ours, from a pilot", "quantity": "difference of test errors"},
+  **{
+    **_POINTS,
+    "source": "ours, from a pilot",
+    "quantity": "difference of test errors",
+  },
 )
 CLAIMS = (
   *(WORSE, WORSE_REESTIMATED, NO_WORSE, *SAME.values()),

@@ -136,10 +136,9 @@ class Ratio:
     found = _estimate(logs)
     return dataclasses.replace(
       found,
-      **{
-        name: math.exp(getattr(found, name))
-        for name in ("center", "low", "high")
-      },
+      center=math.exp(found.center),
+      low=math.exp(found.low),
+      high=math.exp(found.high),
       test=lambda ratio: found.test(math.log(ratio)),
       effect=lambda ratio: found.effect(math.log(ratio)),
     )

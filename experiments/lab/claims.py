@@ -160,10 +160,8 @@ class Finding(NamedTuple):
     text = f"{self.measured}: {self.number}, to be {self.rule}; {self.evidence}"
     if self.remark:
       text += f"; {self.remark}"
-    indent = {"initial_indent": "  ", "subsequent_indent": "  "}
-    return (
-      f"{self.verdict}: {self.sentence}\n{textwrap.fill(text, 80, **indent)}"
-    )
+    text = textwrap.fill(text, 80, initial_indent="  ", subsequent_indent="  ")
+    return f"{self.verdict}: {self.sentence}\n{text}"
 
 
 def judged(

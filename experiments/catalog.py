@@ -1,0 +1,75 @@
+"""The studies, how each is run, and what each declares."""
+
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from experiments.lab.study import Study
+
+
+class Entry(NamedTuple):
+  """How a study is run.
+
+  Attributes:
+    module: Name of the module in this folder.
+    flags: Flags that select the study.
+    images: Whether it takes --dataset.
+    whole: More flags, except with --quick and --confirm.
+  """
+
+  module: str
+  flags: tuple[str, ...] = ()
+  images: bool = True
+  whole: tuple[str, ...] = ()
+
+  @property
+  def command(self) -> str:
+    return " ".join(["python -m", f"experiments.{self.module}", *self.flags])
+
+
+# Short and exact studies first.
+ENTRIES: Mapping[str, Entry] = {
+  "internals": Entry("internals", images=False),
+  "moons": Entry("moons", images=False),
+  "mnist": Entry("mnist", whole=("--norm=none,ln,rms,bn,gn", "--seeds=5")),
+  **{
+    name: Entry(name)
+    for name in (
+      "scale_invariance", "position", "lr_range", "deep_sigmoid", "smoothness",
+      "batch_size", "regularize",
+    )
+  },
+  **{
+    f"transformer_{name}": Entry(
+      "transformer", (f"--study={name}",), images=False
+    )
+    for name in ("warmup", "depth", "norms", "batch_norm")
+  },
+}  # fmt: skip
+
+
+def arguments(
+  name: str, *, dataset: str, quick: bool = False, confirm: bool = False
+) -> list[str]:
+  """Returns the flags of a study, without the flags of its files."""
+  entry = ENTRIES[name]
+  presets = [*["--confirm"] * confirm, *["--quick"] * quick]
+  chosen = [*entry.flags, *(presets or entry.whole)]
+  if entry.images and dataset != "auto":
+    chosen.append(f"--dataset={dataset}")
+  return chosen
+
+
+def declared(name: str) -> Study[Any]:
+  """Returns what a study declares: its claims, checks and settings.
+
+  A module has one `STUDY`, or several by name in `STUDIES`.
+  """
+  module = f"experiments.{ENTRIES[name].module}"
+  found = importlib.util.find_spec(module)
+  if found is not None and found.submodule_search_locations:
+    module += ".__main__"
+  program = importlib.import_module(module)
+  studies: Mapping[str, Study[Any]] = getattr(program, "STUDIES", {})
+  return studies[name] if studies else program.STUDY

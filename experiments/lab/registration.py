@@ -1,0 +1,116 @@
+"""The text of experiments/REGISTERED.md, made from what studies declare."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.lab import statistics, tuning
+from experiments.lab.claims import Claim, Ratio
+from experiments.lab.study import Study
+from experiments.lab.tables import table
+
+_SHARE = 0.8
+
+
+def text(studies: Mapping[str, Study[Any]], commands: Mapping[str, str]) -> str:
+  """Returns the whole page.
+
+  Args:
+    studies: The studies by name.
+    commands: Command of each, without --confirm.
+  """
+  headlines = [
+    f"`{name}/{claim.name}`"
+    for name, study in studies.items()
+    for claim in study.claims
+    if claim.headline
+  ]
+  intro = f"""# Registered claims
+
+`python -m experiments.registered` writes this page from the claims that the
+studies declare. It is committed before the runs that decide, so that nobody can
+choose a claim, a margin or an analysis after a look at them. The commit of each
+run is in its file in [results/](../results).
+
+- **Seeds.** Pilots used the seeds 0 to 4, and the spreads below come from them.
+  The runs that decide use the seeds from 100 on (`--confirm`). A seed
+  determines initialization, order of the data and, for images, which images are
+  for training, validation and test.
+- **Learning rates** are chosen for every arm by the validation loss of the
+  seeds {", ".join(map(str, tuning.SEEDS))}, which are not judged. A grid whose
+  best rate is its first or last one grows.
+- **Number of seeds.** 20 for the headline claims, 10 for the others. "Resolved"
+  is the distance from the margin that these seeds resolve in {_SHARE:.0%} of
+  the runs, with the pilot's spread, after Holm's correction (noncentral t).
+- **Analysis.** Seeds are paired. The interval of a mean is Student's t, or the
+  studentized bootstrap with five to nine seeds or if the sample is skewed
+  (skewness beyond 1). Ratios are analysed as logarithms. Numbers of seeds that
+  diverged count as the cap where there is one; otherwise the median is judged
+  by ranks. Holm's correction is for all claims of a study on one data set.
+- **Verdicts.** CONFIRMED: beyond the margin. SMALLER THAN CLAIMED: there is an
+  effect, but it does not reach the margin. REFUTED: the opposite. UNRESOLVED:
+  the data do not decide.
+
+Headline claims: {", ".join(headlines)}.
+"""
+  sections = [
+    _section(name, study, commands[name]) for name, study in studies.items()
+  ]
+  return "\n".join([intro, *sections])
+
+
+def _section(name: str, study: Study[Any], command: str) -> str:
+  lines = [f"## {name}", "", f"`{command} --confirm`"]
+  seeds = study.confirm.get("seeds", study.config.seeds)
+  first = study.confirm.get("seed", study.config.seed)
+  if study.claims:
+    lines[-1] += f", seeds {first} to {first + seeds - 1}"
+  if study.demonstration:
+    lines += [
+      "",
+      f"A demonstration, which does not count: {study.demonstration}",
+    ]
+  lines += ["", study.design.strip().split("\n\n", 1)[1].rstrip(), ""]
+  settings = {**dataclasses.asdict(study.config), **study.confirm}
+  for claim in study.claims:
+    lines += [_entry(claim, settings, seeds, len(study.claims)), ""]
+  if study.checks:
+    rows = [
+      [check.sentence, check.source, f"{check.quantity} {check.criterion}"]
+      for check in study.checks
+    ]
+    lines += [table(rows, ["check", "source", "criterion"]), ""]
+  return "\n".join(lines)
+
+
+def _entry(
+  claim: Claim, settings: Mapping[str, Any], seeds: int, claims: int
+) -> str:
+  """Returns the lines of one claim."""
+  lines = [
+    f"- **{claim.name}**{' (headline)' * claim.headline}:"
+    f" {claim.said(settings)}.",
+    f"  - Source: {claim.source}.",
+    f"  - Quantity: {claim.measured}; {claim.analysis}; to be {claim.rule}.",
+    f"  - Why this margin: {claim.why}.",
+    f"  - Resolved: {_resolved(claim, seeds, claims)}.",
+  ]
+  if claim.pilot:
+    lines.append(f"  - Pilot: {claim.pilot}.")
+  return "\n".join(lines)
+
+
+def _resolved(claim: Claim, seeds: int, claims: int) -> str:
+  if claim.spread is None:
+    return "no spread is known"
+  level = statistics.LEVEL / claims
+  parts = []
+  for count in dict.fromkeys((seeds, 5)):
+    distance = claim.spread * statistics.resolved_by(count, _SHARE, level)
+    if isinstance(claim.analysis, Ratio):
+      parts.append(f"a factor of {math.exp(distance):.2g} with {count} seeds")
+    else:
+      unit = f" {claim.unit}".rstrip()
+      parts.append(f"{distance:.2g}{unit} with {count} seeds")
+  return f"{', '.join(parts)} (spread {claim.spread:.2g})"

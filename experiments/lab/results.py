@@ -1,0 +1,161 @@
+"""Results as data: `results/STUDY/DATA.json`, and what can be made of them.
+
+A file holds what a reader needs to judge again without training: the samples of
+every claim, a number per seed, with the rates that were chosen, the versions,
+the machine and the commit. Verdicts in docs/ are made from these files.
+"""
+
+import math
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from experiments.lab import claims as claiming
+from experiments.lab.claims import Finding
+from experiments.lab.errors import RefusedError
+from experiments.lab.runs import files
+from experiments.lab.study import Study
+
+FOLDER = pathlib.Path(__file__).parents[2] / "results"
+# No pilot has used this seed or a later one.
+FIRST_SEED = 100
+
+Record = Mapping[str, Any]
+# Records by study and data.
+Results = Mapping[str, Mapping[str, Record]]
+
+_KEPT = (
+  *("study", "command", "data", "config", "versions", "machine", "minutes"),
+  *("rates", "findings", "checks", "figures"),
+)
+_DIGITS = 1e-6  # Relative; SciPy's distributions differ by less.
+
+
+def of_summary(name: str, summary: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the record of a finished run.
+
+  Args:
+    name: Name of the study in the catalog.
+    summary: Its summary.
+
+  Raises:
+    RefusedError: The run used seeds that pilots may have seen.
+  """
+  seed = summary["config"]["seed"]
+  if summary["findings"] and seed < FIRST_SEED:
+    raise RefusedError(
+      f"The run of {name} began at seed {seed}. Verdicts need seeds from"
+      f" {FIRST_SEED} on, which no pilot has seen: run it with --confirm."
+    )
+  return {key: summary[key] for key in _KEPT} | {"study": name}
+
+
+def data_of(record: Record) -> str:
+  """Returns the name of the data; "none" for studies without data."""
+  return (record["data"] or "none").replace("/", "_")
+
+
+def write(record: Record, folder: pathlib.Path = FOLDER) -> pathlib.Path:
+  """Writes a record; it replaces that of the same study and data."""
+  path = folder / record["study"] / f"{data_of(record)}.json"
+  files.write_record(path, record)
+  return path
+
+
+def read(names: Iterable[str], folder: pathlib.Path = FOLDER) -> Results:
+  """Returns all records, by study in the given order and by data.
+
+  Raises:
+    DamagedError: A file was changed by hand.
+  """
+  found: dict[str, dict[str, Record]] = {}
+  for name in names:
+    for path in sorted((folder / name).glob("*.json")):
+      record = files.read_record(path)
+      assert record is not None, "it was listed"
+      found.setdefault(name, {})[path.stem] = record
+  return found
+
+
+def judged_again(record: Record, study: Study[Any]) -> list[Finding]:
+  """Judges the samples of a record by the claims as they are declared now.
+
+  Raises:
+    RefusedError: A claim or a sample is not declared any more.
+  """
+  declared = {claim.name: claim for claim in study.claims}
+  samples = []
+  for found in record["findings"]:
+    claim = declared.get(found["claim"])
+    if claim is None or list(claim.samples) != list(found["values"]):
+      raise RefusedError(
+        f"results/{record['study']} has a claim {found['claim']} on"
+        f" {', '.join(found['values'])}, which the study does not declare any"
+        " more. Run the study again with --confirm."
+      )
+    samples.append((claim, list(found["values"].values())))
+  return claiming.judged(samples, record["config"])
+
+
+def differences(record: Record, study: Study[Any]) -> list[str]:
+  """Returns what judging again changes, one sentence for each entry."""
+  changes = []
+  again = judged_again(record, study)
+  for old, new in zip(record["findings"], again, strict=True):
+    for name, value in new._asdict().items():
+      if name != "values" and not _equal(old[name], files.plain(value)):
+        changes.append(
+          f"{record['study']}/{new.claim} on {data_of(record)}: {name} is"
+          f" {old[name]} in the file, {value} when judged again"
+        )
+  return changes
+
+
+def compared(old: Record, new: Record) -> list[list[Any]]:
+  """Returns rows that compare two runs: claim, numbers and verdicts.
+
+  The last cell says whether the intervals overlap.
+  """
+  known = {found["claim"]: found for found in old["findings"]}
+  rows = []
+  for found in new["findings"]:
+    before = known.get(found["claim"])
+    if before is None:
+      rows.append([found["claim"], None, found["number"], "new"])
+      continue
+    same = (
+      "same verdict"
+      if before["verdict"] == found["verdict"]
+      else (f"{before['verdict']} -> {found['verdict']}")
+    )
+    apart = _number(before["low"], -math.inf) > _number(
+      found["high"], math.inf
+    ) or _number(found["low"], -math.inf) > _number(before["high"], math.inf)
+    if apart:
+      same += ", intervals apart"
+    rows.append([found["claim"], before["number"], found["number"], same])
+  return rows
+
+
+def summary(findings: Sequence[Mapping[str, Any]]) -> str:
+  """Returns the verdicts of one claim on several data sets, in words.
+
+  >>> summary([{"verdict": "CONFIRMED"}, {"verdict": "REFUTED"}])
+  'CONFIRMED on 1 of 2, REFUTED on 1 of 2'
+  """
+  verdicts = [finding["verdict"] for finding in findings]
+  return ", ".join(
+    f"{verdict} on {verdicts.count(verdict)} of {len(verdicts)}"
+    for verdict in claiming.Verdict
+    if verdict in verdicts
+  )
+
+
+def _equal(old: Any, new: Any) -> bool:
+  if isinstance(old, float) and isinstance(new, float):
+    return math.isclose(old, new, rel_tol=_DIGITS, abs_tol=1e-12)
+  return bool(old == new)
+
+
+def _number(value: float | None, infinite: float) -> float:
+  return infinite if value is None else value

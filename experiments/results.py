@@ -1,0 +1,144 @@
+"""Judges the committed results again, adds new ones, and writes the pages.
+
+    python -m experiments.results
+    python -m experiments.results --compare=runs/batch_size/20261126-101500
+    python -m experiments.results --add=runs/batch_size/20261126-101500
+    python -m experiments.results --write
+
+Without flags, every verdict in results/ is made again from its numbers per
+seed, without training, and printed; a difference from the file is an error.
+--compare shows a finished run beside the committed results. --add takes a
+finished run with --confirm into results/ and its figures into docs/studies/.
+--write makes docs/studies.md and the table in README.md from results/.
+"""
+
+import pathlib
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from absl import app, flags
+
+from experiments import catalog
+from experiments.lab import pages, results
+from experiments.lab.errors import RefusedError
+from experiments.lab.results import Results
+from experiments.lab.runs import files, workdir
+from experiments.lab.tables import table
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+_COMPARE = flags.DEFINE_string(
+  "compare", None, "Folder of a finished run to compare with results/."
+)
+_ADD = flags.DEFINE_list(
+  "add", [], "Folders of finished runs to add to results/, with their figures."
+)
+_WRITE = flags.DEFINE_bool(
+  "write", False, "Write docs/studies.md and the table in README.md."
+)
+
+
+def finished(folder: pathlib.Path) -> tuple[str, dict[str, Any]]:
+  """Returns the study's name in the catalog, and the summary of a run.
+
+  Raises:
+    RefusedError: The folder holds no finished run of a study.
+  """
+  summary = workdir.summary(folder)
+  if summary is None:
+    raise RefusedError(
+      f"{folder} holds no finished run. Give the folder that a study printed as"
+      " that of its results; continue an interrupted run with --resume."
+    )
+  chosen = summary["config"].get("study")
+  name = "_".join(filter(None, (summary["study"], chosen)))
+  if name not in catalog.ENTRIES:
+    raise RefusedError(
+      f"{folder} is a run of {name}, which has no registered claims; those that"
+      f" have are {', '.join(catalog.ENTRIES)}."
+    )
+  return name, summary
+
+
+def add(folder: pathlib.Path, root: pathlib.Path = ROOT) -> pathlib.Path:
+  """Takes a finished run into results/, and its figures into docs/studies/.
+
+  Raises:
+    RefusedError: It is not finished, or its seeds were seen before.
+  """
+  name, summary = finished(folder)
+  record = results.of_summary(name, summary)
+  path = results.write(record, root / "results")
+  for figure in record["figures"]:
+    target = root / "docs/studies" / path.stem / f"{name}_{figure}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(folder / figure, target)
+  return path
+
+
+def write_pages(root: pathlib.Path = ROOT) -> None:
+  """Makes docs/studies.md and the table in README.md from results/."""
+  found = results.read(catalog.ENTRIES, root / "results")
+  demonstrations = {
+    name: reason
+    for name in found
+    if (reason := catalog.declared(name).demonstration)
+  }
+  for name, block in (
+    ("docs/studies.md", pages.page(found, demonstrations)),
+    ("README.md", pages.headlines(found)),
+  ):
+    page = root / name
+    text = pages.replaced(page.read_text(), "results", block)
+    files.write_bytes(page, text.encode())
+
+
+def judge_again(found: Results) -> list[str]:
+  """Prints all verdicts, judged again; returns what differs from the files."""
+  changes = []
+  for name, records in found.items():
+    study = catalog.declared(name)
+    for data, record in records.items():
+      print(f"\n{name}, {data}")
+      for finding in results.judged_again(record, study):
+        print(finding)
+      changes += results.differences(record, study)
+  return changes
+
+
+def _run() -> None:
+  for folder in _ADD.value:
+    print(f"Wrote {add(pathlib.Path(folder))}")
+  if _WRITE.value:
+    write_pages()
+    print("Wrote docs/studies.md and README.md")
+  if _ADD.value or _WRITE.value:
+    return
+  found = results.read(catalog.ENTRIES)
+  if _COMPARE.value:
+    name, summary = finished(pathlib.Path(_COMPARE.value))
+    data = results.data_of(summary)
+    old = found.get(name, {}).get(data)
+    if old is None:
+      raise RefusedError(f"results/ has nothing of {name} on {data} yet.")
+    rows = results.compared(old, summary)
+    print(table(rows, ["claim", "committed", "this run", "comparison"]))
+    return
+  if changes := judge_again(found):
+    raise RefusedError("\n".join(changes))
+
+
+def main(argv: Sequence[str]) -> None:
+  """Runs the command."""
+  if len(argv) > 1:
+    sys.exit(f"Not a flag: {' '.join(argv[1:])}. See --help.")
+  try:
+    _run()
+  except (RefusedError, files.DamagedError) as error:
+    sys.exit(str(error))
+
+
+if __name__ == "__main__":
+  app.run(main)
