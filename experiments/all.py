@@ -8,8 +8,8 @@
 Each study runs in its own process and in its own folder of the workdir;
 --resume runs only the studies that are not finished. At the end all verdicts
 are printed, and studies.md is written to the workdir. With --confirm, the seeds
-are those of experiments/REGISTERED.md; what was found is then added to results/,
-and docs/studies.md, its figures and the table in README.md are made from there.
+are those of experiments/REGISTERED.md. What was found is then added to
+results/, from which docs/studies.md and the table in README.md are made.
 """
 
 import dataclasses
@@ -53,7 +53,8 @@ _JOBS = flags.DEFINE_integer(
 _STUDIES = flags.DEFINE_list(
   "studies",
   list(catalog.ENTRIES),
-  f"The studies to run, separated by commas. There are {', '.join(catalog.ENTRIES)}.",
+  "The studies to run, separated by commas. There are"
+  f" {', '.join(catalog.ENTRIES)}.",
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Folder for the results; by default a new one in runs/."

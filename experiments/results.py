@@ -29,16 +29,6 @@ from experiments.lab.tables import table
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-_COMPARE = flags.DEFINE_string(
-  "compare", None, "Folder of a finished run to compare with results/."
-)
-_ADD = flags.DEFINE_list(
-  "add", [], "Folders of finished runs to add to results/, with their figures."
-)
-_WRITE = flags.DEFINE_bool(
-  "write", False, "Write docs/studies.md and the table in README.md."
-)
-
 
 def finished(folder: pathlib.Path) -> tuple[str, dict[str, Any]]:
   """Returns the study's name in the catalog, and the summary of a run.
@@ -108,37 +98,53 @@ def judge_again(found: Results) -> list[str]:
   return changes
 
 
-def _run() -> None:
-  for folder in _ADD.value:
-    print(f"Wrote {add(pathlib.Path(folder))}")
-  if _WRITE.value:
-    write_pages()
-    print("Wrote docs/studies.md and README.md")
-  if _ADD.value or _WRITE.value:
-    return
-  found = results.read(catalog.ENTRIES)
-  if _COMPARE.value:
-    name, summary = finished(pathlib.Path(_COMPARE.value))
-    data = results.data_of(summary)
-    old = found.get(name, {}).get(data)
-    if old is None:
-      raise RefusedError(f"results/ has nothing of {name} on {data} yet.")
-    rows = results.compared(old, summary)
-    print(table(rows, ["claim", "committed", "this run", "comparison"]))
-    return
-  if changes := judge_again(found):
-    raise RefusedError("\n".join(changes))
+def compare(folder: pathlib.Path) -> str:
+  """Returns a table of a finished run beside the committed results.
+
+  Raises:
+    RefusedError: There are none, or the run is not finished.
+  """
+  name, summary = finished(folder)
+  data = results.data_of(summary)
+  old = results.read([name]).get(name, {}).get(data)
+  if old is None:
+    raise RefusedError(f"results/ has nothing of {name} on {data} yet.")
+  rows = results.compared(old, summary)
+  return table(rows, ["claim", "committed", "this run", "comparison"])
 
 
 def main(argv: Sequence[str]) -> None:
   """Runs the command."""
   if len(argv) > 1:
     sys.exit(f"Not a flag: {' '.join(argv[1:])}. See --help.")
+  given = flags.FLAGS
   try:
-    _run()
+    if given.compare:
+      print(compare(pathlib.Path(given.compare)))
+    for folder in given.add:
+      print(f"Wrote {add(pathlib.Path(folder))}")
+    if given.write:
+      write_pages()
+      print("Wrote docs/studies.md and README.md")
+    if given.compare or given.add or given.write:
+      return
+    changes = judge_again(results.read(catalog.ENTRIES))
+    if changes:
+      raise RefusedError("\n".join(changes))
   except (RefusedError, files.DamagedError) as error:
     sys.exit(str(error))
 
 
 if __name__ == "__main__":
+  flags.DEFINE_string(
+    "compare", None, "Folder of a finished run to compare with results/."
+  )
+  flags.DEFINE_list(
+    "add",
+    [],
+    "Folders of finished runs to add to results/, with their figures.",
+  )
+  flags.DEFINE_bool(
+    "write", False, "Write docs/studies.md and the table in README.md."
+  )
   app.run(main)
