@@ -307,6 +307,12 @@ STUDY = study.Study(
   },
   full={"examples": 600_000, "halve": False},
   confirm={"seed": 100, "seeds": 20},
+  sensitivity={
+    "rate_factor": (10**-0.5, 10**0.5),
+    "gain": (0.5, 2.0),
+    "examples": (6_400, 25_600),
+    "hidden": ((64, 64), (256, 256)),
+  },
 )
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import importlib.util
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from experiments.lab.study import Study
+from experiments.lab.declaration import Study
 
 
 class Entry(NamedTuple):

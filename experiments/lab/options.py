@@ -237,8 +237,8 @@ def define(
       "scale",
       "small",
       SCALES,
-      "Size of the study: small (minutes on two cores) or full (as in papers). "
-      + _changes(full),
+      "Size of the study: small (minutes on two cores) or full (more steps and"
+      " whole images; hours). " + _changes(full),
       flag_values=values,
     )
   is_quick = flags.DEFINE_bool(

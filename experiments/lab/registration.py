@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments.lab import statistics, tuning
 from experiments.lab.claims import Claim, Ratio
-from experiments.lab.study import Study
+from experiments.lab.declaration import Study
 from experiments.lab.tables import table
 
 _SHARE = 0.8

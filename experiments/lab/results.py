@@ -12,9 +12,9 @@ from typing import Any
 
 from experiments.lab import claims as claiming
 from experiments.lab.claims import Finding
+from experiments.lab.declaration import Study
 from experiments.lab.errors import RefusedError
 from experiments.lab.runs import files
-from experiments.lab.study import Study
 
 FOLDER = pathlib.Path(__file__).parents[2] / "results"
 # No pilot has used this seed or a later one.

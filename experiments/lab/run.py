@@ -57,6 +57,7 @@ class Run:
     self._session: Session | None = None
     self._began = False
     self._told: list[str] = []
+    self._parent: Run | None = None
     self._started = time.perf_counter()
 
   def part(self, name: str, measure: Callable[[], Mapping[str, Any]]) -> Parts:
@@ -84,6 +85,17 @@ class Run:
       self.count_earlier(float(found.pop("seconds")))
     return found
 
+  def variation(self, name: str, settings: Mapping[str, Any]) -> "Run":
+    """Returns a run of the same study with other settings, in a subfolder.
+
+    Args:
+      name: Name of the subfolder.
+      settings: Settings of the variation.
+    """
+    varied = Run(self.folder / name, self.data_dir, self.mesh, settings)
+    varied._parent = self
+    return varied
+
   @contextlib.contextmanager
   def trainings(
     self, names: Sequence[str], label: str = "model"
@@ -102,7 +114,7 @@ class Run:
 
   def saved(self) -> str:
     """Returns a sentence about what a resumed run need not compute again."""
-    count = len([*self.folder.glob("parts/[!.]*.npz")])
+    count = len([*self.folder.glob("**/parts/[!.]*.npz")])
     kept = [f"{count} measurement{'s' * (count > 1)}"] if count else []
     kept += (
       self._session.saved()
@@ -130,6 +142,8 @@ class Run:
   def count_earlier(self, seconds: float) -> None:
     """Adds the time of work that was done before a resumption."""
     self._started -= seconds
+    if self._parent is not None:
+      self._parent.count_earlier(seconds)
 
   def use_data(self, name: str, data: Any) -> None:
     """Records which data were loaded, so that a resumed run uses the same.
@@ -142,7 +156,12 @@ class Run:
       DevicesError: The processes have different data.
     """
     processes.check_same_data(name, data)
+    self._record_data(name)
+
+  def _record_data(self, name: str) -> None:
     self.data = name
+    if self._parent is not None:
+      self._parent._record_data(name)
     path = self.folder / "config.json"
     recorded = files.read_record(path)
     if recorded and recorded["config"].get("dataset") == "auto":

@@ -21,14 +21,16 @@ import pathlib
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic
+from typing import Any
 
 from absl import app, flags, logging
 from jax.sharding import Mesh
 
 from experiments.lab import claims as claiming
-from experiments.lab import options
-from experiments.lab.claims import Check, Claim, Finding, Outcome
+from experiments.lab import options, sensitivity
+from experiments.lab.claims import Finding, Outcome
+from experiments.lab.declaration import Measure
+from experiments.lab.declaration import Study as Study
 from experiments.lab.errors import RefusedError
 from experiments.lab.options import AnyConfig
 from experiments.lab.run import Parts as Parts
@@ -43,39 +45,8 @@ from experiments.lab.runs import (
 from experiments.lab.runs.workdir import Files
 from experiments.lab.training import devices, processes
 
-# Measures, prints, draws and judges; may return more entries of the summary.
-Measure = Callable[[AnyConfig, Run], Mapping[str, Any] | None]
 # Prints the results in the summary of a finished run, except the verdicts.
 Show = Callable[[AnyConfig, Run, Mapping[str, Any]], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Study(Generic[AnyConfig]):
-  """A study: what it claims, and how it is measured.
-
-  Attributes:
-    name: Name of the module.
-    design: What is trained, on what, and from which sources: the docstring of
-      the module. `--help` and experiments/REGISTERED.md show it.
-    measure: Function that measures.
-    config: The default settings.
-    claims: The claims that it judges.
-    checks: The identities that it checks.
-    quick, full, confirm: Other defaults, by field, for `--quick`,
-      `--scale=full` and `--confirm`; see `options.define`.
-    demonstration: Why its claims do not count, if they do not.
-  """
-
-  name: str
-  design: str
-  measure: Measure[AnyConfig]
-  config: AnyConfig
-  claims: Sequence[Claim] = ()
-  checks: Sequence[Check] = ()
-  quick: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  full: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  confirm: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  demonstration: str = ""
 
 
 def run(
@@ -214,6 +185,15 @@ def main(
   read_flags = options.define(
     study.config, study.quick, study.full, study.confirm
   )
+  if study.sensitivity:
+    varied = ", ".join(study.sensitivity)
+    flags.DEFINE_bool(
+      "sensitivity",
+      False,
+      "Measure instead how much the headline claims depend on the settings:"
+      f" {varied}, one at a time.",
+      module_name=options.__name__,
+    )
   if several_devices:
     connect, read_mesh = processes.define(), devices.define()
   program = sys.modules["__main__"]
@@ -245,15 +225,12 @@ def main(
         connect()
         mesh = read_mesh(config.batch_size)  # type: ignore[attr-defined]
       ending.on_signals()
-      run(
-        study.name,
-        study.measure,
-        config,
-        where,
-        command=command_line(study.name),
-        mesh=mesh,
-        show=show,
-      )
+      name, measure, shown = study.name, study.measure, show
+      if study.sensitivity and flags.FLAGS.sensitivity:
+        name = sensitivity.name(study.name)
+        measure, shown = sensitivity.measure(study), sensitivity.show
+      command = command_line(study.name)
+      run(name, measure, config, where, command=command, mesh=mesh, show=shown)
     except RefusedError as error:
       sys.exit(str(error))
     except ending.StoppedError as error:
