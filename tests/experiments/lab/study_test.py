@@ -9,6 +9,7 @@ import sys
 import tempfile
 from unittest import mock
 
+import jax
 import numpy as np
 from absl import flags
 from absl.testing import absltest
@@ -136,6 +137,17 @@ class RunTest(absltest.TestCase):
     with self.assertRaises(RefusedError):
       run(refuse, workdir=str(self.folder / "w"))
     self.assertEmpty(list(self.folder.iterdir()))
+
+  def test_loads_a_pool(self):
+    def measure(config, run):
+      pool = run.load_pool("digits", train=100)
+      run.part("part", lambda: {"x": pool.split([0]).train.chosen})
+      self.assertIsInstance(pool.examples.inputs, jax.Array)
+      return {}
+
+    summary, output = run(measure, workdir=str(self.folder / "w"))
+    self.assertEqual(summary["data"], "digits")
+    self.assertIn("every seed draws 100 images for training", output)
 
   def test_keeps_to_the_data_that_it_began_with(self):
     workdir = str(self.folder / "w")

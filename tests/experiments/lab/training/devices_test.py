@@ -11,11 +11,12 @@ from absl.testing import absltest, parameterized
 from jax.sharding import Mesh
 
 from experiments.lab.data import sequences as sequence_tasks
+from experiments.lab.data.arrays import Pool, Sizes
 from experiments.lab.data.batch import Batch
 from experiments.lab.models.nets import MLP, ConvNet
 from experiments.lab.models.norms import without_dropout
 from experiments.lab.models.transformer import LanguageModel
-from experiments.lab.training import devices
+from experiments.lab.training import classification, devices
 from experiments.lab.training.batches import Drawn, Shuffled
 from experiments.lab.training.engine import Engine
 from experiments.lab.training.losses import cross_entropy
@@ -168,6 +169,29 @@ class ClassifierTest(parameterized.TestCase):
       source = Shuffled(engine.source.data, 8, ordered=True)
       results.append(engine.reestimate(state.variables, source))
     chex.assert_trees_all_close(*results, atol=2e-5)
+
+
+class PoolTest(absltest.TestCase):
+  def test_seeds_with_sets_of_their_own_train_as_on_one_device(self):
+    results = []
+    for mesh in (None, two_processes()):
+      data = devices.replicate(examples(50, seed=0), mesh)
+      pool = Pool("some", data, Sizes(28, 8, 14), 3, prepare)
+      images = pool.split([0, 1], noise=0.2)
+      engine = classification.classifier(
+        MLP(functools.partial(make_norm, "bn"), hidden=(8,), num_classes=3),
+        OPTIMIZER,
+        images,
+        batch_size=8,
+        eval_size=9,
+        mesh=mesh,
+      )
+      state, records = engine.train(engine.init([0, 1]), 4)
+      again = classification.reestimated(engine, state, images.train)
+      metrics = engine.evaluate(again, images.test)
+      results.append((state, (records.sums, metrics)))
+    expected, found = results
+    assert_as_on_one_device(found, expected, rtol=2e-5)
 
 
 def sequence(mesh):

@@ -1,5 +1,7 @@
 """Tests of the engine: lanes, stretches, what is compiled, what is shared."""
 
+import re
+
 import chex
 import jax
 import jax.monitoring
@@ -182,6 +184,67 @@ class StretchTest(parameterized.TestCase):
     np.testing.assert_allclose(
       records.loss[:, 0], losses.mean(axis=1), rtol=1e-5
     )
+
+
+class MembersTest(parameterized.TestCase):
+  def test_the_same_members_train_as_a_batch(self):
+    order = np.random.default_rng(0).permutation(44)[:30]
+    own = problems.members([order, order], noisy=True)
+    # The same bits: each lane gathers its own batch in both cases.
+    (found, records), (expected, others) = (
+      made.train(made.init([0, 1]), 7)
+      for made in (
+        new_engine("bn", data=data, dropout=0.1) for data in (own, own.lane(0))
+      )
+    )
+    chex.assert_trees_all_equal(found.variables, expected.variables)
+    chex.assert_trees_all_equal(records.sums, others.sums)
+
+  def test_a_seed_goes_the_same_way_without_the_others(self):
+    own = problems.own_examples()
+    settings = {"optimizer": optax.sgd(0.1)}
+    made = new_engine("bn", data=own, **settings)
+    _, records = made.train(made.init([0, 1, 2]), 5)
+    alone = own._replace(chosen=own.chosen[2:], targets=own.targets[2:])
+    made = new_engine("bn", data=alone, **settings)
+    _, expected = made.train(made.init([2]), 5)
+    np.testing.assert_allclose(records.loss[2], expected.loss[0], rtol=1e-5)
+
+  def test_refuses_another_number_of_lanes(self):
+    own = problems.own_examples(lanes=3)
+    made = new_engine("bn", data=own)
+    made.check(3)
+    state = made.init([0, 1])
+    several = "those of 3 lanes, but there are 2"
+    with self.assertRaisesRegex(ValueError, several):
+      made.train(state, 1)
+    with self.assertRaisesRegex(ValueError, several):
+      made.evaluate(state.variables, own)
+    with self.assertRaisesRegex(ValueError, several):
+      made.reestimate(state.variables, made.source)
+
+  @parameterized.parameters("train", "evaluate")
+  def test_the_pool_is_not_copied_for_each_lane(self, what):
+    own = problems.members([range(20), range(20, 40)], count=500)
+    made = new_engine("bn", data=own)
+    state = made.init([0, 1])
+    if what == "train":
+      plan = made._plan(state.key, 0)
+      lowered = made._advance.lower(2, state, plan, 0, 2, made.source.data)
+    else:
+      lowered = made._evaluator._of_all.lower(
+        made.model, False, 10, state.variables, own.choice, own.pool
+      )
+    text = lowered.compile().as_text()
+    arguments = re.findall(
+      r"u8\[500,4,4,1\]\S* parameter", text[text.index("ENTRY") :]
+    )
+    self.assertLen(arguments, 1)
+    sizes = [
+      np.prod([int(n) for n in shape.split(",")])
+      for shape in re.findall(r"u8\[([\d,]+)\]", text)
+    ]
+    self.assertEqual(max(sizes), 500 * 16)
 
 
 class CompiledTest(parameterized.TestCase):

@@ -1,5 +1,6 @@
 """Tests of evaluation and of re-estimated batch statistics."""
 
+import chex
 import jax
 import numpy as np
 import optax
@@ -25,22 +26,33 @@ class EvaluateTest(parameterized.TestCase):
   def test_counts_every_example_once(self, scan, count):
     made = engine("bn", scan=scan)
     data = problems.examples(count)
-    state = made.init([0, 1])
-    found = made.evaluate(state.variables, data)
+    variables = made.init([0, 1]).variables
+    found = made.evaluate(variables, data)
     for seed in range(2):
-      logits = made.model.apply(
-        lanes.one(state.variables, seed),
-        problems.prepare(data.inputs),
-        train=False,
-      )
-      losses = optax.softmax_cross_entropy_with_integer_labels(
-        logits, data.targets
-      )
-      correct = logits.argmax(axis=1) == data.targets
-      np.testing.assert_allclose(found["loss"][seed], losses.mean(), rtol=1e-5)
-      np.testing.assert_allclose(
-        found["accuracy"][seed], correct.mean(), rtol=1e-6
-      )
+      self.assert_by_hand(found, made.model, variables, seed, data)
+
+  @parameterized.parameters((True, 7), (True, 20), (True, 27), (False, 27))
+  def test_a_lane_is_evaluated_on_its_own_examples(self, scan, each):
+    made = engine("bn", scan=scan)
+    own = problems.own_examples(each=each)
+    variables = made.init([0, 1, 2]).variables
+    found = made.evaluate(variables, own)
+    for lane in range(3):
+      self.assert_by_hand(found, made.model, variables, lane, own.lane(lane))
+
+  def assert_by_hand(self, found, model, variables, lane, data):
+    """Asserts the metrics of a lane, evaluated on data at once."""
+    logits = model.apply(
+      lanes.one(variables, lane), problems.prepare(data.inputs), train=False
+    )
+    losses = optax.softmax_cross_entropy_with_integer_labels(
+      logits, data.targets
+    )
+    correct = logits.argmax(axis=1) == data.targets
+    np.testing.assert_allclose(found["loss"][lane], losses.mean(), rtol=1e-5)
+    np.testing.assert_allclose(
+      found["accuracy"][lane], correct.mean(), rtol=1e-6
+    )
 
   def test_notices_a_lost_example(self):
     whole = cross_entropy(problems.prepare)
@@ -79,6 +91,21 @@ class ReestimateTest(parameterized.TestCase):
       stats = found["batch_stats"]["BatchNorm_0"]
       np.testing.assert_allclose(stats["mean"], features.mean(0), atol=1e-6)
       np.testing.assert_allclose(stats["var"], features.var(0), rtol=1e-5)
+
+  @parameterized.parameters(True, False)
+  def test_statistics_of_a_lane_are_those_of_its_own_data(self, scan):
+    made = engine("bn", scan=scan)
+    own = problems.own_examples(each=29)
+    variables = made.init([0, 1, 2]).variables
+    found = made.reestimate(variables, Shuffled(own, 8, ordered=True))
+    for lane in range(3):
+      alone = made.reestimate(
+        problems.only(variables, lane),
+        Shuffled(own.lane(lane), 8, ordered=True),
+      )
+      chex.assert_trees_all_close(
+        lanes.one(found, lane), lanes.one(alone, 0), rtol=1e-5, atol=1e-6
+      )
 
   def test_without_statistics_nothing_changes(self):
     made = engine("ln")
