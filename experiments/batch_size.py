@@ -64,6 +64,7 @@ WORSE = Claim(
   " with group norm",
   samples=("bn at 2", "gn at 2"),
   criterion=Effect(5),
+  spread=3.3,
   why="half of the source's 10.6 points, which are of another net",
   headline=True,
   **_POINTS,
@@ -74,6 +75,7 @@ WORSE_REESTIMATED = Claim(
   " {margin} points more than with group norm",
   samples=("bn at 2, re-estimated", "gn at 2"),
   criterion=Effect(5),
+  spread=3.0,
   why="as with running statistics: it is training that fails, not evaluation",
   **{**_POINTS, "source": "ours: the source does not re-estimate"},
 )
@@ -83,6 +85,7 @@ NO_WORSE = Claim(
   " with group norm",
   samples=("bn at 32", "gn at 32"),
   criterion=Below(0.5),
+  spread=1.1,
   why=_NO_WORSE,
   headline=True,
   **_POINTS,
@@ -94,11 +97,12 @@ SAME = {
     " batch 8",
     samples=(f"gn at {size}", "gn at 8"),
     criterion=Within(1),
+    spread=spread,
     why="the source's group norm moves by 0.2 points between 32 and 2; one"
     " point is a tenth of batch norm's loss there",
     **_POINTS,
   )
-  for size in (2, 1)
+  for size, spread in ((2, 0.46), (1, 0.23))
 }
 CONVOLUTIONAL = Claim(
   "convolutional_worse_at_2",
@@ -106,6 +110,7 @@ CONVOLUTIONAL = Claim(
   " points more than with group norm",
   samples=("cnn, bn at 2", "cnn, gn at 2"),
   criterion=Effect(2),
+  spread=0.46,
   why="a fifth of the source's 10.6 points, whose maps end at 7x7 positions",
   **_POINTS,
 )
@@ -115,6 +120,7 @@ POSITIONS_HELP = Claim(
   " smaller in a convolutional net than in an MLP",
   samples=("bn - gn at 2, cnn", "bn - gn at 2, MLP"),
   criterion=Effect(-5),
+  spread=3.7,
   why="the margin of the loss itself",
   **{
     **_POINTS,
