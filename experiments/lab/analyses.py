@@ -233,8 +233,12 @@ def _estimate(values: np.ndarray) -> Estimate:
 
 def _by_rank(values: np.ndarray) -> Estimate:
   low, high = statistics.median_interval(values)
+  with np.errstate(invalid="ignore"):
+    median = np.median(values)
+  if np.isnan(median):  # Half are infinitely bad, half infinitely good.
+    median = 0.0
   return Estimate(
-    float(np.median(values)),
+    float(median),
     low,
     high,
     values.size,
