@@ -241,15 +241,15 @@ def _remark(
 
   Args:
     claim, estimate, verdict: See `Finding`.
-    level: Level of each test, so low that all remarks of a study hold.
+    level: Level of each test, so low that all remarks of a study hold. An
+      estimate beyond the margin at this level is resolved.
   """
   criterion = claim.criterion
   if verdict is not Verdict.UNRESOLVED or not isinstance(
     criterion, criteria.Effect
   ):
     return ""
-  reaches = criterion.at(estimate.center) is Verdict.CONFIRMED
-  if estimate.test(criterion.margin) <= level and not reaches:
+  if estimate.test(criterion.margin) <= level:
     return "smaller than claimed, but whether there is any effect is open"
   if estimate.test(criterion.none) <= level:
     return "there is an effect, but whether it is as large as claimed is open"
@@ -276,16 +276,13 @@ class Check:
 
   def outcome(self, number: float) -> "Outcome":
     """Returns whether it holds; NaN does not."""
-    holds = not math.isnan(number) and (
-      self.criterion.at(number) is Verdict.CONFIRMED
-    )
     return Outcome(
       self.name,
       self.sentence,
       self.source,
       f"{self.quantity} {self.criterion}",
       float(number),
-      holds,
+      self.criterion.at(number) is Verdict.CONFIRMED,
     )
 
 

@@ -184,6 +184,7 @@ class DegenerateTest(parameterized.TestCase):
   @parameterized.parameters(
     ([0.0] * 4 + [1.0], "ranks", 0.0),  # A third of the resamples are equal,
     ([0.0] * 19 + [1.0], "ranks", 0.0),  # and here as well,
+    ([0.1] * 5 + [0.7], "ranks", 0.1),  # with means that are rounded too,
     ([0.0] * 16 + [1.0] * 4, "bootstrap", 0.2),  # but here one percent.
     ([0.0] * 10 + [1.0] * 10, "t", 0.5),
   )
