@@ -10,7 +10,11 @@ Student's t is then too narrow on the side of the tail.
 
 A seed that diverged has no number. It is never left out. It counts as `cap` if
 the analysis has one, such as the loss of guessing. Otherwise it is infinitely
-bad: the estimate is then the median, with the interval by rank (sign test).
+bad, and two that diverged are equally bad. The estimate is then the median,
+with the interval by rank (sign test).
+
+The same is done if all numbers are equal, or so many that the bootstrap has no
+bounds: their spread says nothing of other seeds.
 
 >>> print(Difference().estimate([2.0, 3.0, 4.5], [1.0, 2.5, 3.0]))
 1 [-0.242, 2.24]
@@ -21,6 +25,7 @@ bad: the estimate is then the median, with the interval by rank (sign test).
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Protocol
@@ -102,9 +107,7 @@ class Difference:
 
   def estimate(self, *samples: Seeds) -> Estimate:
     first, second = _paired(samples, 2, self.cap)
-    with np.errstate(invalid="ignore"):
-      return _estimate(np.nan_to_num(first - second, nan=0, posinf=np.inf,
-                                     neginf=-np.inf))  # fmt: skip
+    return _estimate(_difference(first, second))
 
   def __str__(self) -> str:
     return f"mean of paired differences{_capped(self.cap)}"
@@ -130,15 +133,12 @@ class Ratio:
         f"A ratio needs positive numbers, got {first.tolist()} and"
         f" {second.tolist()}; use Difference."
       )
-    with np.errstate(invalid="ignore"):
-      logs = np.log(first) - np.log(second)
-    logs = np.nan_to_num(logs, nan=0, posinf=np.inf, neginf=-np.inf)
-    found = _estimate(logs)
+    found = _estimate(_difference(np.log(first), np.log(second)))
     return dataclasses.replace(
       found,
-      center=math.exp(found.center),
-      low=math.exp(found.low),
-      high=math.exp(found.high),
+      center=_exp(found.center),
+      low=_exp(found.low),
+      high=_exp(found.high),
       test=lambda ratio: found.test(math.log(ratio)),
       effect=lambda ratio: found.effect(math.log(ratio)),
     )
@@ -156,9 +156,7 @@ class Ranks:
 
   def estimate(self, *samples: Seeds) -> Estimate:
     first, second = _paired(samples, 2, None)
-    with np.errstate(invalid="ignore"):
-      difference = first - second
-    return _by_rank(np.nan_to_num(difference, posinf=np.inf, neginf=-np.inf))
+    return _by_rank(_difference(first, second))
 
   def __str__(self) -> str:
     return "median of paired differences, by rank (sign test)"
@@ -174,7 +172,8 @@ def _paired(
   """Returns the samples as arrays; seeds that diverged are infinite or `cap`.
 
   Raises:
-    ValueError: Their number is not `count`, or they have other seeds.
+    ValueError: Their number is not `count`, they have other seeds, or they
+      hold -inf.
   """
   arrays = [statistics.per_seed("a sample", sample) for sample in samples]
   if len(arrays) != count or len({array.size for array in arrays}) != 1:
@@ -182,48 +181,64 @@ def _paired(
       f"This analysis takes {count} samples of the same seeds, got"
       f" {[array.size for array in arrays]} seeds."
     )
+  if any(np.isneginf(array).any() for array in arrays):
+    raise ValueError(
+      "A sample holds -inf; a seed that diverged is None or NaN, and counts as"
+      " infinitely large."
+    )
   filled = [np.where(np.isnan(array), np.inf, array) for array in arrays]
   if cap is None:
     return filled
   return [np.minimum(array, cap) for array in filled]
 
 
+def _difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+  """Returns the first minus the second; 0 where both diverged."""
+  both = np.isinf(first) & (first == second)
+  return np.subtract(first, second, out=np.zeros(first.size), where=~both)
+
+
+def _exp(number: float) -> float:
+  with np.errstate(over="ignore"):
+    return float(np.exp(number))
+
+
 def _estimate(values: np.ndarray) -> Estimate:
-  """Returns the mean, or the median if values are infinite."""
-  if not np.isfinite(values).all():
+  """Returns the mean, or the median if nothing is known of the mean."""
+  if not np.isfinite(values).all() or np.ptp(values) == 0:
     return _by_rank(values)
-  spread = values.std(ddof=1) if values.size > 1 else math.nan
-
-  def effect(number: float) -> float:
-    distance = float(values.mean()) - number
-    if not spread > 0:
-      return math.copysign(math.inf, distance) if distance else 0.0
-    return float(distance / spread)
-
   few = _LEAST <= values.size < FEW
   skewed = abs(statistics.skewness(values)) > SKEWED
-  if spread > 0 and values.size >= _LEAST and (few or skewed):
+  if values.size >= _LEAST and (few or skewed):
     resampled = statistics.bootstrapped(values)
     low, high = resampled.interval()
+    if not math.isfinite(high - low):
+      return _by_rank(values)
     test, method = resampled.test, "bootstrap"
   else:
     found = statistics.interval(values)
     low, high, method = found.low, found.high, "t"
-    if values.size == 1:  # One seed shows nothing of the others.
-      low, high = -math.inf, math.inf
-
-    def test(mean: float) -> float:
-      return statistics.t_test(values, mean)
-
+    test = functools.partial(statistics.t_test, values)
+  mean, spread = float(values.mean()), float(values.std(ddof=1))
   return Estimate(
-    float(values.mean()), low, high, values.size, method, test, effect
+    mean,
+    low,
+    high,
+    values.size,
+    method,
+    test,
+    lambda number: (mean - number) / spread,
   )
 
 
 def _by_rank(values: np.ndarray) -> Estimate:
   low, high = statistics.median_interval(values)
+  with np.errstate(invalid="ignore"):
+    median = np.median(values)
+  if np.isnan(median):  # Half are infinitely bad, half infinitely good.
+    median = 0.0
   return Estimate(
-    float(np.median(values)),
+    float(median),
     low,
     high,
     values.size,

@@ -72,6 +72,10 @@ class Claim:
       estimate, for ratios of their natural logarithm.
     headline: Whether it is one of the claims that most readers come for; these
       have their sensitivity measured.
+
+  Raises:
+    ValueError: The criterion compares a ratio with a number that is not
+      positive.
   """
 
   name: str
@@ -87,6 +91,13 @@ class Claim:
   pilot: str = ""
   spread: float | None = None
   headline: bool = False
+
+  def __post_init__(self) -> None:
+    if isinstance(self.analysis, Ratio) and min(self.criterion.boundaries) <= 0:
+      raise ValueError(
+        f"{self.name}: a ratio must be compared with positive numbers, got"
+        f" {self.criterion.boundaries}; give Effect none=1, and Within of=1."
+      )
 
   def said(self, settings: Mapping[str, Any]) -> str:
     """Returns the sentence with its margin and settings filled in."""
@@ -179,8 +190,9 @@ def judged(
     criteria.p_value(claim.criterion, estimate)
     for (claim, _), estimate in zip(samples, estimates, strict=True)
   ]
+  level = statistics.LEVEL / max(1, len(samples))
   return [
-    _finding(claim, values, estimate, p, holm, settings)
+    _finding(claim, values, estimate, p, holm, level, settings)
     for (claim, values), estimate, p, holm in zip(
       samples, estimates, p_values, statistics.holm(p_values), strict=True
     )
@@ -193,6 +205,7 @@ def _finding(
   estimate: Estimate,
   p: float,
   holm: float,
+  level: float,
   settings: Mapping[str, Any],
 ) -> Finding:
   verdict = criteria.judge(claim.criterion, estimate, holm)
@@ -216,22 +229,29 @@ def _finding(
     seeds=estimate.seeds,
     verdict=str(verdict),
     number=estimate.text(claim.form, claim.unit),
-    remark=_remark(claim, estimate, verdict),
+    remark=_remark(claim, estimate, verdict, level),
     headline=claim.headline,
   )
 
 
-def _remark(claim: Claim, estimate: Estimate, verdict: Verdict) -> str:
-  """Returns what is known of an unresolved effect."""
+def _remark(
+  claim: Claim, estimate: Estimate, verdict: Verdict, level: float
+) -> str:
+  """Returns what is known of an unresolved effect.
+
+  Args:
+    claim, estimate, verdict: See `Finding`.
+    level: Level of each test, so low that all remarks of a study hold. An
+      estimate beyond the margin at this level is resolved.
+  """
   criterion = claim.criterion
   if verdict is not Verdict.UNRESOLVED or not isinstance(
     criterion, criteria.Effect
   ):
     return ""
-  known = estimate.test(criterion.margin) <= statistics.LEVEL
-  if known and criterion.at(estimate.center) is not Verdict.CONFIRMED:
+  if estimate.test(criterion.margin) <= level:
     return "smaller than claimed, but whether there is any effect is open"
-  if estimate.test(criterion.none) <= statistics.LEVEL:
+  if estimate.test(criterion.none) <= level:
     return "there is an effect, but whether it is as large as claimed is open"
   return ""
 
@@ -256,16 +276,13 @@ class Check:
 
   def outcome(self, number: float) -> "Outcome":
     """Returns whether it holds; NaN does not."""
-    holds = not math.isnan(number) and (
-      self.criterion.at(number) is Verdict.CONFIRMED
-    )
     return Outcome(
       self.name,
       self.sentence,
       self.source,
       f"{self.quantity} {self.criterion}",
       float(number),
-      holds,
+      self.criterion.at(number) is Verdict.CONFIRMED,
     )
 
 

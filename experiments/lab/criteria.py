@@ -81,9 +81,9 @@ class Effect:
     sign = 1 if self.margin > self.none else -1
     if sign * (number - self.margin) > 0:
       return Verdict.CONFIRMED
-    return (
-      Verdict.SMALLER if sign * (number - self.none) > 0 else (Verdict.REFUTED)
-    )
+    if sign * (number - self.none) > 0:
+      return Verdict.SMALLER
+    return Verdict.REFUTED
 
   def __str__(self) -> str:
     side = "above" if self.margin > self.none else "below"
@@ -149,7 +149,8 @@ class Within:
   Reference: Schuirmann, 1987, https://doi.org/10.1007/BF01068419.
 
   Raises:
-    ValueError: `margin` is not positive, or is a factor of at most 1.
+    ValueError: `margin` is not positive, or is a factor of at most 1, or of a
+      number that is not positive.
 
   >>> print(Within(0.05, of=1), "and", Within(1.25, of=1, ratio=True))
   within 0.05 of 1 and within a factor of 1.25 of 1
@@ -165,6 +166,8 @@ class Within:
         f"margin must be {'above 1' if self.ratio else 'positive'}, got"
         f" {self.margin}."
       )
+    if self.ratio and not self.of > 0:
+      raise ValueError(f"`of` must be positive for a factor, got {self.of}.")
 
   @property
   def boundaries(self) -> tuple[float, ...]:
@@ -192,7 +195,8 @@ def p_value(criterion: Criterion, estimate: Estimate) -> float:
   """Returns the level at which the verdict of the estimate is resolved.
 
   It is the largest p value of the boundaries: at any higher level the interval
-  lies in one region.
+  lies in one region, and the verdict is false only if the interval misses the
+  true number.
   """
   return max(estimate.test(boundary) for boundary in criterion.boundaries)
 

@@ -47,7 +47,8 @@ run is in its file in [results/](../results).
   studentized bootstrap with five to nine seeds or if the sample is skewed
   (skewness beyond 1). Ratios are analysed as logarithms. Numbers of seeds that
   diverged count as the cap where there is one; otherwise the median is judged
-  by ranks. Holm's correction is for all claims of a study on one data set.
+  by ranks. So it is if the numbers are equal, or nearly all of them. Holm's
+  correction is for all claims of a study on one data set.
 - **Verdicts.** CONFIRMED: beyond the margin. SMALLER THAN CLAIMED: there is an
   effect, but it does not reach the margin. REFUTED: the opposite. UNRESOLVED:
   the data do not decide.

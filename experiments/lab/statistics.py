@@ -17,7 +17,7 @@ from experiments.lab.intervals import Interval as Interval
 Seeds = ArrayLike | Sequence[float | None]
 
 LEVEL = 0.05  # Intervals are at 95%.
-RESAMPLES = 20_000
+RESAMPLES = 19_999  # Then 2.5% of RESAMPLES + 1 is a whole number.
 
 
 def interval(values: ArrayLike, confidence: float = 1 - LEVEL) -> Interval:
@@ -59,7 +59,7 @@ def interval(values: ArrayLike, confidence: float = 1 - LEVEL) -> Interval:
 def t_test(values: ArrayLike, mean: float) -> float:
   """Returns the two-sided p value of "the true mean is `mean`".
 
-  It is 1 for a single value. If all values are equal, it is 0 or 1.
+  It is 1 if all values are equal, or if there is one: they show no spread.
 
   >>> round(t_test([1.0, 2.0, 3.0], 0.0), 4)
   0.0742
@@ -67,12 +67,10 @@ def t_test(values: ArrayLike, mean: float) -> float:
   from scipy import stats
 
   seeds = per_seed("values", values)
-  if seeds.size == 1:
+  if np.ptp(seeds) == 0:
     return 1.0
   error = seeds.std(ddof=1) / math.sqrt(seeds.size)
   distance = abs(seeds.mean() - mean)
-  if error == 0:
-    return float(distance == 0)
   return float(2 * stats.t.sf(distance / error, seeds.size - 1))
 
 
@@ -80,26 +78,31 @@ class Bootstrapped(NamedTuple):
   """Sorted t statistics of resamples around the mean of the sample.
 
   The interval is that of the studentized bootstrap: its ends use the quantiles
-  of these statistics in place of Student's, so it follows the skewness.
+  of these statistics in place of Student's, so it follows the skewness. An end
+  is infinite if too many resamples are of one value only.
 
-  Reference: DiCiccio & Efron, 1996, section 4,
-  https://doi.org/10.1214/ss/1032280214.
+  References: DiCiccio & Efron, 1996, section 4,
+  https://doi.org/10.1214/ss/1032280214; for the p value Davison & Hinkley,
+  1997, Bootstrap Methods and their Application, section 4.2.
   """
 
   mean: float
   error: float
   statistics: np.ndarray
 
-  def interval(self, level: float = LEVEL) -> tuple[float, float]:
+  def interval(self) -> tuple[float, float]:
     """Returns the two ends of the interval."""
-    high, low = np.quantile(self.statistics, [1 - level / 2, level / 2])
-    return self.mean - high * self.error, self.mean - low * self.error
+    tail = round(LEVEL / 2 * (len(self.statistics) + 1))
+    low, high = self.statistics[-tail], self.statistics[tail - 1]
+    return self.mean - low * self.error, self.mean - high * self.error
 
   def test(self, mean: float) -> float:
-    """Returns the level at which the interval just touches `mean`."""
+    """Returns the two-sided p value of "the true mean is `mean`"."""
     statistic = (self.mean - mean) / self.error
-    beyond = np.searchsorted(self.statistics, statistic) / len(self.statistics)
-    return float(min(1.0, 2 * max(min(beyond, 1 - beyond), 1 / RESAMPLES)))
+    below = np.searchsorted(self.statistics, statistic, "right")
+    above = len(self.statistics) - np.searchsorted(self.statistics, statistic)
+    tail = (1 + min(below, above)) / (1 + len(self.statistics))
+    return float(min(1.0, 2 * tail))
 
 
 def bootstrapped(values: ArrayLike) -> Bootstrapped:
@@ -115,27 +118,31 @@ def bootstrapped(values: ArrayLike) -> Bootstrapped:
   seeds = per_seed("values", values)
   rng = np.random.default_rng(0)
   drawn = seeds[rng.integers(0, seeds.size, (RESAMPLES, seeds.size))]
-  errors = drawn.std(axis=1, ddof=1) / math.sqrt(seeds.size)
-  known = errors > 0  # Resamples of one value only have no t statistic.
-  statistics = (drawn.mean(axis=1)[known] - seeds.mean()) / errors[known]
+  distances = drawn.mean(axis=1) - seeds.mean()
+  # Without a spread, a mean is infinitely far from any other.
+  spread = drawn.std(axis=1, ddof=1) * (np.ptp(drawn, axis=1) > 0)
+  with np.errstate(divide="ignore", invalid="ignore"):
+    statistics = distances / (spread / math.sqrt(seeds.size))
+  statistics[np.isnan(statistics)] = 0.0
   error = seeds.std(ddof=1) / math.sqrt(seeds.size)
   return Bootstrapped(float(seeds.mean()), float(error), np.sort(statistics))
 
 
 def skewness(values: ArrayLike) -> float:
   """Returns the adjusted Fisher-Pearson skewness; 0 for equal values."""
-  from scipy import stats
-
   seeds = per_seed("values", values)
-  if seeds.size < 3 or np.ptp(seeds) == 0:
+  count = seeds.size
+  if count < 3 or np.ptp(seeds) == 0:
     return 0.0
-  return float(stats.skew(seeds, bias=False))
+  standard = (seeds - seeds.mean()) / seeds.std(ddof=1)
+  return float(count / ((count - 1) * (count - 2)) * (standard**3).sum())
 
 
 def sign_test(values: ArrayLike, median: float) -> float:
   """Returns the two-sided p value of "the true median is `median`".
 
-  Values may be infinite. Those equal to the median are left out.
+  Values may be infinite. Those equal to the median count on both sides, so that
+  the test agrees with `median_interval`.
 
   >>> sign_test([1.0, 2.0, 3.0, math.inf, 4.0], 0.0)
   0.0625
@@ -143,15 +150,11 @@ def sign_test(values: ArrayLike, median: float) -> float:
   from scipy import stats
 
   seeds = per_seed("values", values)
-  above, below = int((seeds > median).sum()), int((seeds < median).sum())
-  if above + below == 0:
-    return 1.0
-  return float(stats.binomtest(above, above + below).pvalue)
+  fewer = min((seeds <= median).sum(), (seeds >= median).sum())
+  return float(min(1.0, 2 * stats.binom.cdf(fewer, seeds.size, 0.5)))
 
 
-def median_interval(
-  values: ArrayLike, level: float = LEVEL
-) -> tuple[float, float]:
+def median_interval(values: ArrayLike) -> tuple[float, float]:
   """Returns the interval of the median between two order statistics.
 
   The probability that the median is below the k-th smallest of n values is the
@@ -164,7 +167,7 @@ def median_interval(
   from scipy import stats
 
   seeds = np.sort(per_seed("values", values))
-  k = int(stats.binom.ppf(level / 2, seeds.size, 0.5))
+  k = int(stats.binom.ppf(LEVEL / 2, seeds.size, 0.5))
   if k == 0:
     return -math.inf, math.inf
   return float(seeds[k - 1]), float(seeds[-k])

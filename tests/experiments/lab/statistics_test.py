@@ -1,22 +1,26 @@
-"""Tests of intervals over seeds and of paired comparisons."""
+"""Statistics over seeds against SciPy, definitions and simulation."""
 
+import itertools
 import math
+from unittest import mock
 
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
-from hypothesis import given
-from hypothesis import strategies as st
+from scipy import stats
 
 from experiments.lab import statistics
-from experiments.lab.statistics import Bounds, Interval
+from experiments.lab.statistics import Interval
 
 NAN = math.nan
-seeds = st.lists(
-  st.floats(-1e6, 1e6).map(lambda value: round(value, 3)),
-  min_size=2,
-  max_size=9,
-)
+
+
+def samples(count=30, low=2, high=24, seed=0):
+  """Yields samples of many sizes, some rounded so that values are tied."""
+  rng = np.random.default_rng(seed)
+  for number in range(count):
+    values = rng.gamma(2.0, size=rng.integers(low, high)) - 1
+    yield values.round(1) if number % 2 else values
 
 
 class IntervalTest(parameterized.TestCase):
@@ -28,18 +32,12 @@ class IntervalTest(parameterized.TestCase):
     self.assertEqual(result.low, 2.0 - result.half_width)
     self.assertEqual(result.high, 2.0 + result.half_width)
 
-  def test_confidence(self):
-    # t(0.95, 2 degrees) = 2.919986.
-    result = statistics.interval([1.0, 2.0, 3.0], confidence=0.9)
-    self.assertAlmostEqual(result.half_width, 2.919986 / math.sqrt(3), 5)
-
-  def test_coverage(self):
-    rng = np.random.default_rng(0)
-    held = [
-      result.low < 3.0 < result.high
-      for result in map(statistics.interval, rng.normal(3.0, 2.0, (2000, 5)))
-    ]
-    self.assertBetween(np.mean(held), 0.93, 0.97)
+  @parameterized.parameters(0.9, 0.95)
+  def test_agrees_with_scipy(self, confidence):
+    for values in samples():
+      found = statistics.interval(values, confidence)
+      expected = stats.ttest_1samp(values, 0).confidence_interval(confidence)
+      np.testing.assert_allclose((found.low, found.high), expected, atol=1e-12)
 
   def test_one_seed_has_no_width(self):
     mean, half_width = statistics.interval([0.5])
@@ -53,6 +51,7 @@ class IntervalTest(parameterized.TestCase):
 
   @parameterized.parameters(
     ([1.0, NAN, 3.0], r"finite, got \[nan\] at position \[1\] of 3"),
+    ([1.0, None], r"finite, got \[nan\] at position \[1\] of 2"),
     ([1.0, math.inf], r"finite, got \[inf\] at position \[1\] of 2"),
     ([], r"one number per seed, got shape \(0,\)"),
     ([[1.0, 2.0]], r"one number per seed, got shape \(1, 2\)"),
@@ -86,130 +85,178 @@ class IntervalTest(parameterized.TestCase):
     if not spec:
       self.assertEqual(str(Interval(mean, half_width)), expected)
 
-
-class PairedTest(parameterized.TestCase):
-  def test_difference_cancels_what_seeds_share(self):
-    baseline = [97.0, 98.0, 99.0]
-    result = statistics.paired_difference([97.5, 98.5, 99.5], baseline)
-    self.assertEqual(result, Interval(0.5, 0.0))
-
-  def test_ratio(self):
-    result = statistics.paired_ratio([1.0, 2.0, 6.0], [1.0, 4.0, 4.0])
-    self.assertEqual(result, statistics.interval([1.0, 0.5, 1.5]))
-
-  @given(seeds)
-  def test_difference_is_antisymmetric(self, values):
-    baseline = values[::-1]
-    ahead = statistics.paired_difference(values, baseline)
-    behind = statistics.paired_difference(baseline, values)
-    self.assertEqual(ahead.mean, -behind.mean)
-    self.assertAlmostEqual(ahead.half_width, behind.half_width, 6)
-
-  @parameterized.parameters(
-    statistics.paired_difference, statistics.paired_ratio
-  )
-  def test_refuses_other_seeds(self, compare):
-    with self.assertRaisesRegex(ValueError, "3 values and 2 baselines"):
-      compare([1.0, 2.0, 3.0], [1.0, 2.0])
-
-  @parameterized.parameters(0.0, -1.0)
-  def test_ratio_refuses_baseline(self, value):
-    with self.assertRaisesRegex(ValueError, "positive baselines"):
-      statistics.paired_ratio([1.0, 1.0], [1.0, value])
-
-
-def by_rank(values, baseline):
-  return statistics.paired_difference(
-    values, baseline, diverged_at_least=math.inf
-  )
-
-
-class DivergedTest(parameterized.TestCase):
-  """Seeds without a number: counted, and judged by a bound or by rank."""
-
-  losses = (2.0, 2.1, None, 2.2, 1.9, 2.0)
-  baseline = (1.0, 1.1, 1.0, 1.2, 0.9, 1.0)
-
-  def test_a_bound_leaves_one_side_open(self):
-    found = statistics.paired_difference(
-      self.losses, self.baseline, diverged_at_least=4.0
-    )
-    bounded = statistics.paired_difference(
-      [loss or 4.0 for loss in self.losses], self.baseline
-    )
-    self.assertEqual((found.low, found.high), (bounded.low, math.inf))
-    self.assertEqual(found.note, "1 of 12 runs diverged, and counts as 4")
-    turned = statistics.paired_difference(
-      self.baseline, self.losses, diverged_at_least=4.0
-    )
-    self.assertEqual(turned.low, -math.inf)
-    self.assertAlmostEqual(turned.high, -bounded.low)
-    both = statistics.paired_difference(
-      [None, 1.0], [1.0, NAN], diverged_at_least=4.0
-    )
-    self.assertEqual((both.low, both.high), (-math.inf, math.inf))
-    self.assertIn("2 of 4 runs diverged, and count as 4", f"{both}")
-
-  def test_by_rank_the_extremes_of_six_hold_the_median(self):
-    found = by_rank(self.losses, self.baseline)
-    self.assertIsInstance(found, Bounds)
-    self.assertAlmostEqual(found.low, 1.0)
-    self.assertEqual(found.high, math.inf)
-    self.assertRegex(found.note, "1 of 12 runs diverged; .* by rank")
-
-  def test_by_rank_five_seeds_say_nothing(self):
-    found = by_rank(self.losses[:5], self.baseline[:5])
-    self.assertEqual((found.low, found.high), (-math.inf, math.inf))
-
-  def test_by_rank_two_diverged_seeds_are_infinite_either_way(self):
-    values = [None, None, *[2.0] * 4]
-    found = by_rank(values, [None, *[1.0] * 5])
-    self.assertEqual((found.low, found.high), (-math.inf, math.inf))
-    found = by_rank([2.0] * 6, [None, *[1.0] * 5])
-    self.assertEqual((found.low, found.high), (-math.inf, 1.0))
-
-  def test_rank_interval_covers_the_median(self):
-    rng = np.random.default_rng(0)
-    hits = 0
-    for _ in range(400):
-      values = rng.exponential(size=9)  # The median is log(2).
-      values[values > 3] = np.inf
-      low, high = statistics._median_by_rank(values, values, 0.95)
-      hits += low <= math.log(2) <= high
-    # Between the second smallest and the second largest: 96.1 %.
-    self.assertBetween(hits / 400, 0.93, 0.99)
-
-  def test_of_other_quantities_nothing_is_known(self):
-    for values in ([None] * 8, [NAN, *[0.5] * 7], [-math.inf] * 8):
-      found = statistics.paired_difference(values, [0.5] * 8)
-      self.assertEqual((found.low, found.high), (-math.inf, math.inf))
-      self.assertRegex(found.note, "runs diverged$")
-
-  def test_ratio(self):
-    found = statistics.paired_ratio(
-      [None, 1.0, 1.0], [2.0, 2.0, 2.0], diverged_at_least=4.0
-    )
-    self.assertEqual(found.high, math.inf)
-    self.assertLess(found.low, 1)
-
   def test_shown(self):
+    self.assertEqual(statistics.shown([1.0, 2.0, 3.0], ".1f"), "2.0 ± 2.5")
     self.assertEqual(statistics.shown([1.0, NAN], ".2f"), "diverged")
 
 
-class TrendTest(absltest.TestCase):
-  def test_sees_both_directions(self):
-    rng = np.random.default_rng(0)
-    rising = rng.normal(10, 0.1, (3, 5)) + np.arange(3)[:, None]
-    self.assertLess(statistics.trend(list(rising)).rises, 0.05)
-    self.assertLess(statistics.trend(list(rising[::-1])).falls, 0.05)
+class TTestTest(parameterized.TestCase):
+  def test_agrees_with_scipy(self):
+    for values, mean in itertools.product(samples(), (-1.0, 0.0, 2.5)):
+      expected = stats.ttest_1samp(values, mean).pvalue
+      self.assertAlmostEqual(statistics.t_test(values, mean), expected, 12)
 
-  def test_one_seed_shows_nothing(self):
-    self.assertEqual(statistics.trend([[1.0], [2.0]]), (1.0, 1.0))
+  # The mean of three times 0.1 is not 0.1.
+  @parameterized.parameters([[1.0]], [[1.0, 1.0]], [[0.1, 0.1, 0.1]])
+  def test_equal_values_show_nothing(self, values):
+    self.assertEqual(statistics.t_test(values, 0.0), 1.0)
+    self.assertEqual(statistics.t_test(values, values[0]), 1.0)
+
+
+def t_statistic(drawn, mean):
+  """Returns the t statistic of a resample, as a textbook writes it."""
+  distance = sum(drawn) / len(drawn) - mean
+  if len(set(drawn)) == 1:
+    return math.copysign(math.inf, distance)
+  squares = sum((value - sum(drawn) / len(drawn)) ** 2 for value in drawn)
+  return distance / math.sqrt(squares / (len(drawn) - 1) / len(drawn))
+
+
+class BootstrapTest(parameterized.TestCase):
+  values = (0.3, 1.1, 0.2, 4.0, 0.9)
+
+  def test_agrees_with_a_straightforward_implementation(self):
+    for values in samples(6, low=5):
+      with mock.patch.object(statistics, "RESAMPLES", 199):
+        found = statistics.bootstrapped(values)
+      mean, size = values.mean(), len(values)
+      drawn = np.random.default_rng(0).integers(0, size, (199, size))
+      expected = sorted(t_statistic(values[row], mean) for row in drawn)
+      np.testing.assert_allclose(found.statistics, expected, atol=1e-9)
+      # Of 199 values, the fifth from either end.
+      error = values.std(ddof=1) / math.sqrt(size)
+      ends = mean - expected[-5] * error, mean - expected[4] * error
+      np.testing.assert_allclose(found.interval(), ends, rtol=1e-9)
+
+  @parameterized.parameters(-1.0, 0.5, 1.0, 2.0, 6.0, 30.0)
+  def test_p_value_agrees_with_all_resamples(self, mean):
+    """All 3125 of five seeds have the same probability."""
+    center = sum(self.values) / 5
+    exact = np.array(
+      [
+        t_statistic(drawn, center)
+        for drawn in itertools.product(self.values, repeat=5)
+      ]
+    )
+    found = statistics.bootstrapped(self.values)
+    observed = t_statistic(self.values, mean)
+    tail = min((exact <= observed).mean(), (exact >= observed).mean())
+    # Four standard errors of 19,999 resamples.
+    error = 4 * math.sqrt(tail * (1 - tail) / 19_999) + 1 / 19_999
+    self.assertAlmostEqual(found.test(mean) / 2, tail, delta=error)
+
+  def test_is_always_the_same(self):
+    first, second = (statistics.bootstrapped(self.values) for _ in range(2))
+    np.testing.assert_array_equal(first.statistics, second.statistics)
+
+  def test_moves_and_turns_with_the_sample(self):
+    low, high = statistics.bootstrapped(self.values).interval()
+    moved = statistics.bootstrapped(3 + 2 * np.array(self.values)).interval()
+    np.testing.assert_allclose(moved, (3 + 2 * low, 3 + 2 * high))
+    turned = statistics.bootstrapped(-np.array(self.values)).interval()
+    np.testing.assert_allclose(turned, (-high, -low))
+
+  def test_two_distinct_values_leave_a_side_open(self):
+    """A third of the resamples are all zero: the mean may be far above."""
+    low, high = statistics.bootstrapped([0.0, 0.0, 0.0, 0.0, 1.0]).interval()
+    self.assertEqual(high, math.inf)
+    self.assertLess(low, 0)
+
+
+class SkewnessTest(absltest.TestCase):
+  def test_agrees_with_scipy(self):
+    for values in samples(low=4):
+      expected = stats.skew(values, bias=False)
+      self.assertAlmostEqual(statistics.skewness(values), expected, 10)
+
+  def test_of_equal_values_or_two_seeds(self):
+    self.assertEqual(statistics.skewness([0.1] * 7), 0)
+    self.assertEqual(statistics.skewness([0.1, 4.0]), 0)
+
+
+class RanksTest(absltest.TestCase):
+  def test_sign_test_agrees_with_scipy(self):
+    for values in samples():
+      for median in (*values[:3], 0.7):
+        expected = stats.quantile_test(values, q=median, p=0.5).pvalue
+        found = statistics.sign_test(values, median)
+        self.assertAlmostEqual(found, min(1, expected), 12)
+
+  def test_interval_agrees_with_scipy(self):
+    for values in samples(low=6):
+      test = stats.quantile_test(values, q=0, p=0.5)
+      expected = test.confidence_interval(0.95)
+      self.assertEqual(
+        statistics.median_interval(values), (expected.low, expected.high)
+      )
+
+  def test_infinite_values_are_in_order_too(self):
+    values = [1.0, 2.0, 3.0, 4.0, math.inf, math.inf]
+    self.assertEqual(statistics.median_interval(values), (1.0, math.inf))
+    self.assertEqual(statistics.sign_test(values, 0.5), 2 / 2**6)
+    self.assertEqual(statistics.sign_test(values, 100.0), 88 / 2**7)
+
+  def test_five_seeds_say_nothing(self):
+    self.assertEqual(
+      statistics.median_interval(range(5)), (-math.inf, math.inf)
+    )
+    self.assertEqual(statistics.sign_test(range(5), -1.0), 2 / 2**5)
+
+
+class HolmTest(absltest.TestCase):
+  def test_hand_worked(self):
+    # 4 x 0.005, 3 x 0.01, 2 x 0.03, then 0.04, which is not below the others.
+    self.assertEqual(
+      statistics.holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02]
+    )
+    self.assertEqual(statistics.holm([0.6, 0.7]), [1.0, 1.0])
+    self.assertEqual(statistics.holm([]), [])
+
+  def test_is_the_closed_test_of_bonferroni(self):
+    """By definition: every set of hypotheses with this one is rejected."""
+    for p_values in np.random.default_rng(0).beta(0.5, 3, (20, 5)):
+      sets = [
+        set(chosen)
+        for size in range(1, 6)
+        for chosen in itertools.combinations(range(5), size)
+      ]
+      expected = [
+        max(
+          min(1, len(chosen) * p_values[[*chosen]].min())
+          for chosen in sets
+          if index in chosen
+        )
+        for index in range(5)
+      ]
+      np.testing.assert_allclose(statistics.holm(p_values), expected)
+
+
+class PowerTest(parameterized.TestCase):
+  @parameterized.parameters((0.5, 20), (1.5, 5), (-0.9, 12), (1.0, 3))
+  def test_agrees_with_simulation(self, distance, seeds):
+    drawn = np.random.default_rng(0).normal(distance, 1, (20_000, seeds))
+    test = stats.ttest_1samp(drawn, 0, axis=1)
+    right = np.sign(test.statistic) == np.sign(distance)
+    # Three standard errors of 20,000 samples: 1.1%.
+    self.assertAlmostEqual(
+      statistics.power(distance, seeds),
+      (right & (test.pvalue <= 0.05)).mean(),
+      delta=0.011,
+    )
+
+  def test_one_seed_resolves_nothing(self):
+    self.assertEqual(statistics.power(9.0, 1), 0.0)
+
+  @parameterized.product(seeds=(3, 5, 10, 20), claims=(1, 8, 25))
+  def test_resolved_by_is_its_inverse(self, seeds, claims):
+    level = 0.05 / claims
+    distance = statistics.resolved_by(seeds, level=level)
+    self.assertAlmostEqual(statistics.power(distance, seeds, level), 0.8, 6)
 
 
 class BestRateTest(absltest.TestCase):
   def test_a_rate_at_which_a_seed_diverged_is_not_the_best(self):
-    losses = np.array([[0.5, 0.5], [0.1, NAN], [0.4, 0.3]])
+    losses = np.array([[0.5, 0.5], [0.1, NAN], [0.4, 0.3], [0.1, math.inf]])
     self.assertEqual(statistics.best_rate(losses), 2)
 
 
