@@ -4,9 +4,9 @@ Seeds are paired: the same position in two samples is the same seed, which
 shares data, initial kernels and order. The analysis is of the differences or
 ratios, seed by seed.
 
-The interval of a mean is Student's t. With five to nine seeds, or if the sample
-is skewed (skewness beyond 1), it is that of the studentized bootstrap, because
-Student's t is then too narrow on the side of the tail.
+The interval of a mean is Student's t. If five seeds or more are skewed
+(skewness beyond 1), it is that of the studentized bootstrap, because Student's
+t is then too narrow on the side of the tail.
 
 A seed that diverged has no number. It is never left out. It counts as `cap` if
 the analysis has one, such as the loss of guessing. Otherwise it is infinitely
@@ -35,8 +35,7 @@ import numpy as np
 from experiments.lab import statistics
 from experiments.lab.statistics import Seeds
 
-FEW, SKEWED = 10, 1.0  # Seeds, skewness: see above.
-_LEAST = 5  # Resamples of fewer seeds say too little.
+SKEWED, LEAST = 1.0, 5  # Skewness, seeds: see above.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,18 +206,15 @@ def _estimate(values: np.ndarray) -> Estimate:
   """Returns the mean, or the median if nothing is known of the mean."""
   if not np.isfinite(values).all() or np.ptp(values) == 0:
     return _by_rank(values)
-  few = _LEAST <= values.size < FEW
-  skewed = abs(statistics.skewness(values)) > SKEWED
-  if values.size >= _LEAST and (few or skewed):
+  known = statistics.interval(values)
+  low, high, method = known.low, known.high, "t"
+  test: Callable[[float], float] = functools.partial(statistics.t_test, values)
+  if values.size >= LEAST and abs(statistics.skewness(values)) > SKEWED:
     resampled = statistics.bootstrapped(values)
     low, high = resampled.interval()
     if not math.isfinite(high - low):
       return _by_rank(values)
     test, method = resampled.test, "bootstrap"
-  else:
-    found = statistics.interval(values)
-    low, high, method = found.low, found.high, "t"
-    test = functools.partial(statistics.t_test, values)
   mean, spread = float(values.mean()), float(values.std(ddof=1))
   return Estimate(
     mean,

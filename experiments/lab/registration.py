@@ -43,12 +43,12 @@ run is in its file in [results/](../results).
 - **Number of seeds.** 20 for the headline claims, 10 for the others. "Resolved"
   is the distance from the margin that these seeds resolve in {_SHARE:.0%} of
   the runs, with the pilot's spread, after Holm's correction (noncentral t).
-- **Analysis.** Seeds are paired. The interval of a mean is Student's t, or the
-  studentized bootstrap with five to nine seeds or if the sample is skewed
-  (skewness beyond 1). Ratios are analysed as logarithms. Numbers of seeds that
-  diverged count as the cap where there is one; otherwise the median is judged
-  by ranks. So it is if the numbers are equal, or nearly all of them. Holm's
-  correction is for all claims of a study on one data set.
+- **Analysis.** Seeds are paired. The interval of a mean is Student's t, or that
+  of the studentized bootstrap if the sample is skewed (skewness beyond 1).
+  Ratios are analysed as logarithms.
+  Seeds that diverged count as the cap where there is one; otherwise the median
+  is judged by ranks. So it is if the numbers are equal, or nearly all of them.
+  Holm's correction is for all claims of a study on one data set.
 - **Verdicts.** CONFIRMED: beyond the margin. SMALLER THAN CLAIMED: there is an
   effect, but it does not reach the margin. REFUTED: the opposite. UNRESOLVED:
   the data do not decide.

@@ -73,10 +73,9 @@ class EstimateTest(parameterized.TestCase):
   @parameterized.parameters(
     (4, 0.0, "t"),  # So few say nothing of the skewness.
     (4, 9.0, "t"),
-    (5, 0.0, "bootstrap"),
-    (9, 0.0, "bootstrap"),
-    (10, 0.0, "t"),
+    (5, 0.0, "t"),
     (20, 0.0, "t"),
+    (5, 9.0, "ranks"),  # Too few to resample such a tail.
     (10, 9.0, "bootstrap"),
     (20, 9.0, "bootstrap"),
     (20, -9.0, "bootstrap"),
@@ -254,9 +253,12 @@ class CoverageTest(parameterized.TestCase):
     covered = np.mean([one.low <= truth <= one.high for one in found])
     self.assertAlmostEqual(covered, 0.95, delta=0.01)
 
-  @parameterized.parameters((5, 0.90, 0.025), (20, 0.925, 0.015))
+  @parameterized.parameters((5, 0.88, 0.01), (20, 0.925, 0.015))
   def test_of_skewed_seeds(self, seeds, least, gain):
-    """Exponential: 92% and 93.5%, where Student's t covers 88% and 91.5%."""
+    """Exponential: 89.5% and 93.5%, where Student's t covers 88% and 91.5%.
+
+    Five seeds rarely show that they are skewed.
+    """
     drawn = np.random.default_rng(seeds).exponential(
       size=(simulated.COUNT, seeds)
     )
