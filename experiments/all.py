@@ -218,7 +218,10 @@ def collect(config: Config, root: pathlib.Path) -> None:
     for records in found.values()
     for record in records.values()
   )
-  print(f"\n{len(found)} studies, {minutes:.0f} minutes of training.")
+  print(
+    f"\n{len(found)} of {len(config.studies)} studies finished,"
+    f" {minutes:.0f} minutes of training."
+  )
   if config.confirm and not config.quick:
     for name in found:
       print(f"Wrote {os.path.relpath(results.add(root / name))}")

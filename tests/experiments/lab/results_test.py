@@ -14,7 +14,6 @@ from experiments.lab.runs import files
 from tests.experiments.lab import small_study
 from tests.experiments.lab.small_study import EQUAL, LOWER, STUDY
 
-
 RECORD = small_study.record()
 
 

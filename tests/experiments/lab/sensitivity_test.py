@@ -133,8 +133,8 @@ class ProgramTest(absltest.TestCase):
   def test_help_shows_the_flag(self):
     shown = " ".join(self.program("--help").stdout.split())
     self.assertIn(
-      "--[no]sensitivity: Measure instead how much the headline claims depend on"
-      " the settings: steps, gain, one at a time.",
+      "--[no]sensitivity: Measure instead how much the headline claims depend"
+      " on the settings: steps, gain, one at a time.",
       shown,
     )
 
