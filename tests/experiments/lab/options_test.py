@@ -13,7 +13,6 @@ from experiments.lab.runs.workdir import Files
 from experiments.mnist import Config
 from experiments.transformer.options import Config as TransformerConfig
 
-
 NO_PRESETS = {"quick": {}, "full": {}, "confirm": {}}
 PRESETS = {
   "quick": {"seeds": 2},
@@ -35,7 +34,7 @@ class FlagsTest(parameterized.TestCase):
     self.assertEqual(parse(defaults=defaults), (defaults, Files()))
 
   @parameterized.parameters(
-    ((), (0, 1, 20)),
+    ((), (0, Config().seeds, 20)),
     (("--confirm",), (100, 20, 20)),
     (("--confirm", "--scale=full"), (100, 20, 99)),
     (("--confirm", "--quick"), (100, 2, 20)),
