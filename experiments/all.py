@@ -1,7 +1,7 @@
 """Runs every study and collects its verdicts.
 
     python -m experiments.all
-    python -m experiments.all --dataset=digits --jobs=2
+    python -m experiments.all --dataset=digits --text=pydoc --jobs=2
     python -m experiments.all --confirm
     python -m experiments.all --quick
 
@@ -31,6 +31,8 @@ from experiments.lab import results as recorded
 from experiments.lab.errors import RefusedError
 from experiments.lab.runs import ending, files, workdir
 
+# Of the page in the folder of the suite.
+_LINKS = pages.Links("{study}/summary.json", "{study}/{figure}")
 _PATIENCE_SECONDS = 10.0  # For a study that is to end.
 
 _QUICK = flags.DEFINE_bool(
@@ -46,6 +48,13 @@ _DATASET = flags.DEFINE_string(
   "auto",
   "Data of the image studies: auto (MNIST, or digits without it), mnist,"
   " digits, or another data set; see --help of experiments.mnist.",
+)
+_TEXT = flags.DEFINE_enum(
+  "text",
+  "auto",
+  ["auto", "tiny_shakespeare", "pydoc"],
+  "Data of the transformer studies: auto (tiny_shakespeare, or pydoc without"
+  " it), or pydoc, which is Python's language reference.",
 )
 _JOBS = flags.DEFINE_integer(
   "jobs", 1, "Number of studies that run at once.", lower_bound=1
@@ -135,6 +144,7 @@ class Config:
   """What the suite runs."""
 
   dataset: str
+  text: str
   quick: bool
   confirm: bool
   studies: tuple[str, ...]
@@ -160,6 +170,7 @@ def run(
     chosen = catalog.arguments(
       name,
       dataset=config.dataset,
+      text=config.text,
       quick=config.quick,
       confirm=config.confirm,
     )
@@ -196,7 +207,8 @@ def collect(config: Config, root: pathlib.Path) -> None:
     for name in config.studies
     if (summary := workdir.summary(root / name))
   }
-  files.write_bytes(root / "studies.md", pages.page(found, {}).encode())
+  block = pages.page(found, results.demonstrations(found), links=_LINKS)
+  files.write_bytes(root / "studies.md", block.encode())
   for name, records in found.items():
     print(f"\n{name}")
     for record in records.values():
@@ -206,7 +218,10 @@ def collect(config: Config, root: pathlib.Path) -> None:
     for records in found.values()
     for record in records.values()
   )
-  print(f"\n{len(found)} studies, {minutes:.0f} minutes of training.")
+  print(
+    f"\n{len(found)} of {len(config.studies)} studies finished,"
+    f" {minutes:.0f} minutes of training."
+  )
   if config.confirm and not config.quick:
     for name in found:
       print(f"Wrote {os.path.relpath(results.add(root / name))}")
@@ -224,7 +239,13 @@ def main(argv: Sequence[str]) -> None:
     sys.exit(
       f"Not a study: {', '.join(unknown)}; there are {[*catalog.ENTRIES]}."
     )
-  config = Config(_DATASET.value, _QUICK.value, _CONFIRM.value, tuple(names))
+  config = Config(
+    dataset=_DATASET.value,
+    text=_TEXT.value,
+    quick=_QUICK.value,
+    confirm=_CONFIRM.value,
+    studies=tuple(names),
+  )
   where = workdir.Files(_WORKDIR.value or None, _RESUME.value)
   command = study.command_line("all")
   try:

@@ -14,13 +14,13 @@ class Entry(NamedTuple):
   Attributes:
     module: Name of the module in this folder.
     flags: Flags that select the study.
-    images: Whether it takes --dataset.
+    data: What it trains on: "images", "text", or "" if there is no choice.
     whole: More flags, except with --quick and --confirm.
   """
 
   module: str
   flags: tuple[str, ...] = ()
-  images: bool = True
+  data: str = "images"
   whole: tuple[str, ...] = ()
 
   @property
@@ -30,8 +30,8 @@ class Entry(NamedTuple):
 
 # Short and exact studies first.
 ENTRIES: Mapping[str, Entry] = {
-  "internals": Entry("internals", images=False),
-  "moons": Entry("moons", images=False),
+  "internals": Entry("internals", data=""),
+  "moons": Entry("moons", data=""),
   "mnist": Entry("mnist", whole=("--norm=none,ln,rms,bn,gn", "--seeds=5")),
   **{
     name: Entry(name)
@@ -42,7 +42,7 @@ ENTRIES: Mapping[str, Entry] = {
   },
   **{
     f"transformer_{name}": Entry(
-      "transformer", (f"--study={name}",), images=False
+      "transformer", (f"--study={name}",), data="text"
     )
     for name in ("warmup", "depth", "norms", "batch_norm")
   },
@@ -50,14 +50,27 @@ ENTRIES: Mapping[str, Entry] = {
 
 
 def arguments(
-  name: str, *, dataset: str, quick: bool = False, confirm: bool = False
+  name: str,
+  *,
+  dataset: str = "auto",
+  text: str = "auto",
+  quick: bool = False,
+  confirm: bool = False,
 ) -> list[str]:
-  """Returns the flags of a study, without the flags of its files."""
+  """Returns the flags of a study, without the flags of its files.
+
+  Args:
+    name: Name of the study.
+    dataset: The data if it trains on images.
+    text: The data if it trains on text.
+    quick, confirm: Presets of the study.
+  """
   entry = ENTRIES[name]
   presets = [*["--confirm"] * confirm, *["--quick"] * quick]
   chosen = [*entry.flags, *(presets or entry.whole)]
-  if entry.images and dataset != "auto":
-    chosen.append(f"--dataset={dataset}")
+  data = {"images": dataset, "text": text}.get(entry.data, "auto")
+  if data != "auto":
+    chosen.append(f"--dataset={data}")
   return chosen
 
 

@@ -8,22 +8,22 @@
 Without flags, every verdict in results/ is made again from its numbers per
 seed, without training, and printed; a difference from the file is an error.
 --compare shows a finished run beside the committed results. --add takes a
-finished run with --confirm into results/ and its figures into docs/studies/.
---write makes docs/studies.md and the table in README.md from results/.
+finished run with --confirm into results/ and its figures into docs/studies/, or
+one with --sensitivity into results/STUDY/sensitivity/. --write makes
+docs/studies.md and the table in README.md from results/.
 """
 
 import pathlib
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from absl import app, flags
 
 from experiments import catalog
-from experiments.lab import pages, results
+from experiments.lab import pages, results, sensitivity
 from experiments.lab.errors import RefusedError
-from experiments.lab.results import Results
 from experiments.lab.runs import files, workdir
 from experiments.lab.tables import table
 
@@ -42,8 +42,9 @@ def finished(folder: pathlib.Path) -> tuple[str, dict[str, Any]]:
       f"{folder} holds no finished run. Give the folder that a study printed as"
       " that of its results; continue an interrupted run with --resume."
     )
+  module = sensitivity.studied(summary["study"])
   chosen = summary["config"].get("study")
-  name = "_".join(filter(None, (summary["study"], chosen)))
+  name = "_".join(filter(None, (module, chosen)))
   if name not in catalog.ENTRIES:
     raise RefusedError(
       f"{folder} is a run of {name}, which has no registered claims; those that"
@@ -56,10 +57,18 @@ def add(folder: pathlib.Path, root: pathlib.Path = ROOT) -> pathlib.Path:
   """Takes a finished run into results/, and its figures into docs/studies/.
 
   Raises:
-    RefusedError: It is not finished, or its seeds were seen before.
+    RefusedError: It is not finished, its seeds or settings are not those that
+      are registered, or a figure is not the one that it drew.
   """
   name, summary = finished(folder)
-  record = results.of_summary(name, summary)
+  record = results.of_summary(name, summary, catalog.declared(name))
+  for figure in record["figures"]:
+    path = folder / figure
+    checksum = files.sha256(path) if path.exists() else None
+    if checksum != summary["checksums"][figure]:
+      raise RefusedError(
+        f"{path} is not as the run drew it. Run it again in a new folder."
+      )
   path = results.write(record, root / "results")
   for figure in record["figures"]:
     target = root / "docs/studies" / path.stem / f"{name}_{figure}"
@@ -69,36 +78,58 @@ def add(folder: pathlib.Path, root: pathlib.Path = ROOT) -> pathlib.Path:
 
 
 def write_pages(root: pathlib.Path = ROOT) -> None:
-  """Makes docs/studies.md and the table in README.md from results/."""
-  found = results.read(catalog.ENTRIES, root / "results")
-  demonstrations = {
-    name: reason
-    for name in found
-    if (reason := catalog.declared(name).demonstration)
-  }
-  for name, block in (
-    ("docs/studies.md", pages.page(found, demonstrations)),
-    ("README.md", pages.headlines(found)),
-  ):
-    page = root / name
-    text = pages.replaced(page.read_text(), "results", block)
+  """Makes docs/studies.md and the table in README.md from results/.
+
+  Raises:
+    RefusedError: One of them has no place for the results.
+  """
+  for page, text in written(root).items():
     files.write_bytes(page, text.encode())
 
 
-def judge_again(found: Results) -> list[str]:
-  """Prints all verdicts, judged again; returns what differs from the files."""
+def written(root: pathlib.Path = ROOT) -> dict[pathlib.Path, str]:
+  """Returns the pages as `write_pages` writes them."""
+  found = results.read(catalog.ENTRIES, root / "results")
+  varied = results.read(catalog.ENTRIES, root / "results", results.SENSITIVITY)
+  blocks = {
+    root / "docs/studies.md": pages.page(found, demonstrations(found), varied),
+    root / "README.md": pages.headlines(found),
+  }
+  return {page: pages.replaced(page, block) for page, block in blocks.items()}
+
+
+def demonstrations(names: Iterable[str]) -> dict[str, str]:
+  """Returns why the claims of a study do not count, where they do not."""
+  return {
+    name: reason
+    for name in names
+    if (reason := catalog.declared(name).demonstration)
+  }
+
+
+def judge_again(root: pathlib.Path = ROOT) -> list[str]:
+  """Prints all verdicts, judged again; returns what differs from the files.
+
+  Raises:
+    RefusedError: A claim is not declared any more.
+    DamagedError: A file was changed by hand.
+  """
   changes = []
-  for name, records in found.items():
-    study = catalog.declared(name)
-    for data, record in records.items():
-      print(f"\n{name}, {data}")
-      for finding in results.judged_again(record, study):
-        print(finding)
-      changes += results.differences(record, study)
+  for kind in ("", results.SENSITIVITY):
+    found = results.read(catalog.ENTRIES, root / "results", kind)
+    for name, records in found.items():
+      study = catalog.declared(name)
+      for data, record in records.items():
+        print(f"\n{' '.join(filter(None, (name, kind)))}, {data}")
+        changes += results.differences(record, study)
+        for finding in results.judged_again(record, study):
+          print(finding)
+        if kind:
+          print(sensitivity.shown(record["variations"]))
   return changes
 
 
-def compare(folder: pathlib.Path) -> str:
+def compare(folder: pathlib.Path, root: pathlib.Path = ROOT) -> str:
   """Returns a table of a finished run beside the committed results.
 
   Raises:
@@ -106,7 +137,7 @@ def compare(folder: pathlib.Path) -> str:
   """
   name, summary = finished(folder)
   data = results.data_of(summary)
-  old = results.read([name]).get(name, {}).get(data)
+  old = results.read([name], root / "results").get(name, {}).get(data)
   if old is None:
     raise RefusedError(f"results/ has nothing of {name} on {data} yet.")
   rows = results.compared(old, summary)
@@ -128,7 +159,7 @@ def main(argv: Sequence[str]) -> None:
       print("Wrote docs/studies.md and README.md")
     if given.compare or given.add or given.write:
       return
-    changes = judge_again(results.read(catalog.ENTRIES))
+    changes = judge_again()
     if changes:
       raise RefusedError("\n".join(changes))
   except (RefusedError, files.DamagedError) as error:

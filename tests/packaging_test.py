@@ -52,6 +52,31 @@ class VersionTest(absltest.TestCase):
     self.assertEqual(found, [normjax.__version__])
 
 
+class CitationTest(absltest.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+
+  def test_is_complete(self):
+    required = {"cff-version", "message", "title", "authors"}
+    self.assertContainsSubset(required, self.citation)
+    self.assertEqual(self.citation["type"], "software")
+    # The schema knows no key "description".
+    self.assertEqual(
+      self.citation["abstract"], PROJECT["project"]["description"]
+    )
+    self.assertEqual(self.citation["keywords"], PROJECT["project"]["keywords"])
+
+  def test_is_of_this_version_and_license(self):
+    self.assertEqual(self.citation["version"], normjax.__version__)
+    self.assertEqual(self.citation["license"], PROJECT["project"]["license"])
+    (entry,) = re.findall(
+      r"@software{.*?\n}", (ROOT / "README.md").read_text(), re.DOTALL
+    )
+    self.assertIn(f"title = {{{self.citation['title']}}}", entry)
+    self.assertIn(f"note = {{Version {normjax.__version__}}}", entry)
+
+
 class PinsTest(absltest.TestCase):
   def test_the_linter_is_the_same_everywhere(self):
     (pinned,) = (

@@ -2,19 +2,27 @@
 
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from experiments.lab import results
+from experiments.lab import results, sensitivity
 from experiments.lab.claims import Finding, Verdict
+from experiments.lab.errors import RefusedError
 from experiments.lab.results import Record, Results
 from experiments.lab.tables import table
 
-_START, _END = "<!-- {} -->\n", "<!-- end of {} -->\n"
+START, END = "<!-- results -->\n", "<!-- end of results -->\n"
 
 
-def anchor(study: str, claim: str) -> str:
-  """Returns the anchor of a claim in docs/studies.md."""
-  return f"{study}-{claim}"
+class Links(NamedTuple):
+  """Paths from the page to the files of a record."""
+
+  record: str = "../results/{study}/{data}.json"
+  figure: str = "studies/{data}/{study}_{figure}"
+
+
+def anchor(study: str, name: str) -> str:
+  """Returns the anchor of a claim or check in docs/studies.md."""
+  return f"{study}-{name}"
 
 
 def demonstrates(reason: str) -> str:
@@ -22,74 +30,94 @@ def demonstrates(reason: str) -> str:
   return f"A demonstration, which does not count: {reason}."
 
 
-def page(found: Results, demonstrations: Mapping[str, str]) -> str:
+def page(
+  found: Results,
+  demonstrations: Mapping[str, str],
+  sensitivities: Mapping[str, Mapping[str, Record]] = {},
+  links: Links = Links(),  # noqa: B008
+) -> str:
   """Returns a count of the verdicts, and a section for each study.
 
   Args:
     found: The results.
     demonstrations: Studies whose claims do not count, with the reason.
+    sensitivities: The results of `--sensitivity`.
+    links: Where the files are.
   """
-  counted = [
-    finding["verdict"]
+  counted = {
+    (study, claim, data): finding["verdict"]
     for study, records in found.items()
     if study not in demonstrations
-    for record in records.values()
-    for finding in record["findings"]
-  ]
-  total = ", ".join(f"{counted.count(v)} {v}" for v in Verdict)
-  names = {
-    finding["claim"]: None
-    for study, records in found.items()
-    if study not in demonstrations
-    for record in records.values()
-    for finding in record["findings"]
+    for claim, findings in results.by_claim(records).items()
+    for data, finding in findings.items()
   }
-  lines = [f"{len(names)} claims, {len(counted)} verdicts: {total}.", ""]
+  claims = {(study, claim) for study, claim, _ in counted}
+  verdicts = [*counted.values()]
+  total = ", ".join(f"{verdicts.count(v)} {v}" for v in Verdict)
+  lines = [f"{len(claims)} claims, {len(verdicts)} verdicts: {total}.", ""]
   for study, records in found.items():
-    lines += section(study, records, demonstrations.get(study, ""))
+    demonstration = demonstrations.get(study, "")
+    varied = sensitivities.get(study, {})
+    lines += section(study, records, demonstration, varied, links)
   return "\n".join(lines)
 
 
 def section(
-  study: str, records: Mapping[str, Record], demonstration: str
+  study: str,
+  records: Mapping[str, Record],
+  demonstration: str = "",
+  varied: Mapping[str, Record] = {},
+  links: Links = Links(),  # noqa: B008
 ) -> list[str]:
-  """Returns the lines of one study, with all its data sets."""
+  """Returns the lines of one study, with all its data sets.
+
+  Args:
+    study: Its name.
+    records: Its records, by data.
+    demonstration: Why its claims do not count, if they do not.
+    varied: Its records of `--sensitivity`, by data.
+    links: Where the files are.
+  """
   lines = [f'<a id="{study}"></a>', f"### {study.replace('_', ' ')}", ""]
   if demonstration:
     lines += [demonstrates(demonstration), ""]
   for data, record in records.items():
     lines.append(
       f"- {data}: `{record['command']}`, {record['minutes']:.0f} minutes"
-      f" ([results](../results/{study}/{data}.json))"
+      f" ([results]({links.record.format(study=study, data=data)}))"
     )
   lines.append("")
-  for name in next(iter(records.values()))["figures"]:
-    stem = pathlib.Path(name).stem
-    pictures = [
-      f"![{stem}, {data}](studies/{data}/{study}_{name})" for data in records
+  for name in _names(records, "figures"):
+    lines += [
+      f"![{pathlib.Path(name).stem}, {data}]"
+      f"({links.figure.format(study=study, data=data, figure=name)})"
+      for data, record in records.items()
+      if name in record["figures"]
     ]
-    lines += [*pictures, ""]
+    lines.append("")
   if any(record["findings"] for record in records.values()):
     lines += [claims_table(study, records), ""]
   if any(record["checks"] for record in records.values()):
-    lines += ["Checks:", "", checks_table(records), ""]
+    lines += ["Checks:", "", checks_table(study, records), ""]
   if any(record["rates"] for record in records.values()):
-    lines += [
-      "<details><summary>Learning rates</summary>",
-      "",
-      rates_table(records),
-      "",
-      "</details>",
-      "",
+    lines += _folded("Learning rates", [rates_table(records)])
+  if varied:
+    tables = [
+      block
+      for data, record in varied.items()
+      for block in (
+        f"{data}, {_seeds(record)}:",
+        sensitivity.shown(record["variations"]),
+      )
     ]
+    lines += _folded("Other settings, one at a time", tables)
   return lines
 
 
 def claims_table(study: str, records: Mapping[str, Record]) -> str:
   """Returns the table of claims with a column for each data set."""
-  by_claim = _by_claim(records)
   rows = []
-  for claim, findings in by_claim.items():
+  for claim, findings in results.by_claim(records).items():
     first = next(iter(findings.values()))
     headline = "**headline** " if first["headline"] else ""
     rows.append(
@@ -104,19 +132,16 @@ def claims_table(study: str, records: Mapping[str, Record]) -> str:
   return _table(rows, ["claim", *records, "in all"])
 
 
-def checks_table(records: Mapping[str, Record]) -> str:
+def checks_table(study: str, records: Mapping[str, Record]) -> str:
   """Returns the table of checks with a column for each data set."""
-  first = next(iter(records.values()))
   rows = []
-  for index, check in enumerate(first["checks"]):
-    outcomes = [record["checks"][index] for record in records.values()]
+  for check, outcomes in results.by_check(records).items():
+    first = next(iter(outcomes.values()))
     rows.append(
       [
-        f"{check['sentence']} [{check['source']}] ({check['rule']})",
-        *(
-          f"{'holds' if o['holds'] else 'FAILS'}: {o['number']:.0e}"
-          for o in outcomes
-        ),
+        f'<a id="{anchor(study, check)}"></a>`{check}`: {first["sentence"]}'
+        f" [{first['source']}] ({first['rule']})",
+        *(_outcome(outcomes.get(data)) for data in records),
       ]
     )
   return _table(rows, ["check", *records])
@@ -124,12 +149,9 @@ def checks_table(records: Mapping[str, Record]) -> str:
 
 def rates_table(records: Mapping[str, Record]) -> str:
   """Returns the table of the chosen rates with their neighbours."""
-  arms = dict.fromkeys(
-    arm for record in records.values() for arm in record["rates"]
-  )
   rows = [
     [arm, *(_rates(record["rates"].get(arm)) for record in records.values())]
-    for arm in arms
+    for arm in _names(records, "rates")
   ]
   return _table(rows, ["arm", *records])
 
@@ -138,7 +160,7 @@ def headlines(found: Results) -> str:
   """Returns the table of the headline claims."""
   rows = []
   for study, records in found.items():
-    for claim, findings in _by_claim(records).items():
+    for claim, findings in results.by_claim(records).items():
       first = next(iter(findings.values()))
       if first["headline"]:
         link = f"docs/studies.md#{anchor(study, claim)}"
@@ -151,23 +173,24 @@ def headlines(found: Results) -> str:
   return _table(rows, ["claim", "verdict"])
 
 
-def replaced(text: str, name: str, block: str) -> str:
-  """Returns a page with the block between its markers replaced.
+def replaced(page: pathlib.Path, block: str) -> str:
+  """Returns the text of a page with the block between its markers replaced.
 
   Args:
-    text: The page, with `<!-- NAME -->` and `<!-- end of NAME -->`.
-    name: Name of the block.
-    block: Its new content.
+    page: The page, with the lines `START` and `END`.
+    block: The new content.
 
   Raises:
-    ValueError: The page has no such markers.
+    RefusedError: The page has no such lines.
   """
-  start, end = _START.format(name), _END.format(name)
-  before, found, rest = text.partition(start)
-  _, closed, after = rest.partition(end)
+  before, found, rest = page.read_text().partition(START)
+  _, closed, after = rest.partition(END)
   if not (found and closed):
-    raise ValueError(f"The page has no {start.strip()} ... {end.strip()}.")
-  return f"{before}{start}\n{block.rstrip()}\n\n{end}{after}"
+    raise RefusedError(
+      f"{page} has no place for the results. Add the lines {START.strip()} and"
+      f" {END.strip()}, in this order."
+    )
+  return f"{before}{START}\n{block.rstrip()}\n\n{END}{after}"
 
 
 def listed(record: Record) -> str:
@@ -175,15 +198,23 @@ def listed(record: Record) -> str:
   return "\n".join(str(Finding(**finding)) for finding in record["findings"])
 
 
-def _by_claim(
-  records: Mapping[str, Record],
-) -> dict[str, dict[str, Mapping[str, Any]]]:
-  """Returns the findings by claim and by data."""
-  found: dict[str, dict[str, Mapping[str, Any]]] = {}
-  for data, record in records.items():
-    for finding in record["findings"]:
-      found.setdefault(finding["claim"], {})[data] = finding
-  return found
+def _names(records: Mapping[str, Record], entry: str) -> list[str]:
+  """Returns the names in an entry of all records, in their order."""
+  found = (name for record in records.values() for name in record[entry])
+  return [*dict.fromkeys(found)]
+
+
+def _folded(title: str, blocks: Sequence[str]) -> list[str]:
+  """Returns blocks that GitHub shows after a click on their title."""
+  lines = [f"<details><summary>{title}</summary>", ""]
+  for block in blocks:
+    lines += [block, ""]
+  return [*lines, "</details>", ""]
+
+
+def _seeds(record: Record) -> str:
+  first, count = record["config"]["seed"], record["config"]["seeds"]
+  return f"seeds {first} to {first + count - 1}"
 
 
 def _cell(finding: Mapping[str, Any] | None) -> str:
@@ -192,6 +223,13 @@ def _cell(finding: Mapping[str, Any] | None) -> str:
   found = Finding(**finding)
   remark = f"<br>{found.remark}" if found.remark else ""
   return f"**{found.verdict}**{remark}<br>{found.number}<br>{found.evidence}"
+
+
+def _outcome(outcome: Mapping[str, Any] | None) -> str:
+  if outcome is None:
+    return ""
+  word = "holds" if outcome["holds"] else "FAILS"
+  return f"{word}: {outcome['number']:.0e}"
 
 
 def _rates(choice: Mapping[str, Any] | None) -> str:

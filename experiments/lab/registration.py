@@ -70,7 +70,7 @@ def _section(name: str, study: Study[Any], command: str) -> str:
   if study.demonstration:
     lines += [
       "",
-      f"A demonstration, which does not count: {study.demonstration}",
+      f"A demonstration, which does not count: {study.demonstration}.",
     ]
   lines += ["", study.design.strip().split("\n\n", 1)[1].rstrip(), ""]
   settings = {**dataclasses.asdict(study.config), **study.confirm}

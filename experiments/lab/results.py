@@ -2,52 +2,81 @@
 
 A file holds what a reader needs to judge again without training: the samples of
 every claim, a number per seed, with the rates that were chosen, the versions,
-the machine and the commit. Verdicts in docs/ are made from these files.
+the machine and the commit. Verdicts in docs/ are made from these files. What
+`--sensitivity` measured is in `results/STUDY/sensitivity/DATA.json`; these
+files have "variations", each with its own findings.
 """
 
 import math
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.lab import claims as claiming
+from experiments.lab import sensitivity
 from experiments.lab.claims import Finding
 from experiments.lab.declaration import Study
 from experiments.lab.errors import RefusedError
 from experiments.lab.runs import files
 
 FOLDER = pathlib.Path(__file__).parents[2] / "results"
+SENSITIVITY = "sensitivity"
 # No pilot has used this seed or a later one.
 FIRST_SEED = 100
 
 Record = Mapping[str, Any]
 # Records by study and data.
 Results = Mapping[str, Mapping[str, Record]]
+# Findings or checks of a study, by name and data.
+Outcomes = dict[str, dict[str, Mapping[str, Any]]]
 
 _KEPT = (
   *("study", "command", "data", "config", "versions", "machine", "minutes"),
-  *("rates", "findings", "checks", "figures"),
+  *("rates", "findings", "checks", "figures", "variations"),
 )
 _DIGITS = 1e-6  # Relative; SciPy's distributions differ by less.
 
 
-def of_summary(name: str, summary: Mapping[str, Any]) -> dict[str, Any]:
+def of_summary(
+  name: str, summary: Mapping[str, Any], study: Study[Any]
+) -> dict[str, Any]:
   """Returns the record of a finished run.
 
   Args:
     name: Name of the study in the catalog.
     summary: Its summary.
+    study: What it declares.
 
   Raises:
-    RefusedError: The run used seeds that pilots may have seen.
+    RefusedError: The run was only `--quick`, used seeds that pilots may have
+      seen, or has other settings than those that are registered.
   """
-  seed = summary["config"]["seed"]
-  if summary["findings"] and seed < FIRST_SEED:
+  config = summary["config"]
+  if "--quick" in shlex.split(summary["command"]):
     raise RefusedError(
-      f"The run of {name} began at seed {seed}. Verdicts need seeds from"
-      f" {FIRST_SEED} on, which no pilot has seen: run it with --confirm."
+      f"The run of {name} was made with --quick, which only checks that it"
+      " runs: run it with --confirm instead."
     )
-  return {key: summary[key] for key in _KEPT} | {"study": name}
+  if summary["findings"] and config["seed"] < FIRST_SEED:
+    raise RefusedError(
+      f"The run of {name} began at seed {config['seed']}. Verdicts need seeds"
+      f" from {FIRST_SEED} on, which no pilot has seen: run it with --confirm."
+    )
+  registered = files.plain(study.confirm) if summary["findings"] else {}
+  others = [
+    f"--{field}={config[field]} instead of {value}"
+    for field, value in registered.items()
+    if config[field] != value
+  ]
+  if others:
+    raise RefusedError(
+      f"The run of {name} has other settings than those that are registered:"
+      f" {', '.join(others)}. Run it with --confirm, and without these flags."
+    )
+  return {key: summary[key] for key in _KEPT if key in summary} | {
+    "study": name
+  }
 
 
 def data_of(record: Record) -> str:
@@ -57,20 +86,28 @@ def data_of(record: Record) -> str:
 
 def write(record: Record, folder: pathlib.Path = FOLDER) -> pathlib.Path:
   """Writes a record; it replaces that of the same study and data."""
-  path = folder / record["study"] / f"{data_of(record)}.json"
+  kind = SENSITIVITY if "variations" in record else ""
+  path = folder / record["study"] / kind / f"{data_of(record)}.json"
   files.write_record(path, record)
   return path
 
 
-def read(names: Iterable[str], folder: pathlib.Path = FOLDER) -> Results:
+def read(
+  names: Iterable[str], folder: pathlib.Path = FOLDER, kind: str = ""
+) -> Results:
   """Returns all records, by study in the given order and by data.
+
+  Args:
+    names: Names of the studies.
+    folder: Where they are.
+    kind: `SENSITIVITY` for the records of `--sensitivity`.
 
   Raises:
     DamagedError: A file was changed by hand.
   """
   found: dict[str, dict[str, Record]] = {}
   for name in names:
-    for path in sorted((folder / name).glob("*.json")):
+    for path in sorted((folder / name / kind).glob("*.json")):
       record = files.read_record(path)
       assert record is not None, "it was listed"
       found.setdefault(name, {})[path.stem] = record
@@ -98,17 +135,32 @@ def judged_again(record: Record, study: Study[Any]) -> list[Finding]:
 
 
 def differences(record: Record, study: Study[Any]) -> list[str]:
-  """Returns what judging again changes, one sentence for each entry."""
+  """Returns what judging again changes, one sentence for each entry.
+
+  Raises:
+    RefusedError: As for `judged_again`.
+  """
   changes = []
-  again = judged_again(record, study)
-  for old, new in zip(record["findings"], again, strict=True):
-    for name, value in new._asdict().items():
-      if name != "values" and not _equal(old[name], files.plain(value)):
-        changes.append(
-          f"{record['study']}/{new.claim} on {data_of(record)}: {name} is"
-          f" {old[name]} in the file, {value} when judged again"
-        )
+  for where, part in _judged_parts(record):
+    again = judged_again(part, study)
+    for old, new in zip(part["findings"], again, strict=True):
+      for name, value in new._asdict().items():
+        if name != "values" and not _equal(old[name], files.plain(value)):
+          changes.append(
+            f"{record['study']}/{new.claim} on {where}: {name} is {old[name]}"
+            f" in the file, {value} when judged again"
+          )
   return changes
+
+
+def _judged_parts(record: Record) -> Iterator[tuple[str, Record]]:
+  """Yields what was judged together: the record, and each variation."""
+  data = data_of(record)
+  yield data, record
+  for found in record.get("variations", ()):
+    config = {**record["config"], **found["change"]}
+    part = {**record, "config": config, "findings": found["findings"]}
+    yield f"{data} ({sensitivity.label(found['change'])})", part
 
 
 def compared(old: Record, new: Record) -> list[list[Any]]:
@@ -149,6 +201,47 @@ def summary(findings: Sequence[Mapping[str, Any]]) -> str:
     for verdict in claiming.Verdict
     if verdict in verdicts
   )
+
+
+def summary_of_checks(outcomes: Sequence[Mapping[str, Any]]) -> str:
+  """Returns the outcomes of one check on several data sets, in words.
+
+  >>> summary_of_checks([{"holds": True}, {"holds": False}])
+  'holds on 1 of 2'
+  """
+  count = sum(outcome["holds"] for outcome in outcomes)
+  return f"holds on {count} of {len(outcomes)}"
+
+
+def cited(found: Results) -> dict[tuple[str, str], str]:
+  """Returns what texts say of every claim and check, by study and name."""
+  return {
+    (study, name): text([*outcomes.values()])
+    for study, records in found.items()
+    for outcomes_by_name, text in (
+      (by_claim(records), summary),
+      (by_check(records), summary_of_checks),
+    )
+    for name, outcomes in outcomes_by_name.items()
+  }
+
+
+def by_claim(records: Mapping[str, Record]) -> Outcomes:
+  """Returns the findings of a study, by claim and by data."""
+  return _by_name(records, "findings", "claim")
+
+
+def by_check(records: Mapping[str, Record]) -> Outcomes:
+  """Returns the outcomes of a study's checks, by check and by data."""
+  return _by_name(records, "checks", "check")
+
+
+def _by_name(records: Mapping[str, Record], entry: str, key: str) -> Outcomes:
+  found: Outcomes = {}
+  for data, record in records.items():
+    for outcome in record[entry]:
+      found.setdefault(outcome[key], {})[data] = outcome
+  return found
 
 
 def _equal(old: Any, new: Any) -> bool:

@@ -93,6 +93,7 @@ class Run:
       settings: Settings of the variation.
     """
     varied = Run(self.folder / name, self.data_dir, self.mesh, settings)
+    files.remove_incomplete(varied.folder / "parts")
     varied._parent = self
     return varied
 

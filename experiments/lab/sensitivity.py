@@ -3,6 +3,10 @@
 Every setting is changed alone, and the whole study is measured again, with its
 own choice of learning rates. `--sensitivity` does this. A verdict that flips is
 one about this setting, not about the norm.
+
+The summary of such a run has "variations" in place of findings: for each its
+"change", and the findings of all claims, which are corrected together as in the
+study itself. Tables show the headline claims.
 """
 
 import dataclasses
@@ -14,10 +18,17 @@ from experiments.lab.options import AnyConfig, Config
 from experiments.lab.run import Run
 from experiments.lab.tables import table
 
+_SUFFIX = "_sensitivity"
+
 
 def name(study: str) -> str:
   """Returns the name of the sensitivity runs of a study."""
-  return f"{study}_sensitivity"
+  return f"{study}{_SUFFIX}"
+
+
+def studied(name: str) -> str:
+  """Returns the study of a run, from the name of the run."""
+  return name.removesuffix(_SUFFIX)
 
 
 def measure(study: Study[AnyConfig]) -> Measure[AnyConfig]:
@@ -36,9 +47,7 @@ def measure(study: Study[AnyConfig]) -> Measure[AnyConfig]:
       varied = dataclasses.replace(config, **change)
       part = run.variation(label(change), dataclasses.asdict(varied))
       study.measure(varied, part)
-      findings = [
-        finding._asdict() for finding in part.findings() if finding.headline
-      ]
+      findings = [finding._asdict() for finding in part.findings()]
       found.append({"change": change, "findings": findings})
     print(f"\n{shown(found)}")
     return {"variations": found}
@@ -52,8 +61,12 @@ def show(config: Config, run: Run, summary: Mapping[str, Any]) -> None:
 
 
 def shown(variations: Sequence[Mapping[str, Any]]) -> str:
-  """Returns a table: a row for each change, a column for each claim."""
-  claims = [finding["claim"] for finding in variations[0]["findings"]]
+  """Returns a table: a row for each change, a column for each headline."""
+  claims = [
+    finding["claim"]
+    for finding in variations[0]["findings"]
+    if finding["headline"]
+  ]
   rows = []
   for variation in variations:
     cells = {
@@ -73,6 +86,5 @@ def label(change: Mapping[str, Any]) -> str:
   ((field, value),) = change.items()
   if isinstance(value, list | tuple):
     value = ",".join(map(str, value))
-  return (
-    f"{field}={value:.3g}" if isinstance(value, float) else (f"{field}={value}")
-  )
+  shown = f"{value:.3g}" if isinstance(value, float) else value
+  return f"{field}={shown}"

@@ -46,7 +46,7 @@ class TreeTest(absltest.TestCase):
 class ImportsTest(absltest.TestCase):
   def test_of_the_lab_point_one_way(self):
     text = section("Which way imports point")
-    items = re.findall(r"^\d\. (.*(?:\n {3}.*)*)", text, re.MULTILINE)
+    items = re.findall(r"^\d+\. (.*(?:\n {3}.*)*)", text, re.MULTILINE)
     levels = {
       name: level
       for level, item in enumerate(items)

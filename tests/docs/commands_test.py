@@ -8,10 +8,13 @@ import sys
 
 from absl.testing import absltest, parameterized
 
+from experiments.lab.pages import END, START
+
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = (
   ROOT / "README.md",
   ROOT / "CONTRIBUTING.md",
+  ROOT / "results/README.md",
   *sorted((ROOT / "docs").glob("*.md")),
 )
 # Names in capitals stand for any module.
@@ -20,10 +23,8 @@ COMMAND = re.compile(r"python -m ((?:experiments|benchmarks)\.[a-z]\w*)(.*)")
 
 def commands(text):
   """Returns the commands of a page, `(module, names of flags)`."""
-  # experiments.all wrote these; it has tests of its own.
-  text = re.sub(
-    r"<!-- results on (\S+) -->.*<!-- end of \1 -->", "", text, flags=re.DOTALL
-  )
+  # Studies wrote these commands of their runs; they have tests of their own.
+  text = re.sub(f"{START}.*{END}", "", text, flags=re.DOTALL)
   blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
   prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
   lines = [

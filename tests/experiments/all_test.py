@@ -1,5 +1,7 @@
-"""The table of all studies, made of what they left."""
+"""The suite: what it runs, and what it makes of what the studies left."""
 
+import contextlib
+import io
 import pathlib
 import re
 import tempfile
@@ -9,83 +11,87 @@ from absl import flags
 from absl.testing import absltest, flagsaver
 
 from experiments import all as suite
-
-ROOT = pathlib.Path(__file__).parents[2]
-
-FINDING = {
-  "claim": "batch norm | is faster",
-  "source": "Someone 2015",
-  "criterion": "ratio below 0.8",
-  "number": "0.65 ± 0.05",
-  "verdict": "CONFIRMED",
-}
-
-
-def summary(name, data):
-  return {
-    "study": name,
-    "command": f"python -m experiments.{name}",
-    "minutes": 1.25,
-    "data": data,
-    "findings": [FINDING, {**FINDING, "claim": "it ends lower"}],
-    "figures": ["curves.png"],
-  }
+from experiments import catalog
+from tests.experiments.lab import small_study
 
 
 class SuiteTest(absltest.TestCase):
-  def test_every_study_is_a_module_that_the_suite_runs(self):
-    folder = ROOT / "experiments"
-    modules = {path.stem for path in folder.glob("[!_]*.py")}
-    modules |= {path.parent.name for path in folder.glob("*/__main__.py")}
-    run = {entry.module for entry in suite.STUDIES.values()}
-    self.assertEqual(run, modules - {"all"})
-
   def test_resumes_with_the_data_it_began_with(self):
     root = self.enter_context(tempfile.TemporaryDirectory()) + "/w"
     flags.FLAGS.mark_as_parsed()
     self.enter_context(mock.patch.object(suite.ending, "on_signals"))
     run = self.enter_context(mock.patch.object(suite, "run"))
-    for given in ({"dataset": "digits"}, {"resume": True}):
+    for given in ({"dataset": "digits", "text": "pydoc"}, {"resume": True}):
       with flagsaver.flagsaver(workdir=root, **given):
         suite.main(["all"])
-    self.assertEqual(run.call_args.args[0].dataset, "digits")
+    config = run.call_args.args[0]
+    self.assertEqual((config.dataset, config.text), ("digits", "pydoc"))
 
-  def test_flags_of_a_study(self):
-    def flags(name, dataset="auto", quick=False):
-      return suite.arguments(name, dataset=dataset, quick=quick)
-
-    self.assertEqual(flags("moons", "digits"), [])
-    self.assertEqual(
-      flags("position", "digits", quick=True), ["--quick", "--dataset=digits"]
+  def test_gives_each_study_its_data(self):
+    execute = self.enter_context(
+      mock.patch.object(suite, "execute", return_value="")
     )
-    self.assertIn("--seeds=5", flags("mnist"))
-    self.assertEqual(flags("mnist", quick=True), ["--quick"])
-    self.assertEqual(flags("transformer_depth"), ["--study=depth"])
+    self.enter_context(mock.patch.object(suite, "collect"))
+    names = ("moons", "position", "transformer_depth")
+    config = suite.Config("digits", "pydoc", False, True, names)
+    suite.run(config, pathlib.Path("w"))
+    given = {call.args[0]: call.args[2] for call in execute.call_args_list}
+    self.assertEqual(
+      given,
+      {
+        "moons": ["--confirm"],
+        "position": ["--confirm", "--dataset=digits"],
+        "transformer_depth": ["--study=depth", "--confirm", "--dataset=pydoc"],
+      },
+    )
 
-  def test_replaces_the_table_of_its_data(self):
-    docs = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
-    (docs / "studies.md").write_text("# Title\n")
-    root = docs / "run"
-    (root / "moons").mkdir(parents=True)
-    (root / "position").mkdir()
-    for name in ("moons", "position"):
-      (root / name / "curves.png").write_bytes(name.encode())
-    first = [summary("moons", None), summary("position", "digits")]
-    first.append({**summary("transformer_depth", "pydoc"), "figures": []})
-    suite.write_docs(first, root, docs)
-    suite.write_docs([summary("position", "mnist")], root, docs)
-    before = (docs / "studies.md").read_text()
-    suite.write_docs(first, root, docs)
-    self.assertEqual((docs / "studies.md").read_text(), before)
 
-    self.assertStartsWith(before, "# Title\n\n## Results on digits and pydoc\n")
-    self.assertIn("## Results on mnist", before)
-    self.assertIn(r"batch norm \| is faster [Someone 2015]", before)
-    for link in re.findall(r"\]\((studies/.*?)\)", before):
-      self.assertTrue((docs / link).exists(), link)
-    self.assertEqual(before.count("`python -m experiments.position`"), 2)
-    self.assertEqual(before.count('<a id="digits-pydoc-position"></a>'), 1)
-    self.assertIn("6 CONFIRMED, 0 REFUTED, 0 UNRESOLVED", before)
+class CollectTest(absltest.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.root = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
+    entries = {"small_study": catalog.Entry("small_study")}
+    self.enter_context(mock.patch.object(catalog, "ENTRIES", entries))
+    self.enter_context(
+      mock.patch.object(catalog, "declared", return_value=small_study.STUDY)
+    )
+    self.add = self.enter_context(
+      mock.patch.object(suite.results, "add", return_value=self.root)
+    )
+    self.write = self.enter_context(
+      mock.patch.object(suite.results, "write_pages")
+    )
+
+  def collect(self, **given):
+    small_study.summary(self.root / "small_study")
+    config = suite.Config("digits", "auto", **given, studies=("small_study",))
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+      suite.collect(config, self.root)
+    return output.getvalue()
+
+  def test_prints_verdicts_and_writes_a_page(self):
+    output = self.collect(quick=False, confirm=False)
+    self.assertIn("\nsmall_study\nCONFIRMED: after 2 steps", output)
+    self.assertIn("1 of 1 studies finished, 0 minutes", output)
+    page = (self.root / "studies.md").read_text()
+    links = re.findall(r"\]\((.*?)\)", page)
+    self.assertLen(links, 2)
+    for link in links:
+      self.assertTrue((self.root / link).exists(), link)
+    self.add.assert_not_called()
+    self.write.assert_not_called()
+
+  def test_adds_what_was_registered(self):
+    output = self.collect(quick=False, confirm=True)
+    self.add.assert_called_once_with(self.root / "small_study")
+    self.write.assert_called_once_with()
+    self.assertIn("Wrote docs/studies.md and the table in README.md", output)
+
+  def test_adds_nothing_of_a_quick_run(self):
+    self.collect(quick=True, confirm=True)
+    self.add.assert_not_called()
+    self.write.assert_not_called()
 
 
 if __name__ == "__main__":

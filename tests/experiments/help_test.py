@@ -12,12 +12,18 @@ import sys
 from absl import flags
 from absl.testing import absltest, parameterized
 
-from experiments import all as suite
+from experiments import catalog
 from experiments.lab import parsers
 from tests.experiments import programs
 
-COMMANDS = sorted({study.module for study in suite.STUDIES.values()} | {"all"})
-SHARED = ("workdir", "resume", "quick")
+STUDIES = sorted({entry.module for entry in catalog.ENTRIES.values()})
+SHARED = ("workdir", "resume", "quick", "confirm")
+# The commands that run no study of their own, and their flags.
+OTHERS = {
+  "all": (*SHARED, "jobs"),
+  "registered": (),
+  "results": ("add", "compare", "write"),
+}
 
 # Forks, because to import all of JAX again takes seconds.
 SHOW_ALL = """
@@ -43,7 +49,7 @@ class HelpTest(parameterized.TestCase):
   def setUpClass(cls):
     super().setUpClass()
     shown = subprocess.run(
-      [sys.executable, "-c", SHOW_ALL, *COMMANDS],
+      [sys.executable, "-c", SHOW_ALL, *STUDIES, *OTHERS],
       env={**os.environ, "PYTHONPATH": str(programs.ROOT)},
       stdout=subprocess.PIPE,
       check=True,
@@ -61,8 +67,8 @@ class HelpTest(parameterized.TestCase):
     self.assertIsNotNone(found, f"--{flag} is not in {self.texts[name]}")
     return found[2]
 
-  @parameterized.parameters(*COMMANDS)
-  def test_lists_flags_and_their_values(self, name):
+  @parameterized.parameters(*STUDIES, "all")
+  def test_lists_settings_and_their_values(self, name):
     module = f"experiments.{name}"
     if importlib.util.find_spec(module).submodule_search_locations:
       module += ".__main__"
@@ -74,17 +80,17 @@ class HelpTest(parameterized.TestCase):
       elif isinstance(parser, parsers.NamesParser):
         values = parser.valid
       else:
-        values = suite.STUDIES if field.name == "studies" else ()
+        values = catalog.ENTRIES if field.name == "studies" else ()
       for value in values:
         self.assertRegex(text, rf"\b{re.escape(value)}\b")
-    for flag in SHARED:
-      self.paragraph(name, flag)
 
-  @parameterized.parameters(*COMMANDS)
+  @parameterized.parameters(*STUDIES, *OTHERS)
   def test_says_what_it_does(self, name):
     text = self.texts[name]
     self.assertIn(f"python -m experiments.{name}", text)
-    self.assertEqual("Claims:" in text, name != "all")
+    self.assertEqual("Claims:" in text, name not in OTHERS)
+    for flag in OTHERS.get(name, SHARED):
+      self.paragraph(name, flag)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from unittest import mock
 from absl.testing import absltest, parameterized
 
 import experiments
-from experiments import all as suite
+from experiments import catalog
 
 ROOT = pathlib.Path(__file__).parents[2]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
@@ -23,7 +23,10 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
 ]
 STUDIES = [
   f"experiments.{name}"
-  for name in ("all", *{study.module for study in suite.STUDIES.values()})
+  for name in (
+    *("all", "registered", "results"),
+    *{entry.module for entry in catalog.ENTRIES.values()},
+  )
 ]
 BENCHMARKS = [
   f"benchmarks.{path.stem}"

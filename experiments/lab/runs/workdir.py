@@ -92,8 +92,8 @@ def recorded(
 
   Args:
     folder: From `opened`.
-    study, config, command: As in `opened`. If the config's `dataset` is "auto",
-      the returned one has the data set that the run used from its start.
+    study, config, command: As in `opened`. Settings of the config that are
+      "auto" are, in the returned one, what the run used from its start.
 
   Raises:
     WorkdirError: They are unknown, or the settings differ; the message lists
@@ -109,8 +109,9 @@ def recorded(
   assert found is not None, "written by `opened`"
   if found["study"] != study:
     raise WorkdirError(
-      f"The run in {folder} is one of experiments.{found['study']}, not of"
-      f" experiments.{study}."
+      f"The run in {folder} is one of {found['study']}, not of {study}. Choose"
+      " another folder, or continue it with its own command:\n"
+      f"{found['command']}"
     )
   config = same_config(found["config"], config, found["command"])
   return config, found["versions"]
@@ -276,15 +277,19 @@ def same_config(recorded: Mapping[str, Any], config: Any, command: str) -> Any:
 
   Args:
     recorded: The configuration in `config.json`.
-    config: The dataclass from the command line. If its `dataset` is "auto", it
-      is the data set that the run used from its start.
+    config: The dataclass from the command line. Settings that are "auto" are
+      what the run used from its start.
     command: Command line of the run.
 
   Raises:
     WorkdirError: The configurations differ; the message lists how.
   """
-  if getattr(config, "dataset", "") == "auto":
-    config = dataclasses.replace(config, dataset=recorded["dataset"])
+  begun = {
+    name: recorded[name]
+    for name, value in dataclasses.asdict(config).items()
+    if value == "auto" and name in recorded
+  }
+  config = dataclasses.replace(config, **begun)
   # Tuples become lists.
   current = json.loads(json.dumps(dataclasses.asdict(config)))
   differences = [

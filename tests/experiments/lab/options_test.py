@@ -13,10 +13,17 @@ from experiments.lab.runs.workdir import Files
 from experiments.mnist import Config
 from experiments.transformer.options import Config as TransformerConfig
 
+NO_PRESETS = {"quick": {}, "full": {}, "confirm": {}}
+PRESETS = {
+  "quick": {"seeds": 2},
+  "full": {"epochs": 99},
+  "confirm": {"seed": 100, "seeds": 20},
+}
 
-def parse(*argv, defaults=Config()):  # noqa: B008
+
+def parse(*argv, defaults=Config(), **presets):  # noqa: B008
   values = flags.FlagValues()
-  read = define(defaults, {}, {}, values)
+  read = define(defaults, **(presets or NO_PRESETS), values=values)
   values(["study", *argv])
   return read()
 
@@ -25,6 +32,23 @@ class FlagsTest(parameterized.TestCase):
   def test_defaults_are_those_of_the_study(self):
     defaults = Config(norm=("bn", "none"), epochs=7, hidden=(64, 32))
     self.assertEqual(parse(defaults=defaults), (defaults, Files()))
+
+  @parameterized.parameters(
+    ((), (0, Config().seeds, 20)),
+    (("--confirm",), (100, 20, 20)),
+    (("--confirm", "--scale=full"), (100, 20, 99)),
+    (("--confirm", "--quick"), (100, 2, 20)),
+    (("--confirm", "--quick", "--seeds=7"), (100, 7, 20)),
+  )
+  def test_presets_are_other_defaults(self, argv, expected):
+    config, _ = parse(*argv, **PRESETS)
+    self.assertEqual((config.seed, config.seeds, config.epochs), expected)
+
+  def test_help_says_what_confirm_stands_for(self):
+    values = flags.FlagValues()
+    define(Config(), **PRESETS, values=values)
+    self.assertIn("experiments/REGISTERED.md", values["confirm"].help)
+    self.assertIn("Stands for --seed=100 --seeds=20.", values["confirm"].help)
 
   def test_without_a_full_scale_there_is_no_flag(self):
     with self.assertRaisesRegex(flags.Error, "Unknown.*scale"):
@@ -36,7 +60,7 @@ class FlagsTest(parameterized.TestCase):
 
   def test_every_setting_has_a_flag_with_help(self):
     values = flags.FlagValues()
-    define(Config(), {}, {}, values)
+    define(Config(), **NO_PRESETS, values=values)
     names = {field.name for field in dataclasses.fields(Config)}
     names |= set(Files._fields)
     self.assertContainsSubset(names, set(values))

@@ -15,16 +15,23 @@ from absl import flags
 from absl.testing import absltest
 
 from experiments.lab import figures, options, parsers, study
-from experiments.lab.claims import Below, Claim
+from experiments.lab.claims import Below, Check, Claim, Ratio
 from experiments.lab.errors import RefusedError
 from experiments.lab.runs import files, versions
 from experiments.lab.runs.ending import StoppedError
 from experiments.lab.runs.workdir import Files, WorkdirError
-from experiments.lab.statistics import Interval
 
 CLAIM = Claim(
-  "{what} works", source="Someone 2015", quantity="ratio", criterion=Below(0.9)
+  "works",
+  "after {steps} steps, it is below {margin} times",
+  source="Someone 2015",
+  quantity="loss",
+  samples=("with", "without"),
+  analysis=Ratio(),
+  criterion=Below(0.9),
+  why="a tenth is a difference",
 )
+CHECK = Check("exact", "it is exact", "ours", "error", Below(1e-6))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +45,11 @@ class Config(options.ImageConfig):
 def parse(*argv):
   values = flags.FlagValues()
   read = options.define(
-    Config(), {"steps": 5, "seeds": 2}, {"steps": 1000}, values
+    Config(),
+    {"steps": 5, "seeds": 2},
+    {"steps": 1000},
+    {"seed": 100, "seeds": 20},
+    values,
   )
   values(["study", *argv])
   return read()
@@ -58,6 +69,7 @@ class FlagsTest(absltest.TestCase):
     self.assertEqual(parse(), (Config(), Files()))
     self.assertEqual(parse("--scale=full")[0], Config(steps=1000))
     self.assertEqual(parse("--quick")[0], Config(steps=5, seeds=2))
+    self.assertEqual(parse("--confirm")[0], Config(seed=100, seeds=20))
     config, where = parse(
       "--quick", "--steps=7", "--norm=ln,gn", "--workdir=w", "--resume"
     )
@@ -105,16 +117,29 @@ class RunTest(absltest.TestCase):
     with figures.drawing(run, "curves", title="Title") as axes:
       figures.curve(axes[0], [1, 2, 3], [[1, 2, 3], [2, 3, 5]], "ln")
       figures.label(axes[0], "Loss", "Step", "Loss (nats)", log_y=True)
-    run.judge(CLAIM, Interval(0.5, 0.125), what="it")
+    run.judge(CLAIM, [1.0, 1.1, 0.9], [2.0, 2.3, 1.8])
+    run.check(CHECK, 1e-8)
 
   def test_leaves_a_summary_and_is_not_overwritten(self):
     workdir = str(self.folder / "w")
     summary, output = run(self.measure, workdir=workdir)
-    self.assertIn("CONFIRMED: it works (ratio below 0.9: 0.50 ± 0.12)", output)
+    verdict = (
+      "CONFIRMED: after 100 steps, it is below 0.9 times\n"
+      "  loss, with / without: 0.49 ["
+    )
+    self.assertIn(verdict, output)
+    self.assertIn("HOLDS: it is exact (error below 1e-06: 1e-08)", output)
     path = self.folder / "w" / "summary.json"
     stored = files.read_record(path)
     self.assertEqual(stored["findings"], summary["findings"])
-    self.assertEqual(stored["findings"][0]["number"], "0.50 ± 0.12")
+    (finding,) = stored["findings"]
+    self.assertStartsWith(finding["number"], "0.49 [")
+    self.assertEqual(
+      finding["values"], {"with": [1.0, 1.1, 0.9], "without": [2.0, 2.3, 1.8]}
+    )
+    self.assertEqual([check["holds"] for check in stored["checks"]], [True])
+    self.assertEqual(stored["rates"], {})
+    self.assertContainsSubset(["commit", "cores", "date"], stored["machine"])
     self.assertEqual(stored["figures"], ["curves.png"])
     self.assertTrue((self.folder / "w" / "curves.png").exists())
     self.assertEqual(stored["config"]["norm"], ["none", "bn"])
@@ -125,7 +150,8 @@ class RunTest(absltest.TestCase):
       run(self.measure, workdir=workdir)
     again, output = run(self.measure, workdir=workdir, resume=True)
     self.assertEqual(again, stored)
-    self.assertIn("CONFIRMED: it works", output)
+    self.assertIn(verdict, output)
+    self.assertIn("HOLDS: it is exact", output)
     self.assertLen(self.measured, 1)
     with self.assertRaisesRegex(WorkdirError, "--steps: 100 in"):
       run(self.measure, Config(steps=3), workdir=workdir, resume=True)
@@ -210,7 +236,7 @@ class RunTest(absltest.TestCase):
     workdir = str(self.folder / "w")
     first, _ = run(self.measure, workdir=workdir)
     path = self.folder / "w" / "summary.json"
-    path.write_text(path.read_text().replace("0.50", "0.40"))
+    path.write_text(path.read_text().replace("0.49 [", "0.40 ["))
     with self.assertLogs(logger="absl", level="WARNING") as logs:
       again, _ = run(self.measure, workdir=workdir, resume=True)
     self.assertRegex(logs.output[0], "damaged.*made again")
@@ -236,7 +262,7 @@ class RunTest(absltest.TestCase):
       ):
         run(self.measure, workdir=str(self.folder / "w"), resume=True)
     path.write_bytes(intact)
-    with self.assertRaisesRegex(WorkdirError, "is one of experiments.name, no"):
+    with self.assertRaisesRegex(WorkdirError, "is one of name, not of other"):
       study.run(
         "other", self.measure, Config(), Files(str(self.folder / "w"), True)
       )

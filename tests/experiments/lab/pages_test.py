@@ -1,0 +1,186 @@
+"""Results as Markdown."""
+
+import pathlib
+import re
+import tempfile
+
+from absl.testing import absltest
+
+from experiments.lab import pages
+from experiments.lab.errors import RefusedError
+from tests.experiments.lab import small_study
+
+# The claim "lower" is CONFIRMED on the digits, REFUTED on mnist; "equal" is
+# REFUTED on both.
+DIGITS = small_study.record()
+MNIST = small_study.record(effect=-1.0, dataset="mnist")
+BOTH = {"small": {"digits": DIGITS, "mnist": MNIST}}
+
+
+def rows(text, start):
+  """Returns the cells of the rows that begin with a text."""
+  return [
+    [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+    for line in text.splitlines()
+    if line.startswith(f"| {start}")
+  ]
+
+
+class PageTest(absltest.TestCase):
+  def test_has_one_table_per_study_with_a_column_per_data_set(self):
+    text = pages.page(BOTH, {})
+    self.assertEqual(text.count("\n### small\n"), 1)
+    self.assertEqual(
+      rows(text, "claim"), [["claim", "digits", "mnist", "in all"]]
+    )
+    lower, equal, _ = rows(text, '<a id="small-')
+    self.assertStartsWith(
+      lower[0],
+      '<a id="small-lower"></a>**headline** `lower`: after 2 steps, the loss is'
+      " at least 0.5 nats lower with the norm [Someone 2015, section 1]",
+    )
+    finding = DIGITS["findings"][0]
+    self.assertStartsWith(lower[1], f"**CONFIRMED**<br>{finding['number']}<br>")
+    self.assertIn("10 seeds", lower[1])
+    self.assertStartsWith(lower[2], "**REFUTED**<br>")
+    self.assertEqual(lower[3], "CONFIRMED on 1 of 2, REFUTED on 1 of 2")
+    self.assertEqual(equal[3], "REFUTED on 2 of 2")
+    self.assertNotIn("headline", equal[0])
+    self.assertIn(r"the loss \| with", equal[0])
+
+  def test_counts_claims_and_verdicts(self):
+    # Another study may have claims of the same names.
+    found = {**BOTH, "other": {"digits": DIGITS}}
+    text = pages.page(found, {})
+    self.assertStartsWith(
+      text,
+      "4 claims, 6 verdicts: 2 CONFIRMED, 4 REFUTED, 0 SMALLER THAN CLAIMED, 0"
+      " UNRESOLVED.",
+    )
+
+  def test_demonstrations_do_not_count(self):
+    found = {**BOTH, "other": {"digits": DIGITS}}
+    text = pages.page(found, {"other": "two points are not data"})
+    self.assertStartsWith(text, "2 claims, 4 verdicts: 1 CONFIRMED, 3 REFUTED")
+    self.assertIn(
+      "### other\n\nA demonstration, which does not count: two points are not"
+      " data.\n",
+      text,
+    )
+    self.assertEqual(text.count("A demonstration"), 1)
+
+  def test_leaves_the_place_of_a_missing_verdict_empty(self):
+    some = {**MNIST, "findings": MNIST["findings"][:1], "checks": []}
+    text = pages.page({"small": {"digits": DIGITS, "mnist": some}}, {})
+    lower, equal, check = rows(text, "<a id")
+    self.assertStartsWith(lower[2], "**REFUTED**")
+    self.assertEqual(equal[2:], ["", "REFUTED on 1 of 1"])
+    self.assertStartsWith(check[1], "holds: 1e-08")
+    self.assertEqual(check[2], "")
+
+  def test_shows_checks(self):
+    (check,) = MNIST["checks"]
+    failed = {**MNIST, "checks": [{**check, "holds": False, "number": 0.5}]}
+    text = pages.page({"small": {"digits": DIGITS, "mnist": failed}}, {})
+    (row,) = rows(text, '<a id="small-identity"></a>')
+    self.assertIn("`identity`: the norm of nothing is nothing", row[0])
+    self.assertIn("(largest error below 1e-06)", row[0])
+    self.assertEqual(row[1:], ["holds: 1e-08", "FAILS: 5e-01"])
+
+  def test_links_to_commands_results_and_figures(self):
+    other = {**MNIST, "figures": ["losses.png", "more.png"]}
+    text = pages.page({"small": {"digits": DIGITS, "mnist": other}}, {})
+    self.assertIn("- digits: `command`, 0 minutes ([results](../results/", text)
+    self.assertCountEqual(
+      re.findall(r"\]\((.*?)\)", text),
+      [
+        "../results/small/digits.json",
+        "../results/small/mnist.json",
+        "studies/digits/small_losses.png",
+        "studies/mnist/small_losses.png",
+        "studies/mnist/small_more.png",
+      ],
+    )
+    links = pages.Links("{study}.json", "{study}/{figure}")
+    text = pages.page({"small": {"digits": DIGITS}}, {}, links=links)
+    self.assertEqual(
+      re.findall(r"\]\((.*?)\)", text), ["small.json", "small/losses.png"]
+    )
+
+  def test_shows_the_chosen_rates_beside_their_neighbours(self):
+    text = pages.page(BOTH, {})
+    ((_, digits, _),) = rows(text, "norm")
+    self.assertEqual(digits, "0.01: 0.500, **0.1: 0.250**, 1: diverged")
+    rate = DIGITS["rates"]["norm"]
+    edge = {**DIGITS, "rates": {"norm": {**rate, "rate": 0.01, "interior": 0}}}
+    ((_, digits),) = rows(pages.page({"small": {"d": edge}}, {}), "norm")
+    self.assertEqual(digits, "**0.01: 0.500**, 0.1: 0.250 (edge of the grid)")
+
+  def test_folds_the_variations(self):
+    findings = [MNIST["findings"][0], DIGITS["findings"][1]]
+    record = {
+      **DIGITS,
+      "config": {"seed": 3, "seeds": 4},
+      "variations": [
+        {"change": {}, "findings": DIGITS["findings"]},
+        {"change": {"gain": 0.5}, "findings": findings},
+      ],
+    }
+    text = pages.page(BOTH, {}, {"small": {"digits": record}})
+    _, found, folded = text.partition(
+      "<details><summary>Other settings, one at a time</summary>\n\n"
+    )
+    self.assertNotEmpty(found)
+    self.assertStartsWith(folded, "digits, seeds 3 to 6:\n\n|")
+    self.assertEndsWith(folded.strip(), "</details>")
+    self.assertEqual(rows(folded, "setting"), [["setting", "lower"]])
+    ((_, default),) = rows(folded, "default")
+    self.assertStartsWith(default, "CONFIRMED, -1.0")
+    ((_, varied),) = rows(folded, "gain=0.5")
+    self.assertStartsWith(varied, "REFUTED, +")
+
+
+class HeadlinesTest(absltest.TestCase):
+  def test_has_a_row_for_each_headline_claim(self):
+    text = pages.headlines(BOTH)
+    self.assertEqual(
+      rows(text, "after"),
+      [
+        [
+          "after 2 steps, the loss is at least 0.5 nats lower with the norm"
+          " [Someone 2015, section 1]",
+          "[CONFIRMED on 1 of 2, REFUTED on 1 of 2]"
+          "(docs/studies.md#small-lower)",
+        ]
+      ],
+    )
+    self.assertNotIn("within a factor", text)
+
+
+class ReplacedTest(absltest.TestCase):
+  def page(self, text):
+    folder = self.enter_context(tempfile.TemporaryDirectory())
+    path = pathlib.Path(folder, "page.md")
+    path.write_text(text)
+    return path
+
+  def test_keeps_what_is_around(self):
+    before, after = "# Title\n\n", "\n## More\n"
+    page = self.page(f"{before}{pages.START}{pages.END}{after}")
+    for block in ("first", "second\n"):
+      page.write_text(pages.replaced(page, block))
+      self.assertEqual(
+        page.read_text(),
+        f"{before}{pages.START}\n{block.strip()}\n\n{pages.END}{after}",
+      )
+
+  def test_needs_its_markers(self):
+    for text in ("", pages.START, pages.END, pages.END + pages.START):
+      with self.assertRaisesRegex(
+        RefusedError, "page.md has no place for the results. Add the lines <!--"
+      ):
+        pages.replaced(self.page(text), "block")
+
+
+if __name__ == "__main__":
+  absltest.main()

@@ -1,0 +1,193 @@
+"""Records of runs: written, read, judged again, compared."""
+
+import dataclasses
+import json
+import pathlib
+import tempfile
+
+from absl.testing import absltest, parameterized
+
+from experiments.lab import results
+from experiments.lab.claims import Effect
+from experiments.lab.errors import RefusedError
+from experiments.lab.runs import files
+from tests.experiments.lab import small_study
+from tests.experiments.lab.small_study import EQUAL, LOWER, STUDY
+
+RECORD = small_study.record()
+
+
+def temporary(test):
+  return pathlib.Path(test.enter_context(tempfile.TemporaryDirectory()))
+
+
+def with_config(**settings):
+  return {**RECORD, "config": {**RECORD["config"], **settings}}
+
+
+def with_claims(*claims):
+  return dataclasses.replace(STUDY, claims=claims)
+
+
+def variations():
+  """Returns a record of --sensitivity."""
+  found = {"change": {"steps": 7}, "findings": RECORD["findings"]}
+  return {**RECORD, "findings": [], "variations": [found]}
+
+
+class RecordTest(parameterized.TestCase):
+  def test_is_read_as_it_was_written(self):
+    folder = temporary(self)
+    path = results.write(RECORD, folder)
+    self.assertEqual(path, folder / "small/digits.json")
+    found = results.read(["other", "small"], folder)
+    self.assertEqual(list(found), ["small"])
+    record = found["small"]["digits"]
+    self.assertEqual(record, RECORD)
+    self.assertLen(record["findings"][0]["values"]["norm"], 10)
+    self.assertContainsSubset(["commit", "processor"], record["machine"])
+    self.assertEqual(record["rates"]["norm"]["rate"], 0.1)
+
+  def test_replaces_that_of_the_same_data(self):
+    folder = temporary(self)
+    for minutes, data in ((1, "digits"), (2, "digits"), (3, None), (4, "a/b")):
+      record = {**RECORD, "minutes": minutes, "data": data}
+      results.write(record, folder)
+    found = results.read(["small"], folder)["small"]
+    minutes = {data: record["minutes"] for data, record in found.items()}
+    self.assertEqual(minutes, {"digits": 2, "none": 3, "a_b": 4})
+
+  def test_of_sensitivity_has_a_folder(self):
+    folder = temporary(self)
+    path = results.write(variations(), folder)
+    self.assertEqual(path, folder / "small/sensitivity/digits.json")
+    self.assertEmpty(results.read(["small"], folder))
+    found = results.read(["small"], folder, results.SENSITIVITY)
+    self.assertIn("variations", found["small"]["digits"])
+
+  def test_changed_by_hand_is_refused(self):
+    folder = temporary(self)
+    path = results.write(RECORD, folder)
+    record = json.loads(path.read_text())
+    record["findings"][0]["verdict"] = "REFUTED"
+    path.write_text(json.dumps(record))
+    with self.assertRaisesRegex(files.DamagedError, "digits.json is damaged"):
+      results.read(["small"], folder)
+
+  @parameterized.parameters(
+    ({"seed": 99}, "began at seed 99.* seeds from 100 on.* with --confirm"),
+    ({"seeds": 20}, "--seeds=20 instead of 10. Run it with --confirm, and w"),
+  )
+  def test_needs_the_registered_seeds(self, settings, message):
+    with self.assertRaisesRegex(RefusedError, message):
+      results.of_summary("small", with_config(**settings), STUDY)
+
+  def test_of_quick_is_refused(self):
+    summary = {**RECORD, "command": "python -m x --confirm --quick"}
+    with self.assertRaisesRegex(RefusedError, "made with --quick"):
+      results.of_summary("small", summary, STUDY)
+
+  def test_without_claims_or_of_sensitivity_may_have_any_seeds(self):
+    summary = {**with_config(seed=0), "findings": []}
+    self.assertNotIn("variations", results.of_summary("s", summary, STUDY))
+    summary["variations"] = []
+    self.assertIn("variations", results.of_summary("s", summary, STUDY))
+
+
+class JudgedAgainTest(parameterized.TestCase):
+  def test_equals_the_file(self):
+    again = results.judged_again(RECORD, STUDY)
+    self.assertEqual(
+      files.plain([finding._asdict() for finding in again]),
+      RECORD["findings"],
+    )
+    self.assertEmpty(results.differences(RECORD, STUDY))
+
+  def test_shows_a_changed_margin(self):
+    bolder = dataclasses.replace(LOWER, criterion=Effect(-1.5))
+    study = with_claims(bolder, EQUAL)
+    changes = "\n".join(results.differences(RECORD, study))
+    self.assertIn(
+      "small/lower on digits: rule is below -0.5 nats in the file, below -1.5"
+      " nats when judged again",
+      changes,
+    )
+    self.assertIn("verdict is CONFIRMED in the file, SMALLER THAN", changes)
+    self.assertNotIn("small/equal", changes)
+
+  @parameterized.parameters((1e-9, 0), (1e-3, 1))
+  def test_allows_for_rounding(self, change, count):
+    (first, *others) = RECORD["findings"]
+    findings = [{**first, "low": first["low"] * (1 + change)}, *others]
+    changes = results.differences({**RECORD, "findings": findings}, STUDY)
+    self.assertLen(changes, count)
+
+  def test_refuses_what_is_not_declared_any_more(self):
+    renamed = dataclasses.replace(LOWER, samples=("norm", "bare"))
+    for study in (with_claims(EQUAL), with_claims(EQUAL, renamed)):
+      with self.assertRaisesRegex(
+        RefusedError,
+        "results/small has a claim lower on norm, none, which the study does"
+        " not declare any more. Run the study again with --confirm.",
+      ):
+        results.judged_again(RECORD, study)
+
+  def test_judges_variations_with_their_settings(self):
+    changes = results.differences(variations(), STUDY)
+    self.assertLen(changes, 1)
+    self.assertStartsWith(
+      changes[0],
+      "small/lower on digits (steps=7): sentence is after 2 steps, the loss is",
+    )
+    self.assertIn("when judged again", changes[0])
+
+
+class ComparedTest(absltest.TestCase):
+  def compared(self, name, old=None, **new):
+    """Compares one finding, changed, with what it was."""
+    (before,) = (f for f in RECORD["findings"] if f["claim"] == name)
+    known = [{**before, **(old or {})}]
+    (row,) = results.compared(
+      {"findings": known}, {"findings": [{**before, **new}]}
+    )
+    return row
+
+  def test_numbers_and_verdicts(self):
+    number = RECORD["findings"][0]["number"]
+    self.assertEqual(
+      self.compared("lower"), ["lower", number, number, "same verdict"]
+    )
+    *_, comparison = self.compared("lower", verdict="REFUTED", low=0, high=1)
+    self.assertEqual(comparison, "CONFIRMED -> REFUTED, intervals apart")
+    *_, comparison = self.compared("lower", low=-3, high=-2)
+    self.assertEqual(comparison, "same verdict, intervals apart")
+
+  def test_an_interval_without_bounds_is_never_apart(self):
+    for old, new in (({"low": None}, {"high": None}), ({}, {"low": None})):
+      *_, comparison = self.compared("lower", old, **new)
+      self.assertEqual(comparison, "same verdict")
+
+  def test_a_new_claim(self):
+    row = results.compared({"findings": []}, RECORD)[0]
+    self.assertEqual(row, ["lower", None, row[2], "new"])
+
+
+class CitedTest(absltest.TestCase):
+  def test_counts_data_sets(self):
+    (first, second) = RECORD["findings"]
+    self.assertEqual(second["verdict"], "REFUTED")
+    refuted = {**first, "verdict": "REFUTED"}
+    (check,) = RECORD["checks"]
+    other = {"findings": [refuted], "checks": [{**check, "holds": False}]}
+    self.assertEqual(
+      results.cited({"small": {"a": RECORD, "b": other}, "x": {}}),
+      {
+        ("small", "lower"): "CONFIRMED on 1 of 2, REFUTED on 1 of 2",
+        ("small", "equal"): "REFUTED on 1 of 1",
+        ("small", "identity"): "holds on 1 of 2",
+      },
+    )
+
+
+if __name__ == "__main__":
+  absltest.main()
