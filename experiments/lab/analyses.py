@@ -116,12 +116,15 @@ class Ratio:
 
   Attributes:
     cap: As in `Level`.
+    by_rank: Whether to take the median instead, with the interval by rank, for
+      numbers that are not known exactly but in order, such as bounds.
 
   Raises:
     ValueError: `estimate` gets a number that is not positive.
   """
 
   cap: float | None = None
+  by_rank: bool = False
 
   def estimate(self, *samples: Seeds) -> Estimate:
     first, second = _paired(samples, 2, self.cap)
@@ -133,7 +136,7 @@ class Ratio:
     with np.errstate(invalid="ignore"):
       logs = np.log(first) - np.log(second)
     logs = np.nan_to_num(logs, nan=0, posinf=np.inf, neginf=-np.inf)
-    found = _estimate(logs)
+    found = _by_rank(logs) if self.by_rank else _estimate(logs)
     return dataclasses.replace(
       found,
       **{
@@ -145,7 +148,9 @@ class Ratio:
     )
 
   def __str__(self) -> str:
-    return f"geometric mean of paired ratios{_capped(self.cap)}"
+    mean = "median" if self.by_rank else "geometric mean"
+    ranks = ", by rank (sign test)" if self.by_rank else ""
+    return f"{mean} of paired ratios{ranks}{_capped(self.cap)}"
 
 
 @dataclasses.dataclass(frozen=True)
