@@ -16,6 +16,8 @@ bad: the estimate is then the median, with the interval by rank (sign test).
 1 [-0.242, 2.24]
 >>> print(Ratio().estimate([1.0, 2.0, 4.4], [2.0, 4.1, 8.0]))
 0.512 [0.437, 0.599]
+>>> print(Ratio(by_rank=True).estimate([2, 4, 6, 8, 10, 90], [1] * 6))
+6.93 [2, 90]
 >>> print(Level(cap=4.0).estimate([1.0, 1.1, None]))
 2.03 [-2.2, 6.27]
 """
