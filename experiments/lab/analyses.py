@@ -20,6 +20,8 @@ bounds: their spread says nothing of other seeds.
 1 [-0.242, 2.24]
 >>> print(Ratio().estimate([1.0, 2.0, 4.4], [2.0, 4.1, 8.0]))
 0.512 [0.437, 0.599]
+>>> print(Ratio(by_rank=True).estimate([2, 4, 6, 8, 10, 90], [1] * 6))
+6.93 [2, 90]
 >>> print(Level(cap=4.0).estimate([1.0, 1.1, None]))
 2.03 [-2.2, 6.27]
 """
@@ -118,12 +120,15 @@ class Ratio:
 
   Attributes:
     cap: As in `Level`.
+    by_rank: Whether to take the median instead, with the interval by rank, for
+      numbers that are not known exactly but in order, such as bounds.
 
   Raises:
     ValueError: `estimate` gets a number that is not positive.
   """
 
   cap: float | None = None
+  by_rank: bool = False
 
   def estimate(self, *samples: Seeds) -> Estimate:
     first, second = _paired(samples, 2, self.cap)
@@ -132,7 +137,8 @@ class Ratio:
         f"A ratio needs positive numbers, got {first.tolist()} and"
         f" {second.tolist()}; use Difference."
       )
-    found = _estimate(_difference(np.log(first), np.log(second)))
+    logs = _difference(np.log(first), np.log(second))
+    found = _by_rank(logs) if self.by_rank else _estimate(logs)
     return dataclasses.replace(
       found,
       center=_exp(found.center),
@@ -143,7 +149,9 @@ class Ratio:
     )
 
   def __str__(self) -> str:
-    return f"geometric mean of paired ratios{_capped(self.cap)}"
+    mean = "median" if self.by_rank else "geometric mean"
+    ranks = ", by rank (sign test)" if self.by_rank else ""
+    return f"{mean} of paired ratios{ranks}{_capped(self.cap)}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,16 +7,14 @@ import tempfile
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from absl.testing import absltest, parameterized
 
-from experiments import batch_size, lr_range, moons
+from experiments import batch_size, moons
 from experiments.lab import study
 from experiments.lab.data import images as data
 from experiments.lab.data import points
 from experiments.lab.data.arrays import Images
 from experiments.lab.data.batch import Batch
-from experiments.lab.errors import RefusedError
 
 
 def setUpModule():
@@ -61,20 +59,6 @@ class ControlTest(parameterized.TestCase):
     batch_size.judge(arms("gn"), self.run_)
     self.assertEqual(set(self.verdicts().values()), {"REFUTED"})
 
-  def test_learning_rates_with_labels_shuffled(self):
-    """Nothing can be learned, so that no rate trains any arm."""
-    config = lr_range.Config(seeds=2, steps=20, hidden=(8,))
-    rng = np.random.default_rng(0)
-    images = digits(lambda labels: rng.integers(0, 10, len(labels), np.int32))
-    rates = lr_range.RATES["sgd"][:3:2]
-    for norm in ("none", "bn"):
-      loss = lr_range.train(
-        norm, "sgd", rates, np.ones(len(rates)), config, images
-      )["loss"]
-      np.testing.assert_allclose(
-        lr_range.largest_rate(loss, rates), rates[0] / np.sqrt(10)
-      )
-
   def test_half_moons_with_the_norm_removed(self):
     config = moons.Config(seeds=2, epochs=2, points=128, hidden=(8,))
     data = points.draw("moons", 128, seed=0)
@@ -83,21 +67,6 @@ class ControlTest(parameterized.TestCase):
     verdicts = self.verdicts()
     self.assertEqual(verdicts["bn is faster on moons (equal rate)"], "REFUTED")
     self.assertNotIn("CONFIRMED", verdicts.values())
-
-  def test_group_norm_gets_advice_that_fits(self):
-    config = lr_range.Config(seeds=1, steps=20, hidden=(12,))
-    with self.assertRaisesRegex(
-      RefusedError, "does not divide the 12 channels; make .* multiple of 8.$"
-    ):
-      lr_range.train("gn", "sgd", [0.1], [1.0], config, digits())
-
-  @parameterized.parameters(
-    ([[0.1, 3.0], [0.2, 0.4], [2.0, 2.0]], [1.0, 1.0]),
-    ([[3.0, 3.0], [3.0, 0.4], [2.0, 2.0]], [0.1 / np.sqrt(10), 1.0]),
-  )
-  def test_largest_rate_that_trains(self, loss, expected):
-    found = lr_range.largest_rate(np.array(loss), np.array([0.1, 1.0, 10.0]))
-    np.testing.assert_allclose(found, expected)
 
 
 if __name__ == "__main__":
