@@ -32,7 +32,10 @@ class Entry(NamedTuple):
 ENTRIES: Mapping[str, Entry] = {
   "internals": Entry("internals", images=False),
   "moons": Entry("moons", images=False),
-  "mnist": Entry("mnist", whole=("--norm=none,ln,rms,bn,gn", "--seeds=5")),
+  "mnist": Entry(
+    "mnist",
+    whole=("--norm=none,ln,rms,bn,gn", "--seeds=5", "--resplit", "--tune"),
+  ),
   **{
     name: Entry(name)
     for name in (

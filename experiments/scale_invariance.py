@@ -95,8 +95,7 @@ _ANGLES = {
 ROTATION = {
   kind: Claim(
     f"{kind}_rotation",
-    f"{angle}, up to a share of {{margin}}, at every learning rate r and weight"
-    " decay d",
+    f"{angle}, within a share of {{margin}} at every setting",
     source="Kosson et al. 2024",
     quantity="largest |measured / predicted angle - 1| of"
     f" {len(CELLS[kind])} settings",

@@ -112,7 +112,7 @@ class HalvedImageConfig(ImageConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class TunedConfig(HalvedImageConfig):
+class RatesConfig(Config):
   """Settings of a study that chooses a learning rate for every arm.
 
   `rate_factor` and `gain` exist to see how much a verdict depends on them.
@@ -130,6 +130,11 @@ class TunedConfig(HalvedImageConfig):
   gain: float = option(
     1.0, "Factor of the initial kernels, for all arms alike.", POSITIVE
   )
+
+
+@dataclasses.dataclass(frozen=True)
+class TunedConfig(RatesConfig, HalvedImageConfig):
+  """The same, of a study that trains on images."""
 
 
 @dataclasses.dataclass(frozen=True)
