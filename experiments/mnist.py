@@ -99,10 +99,10 @@ FASTER = {
     **_FASTER,
   )
   for norm, source, spread in (
-    ("ln", _BA, None),
-    ("rms", _OURS, None),
-    ("bn", _IOFFE, None),
-    ("gn", _OURS, None),
+    ("ln", _BA, 0.011),
+    ("rms", _OURS, 0.0093),
+    ("bn", _IOFFE, 0.033),
+    ("gn", _OURS, 0.012),
   )
 }
 FASTER_TUNED = {
@@ -115,7 +115,7 @@ FASTER_TUNED = {
     spread=spread,
     **_FASTER,
   )
-  for norm, spread in (("ln", None), ("bn", None))
+  for norm, spread in (("ln", 0.054), ("bn", 0.058))
 }
 EQUAL = {
   norm: Claim(
@@ -132,7 +132,7 @@ EQUAL = {
     form="+.2f",
     spread=spread,
   )
-  for norm, spread in (("ln", None), ("rms", None), ("bn", None), ("gn", None))
+  for norm, spread in (("ln", 0.53), ("rms", 0.85), ("bn", 0.53), ("gn", 0.46))
 }
 CLAIMS = (*FASTER.values(), *FASTER_TUNED.values(), *EQUAL.values())
 
@@ -350,7 +350,7 @@ def first_epoch(
 
 def _compare_tuned(config: Config, split: Split, run: Run) -> None:
   """Trains an epoch with each norm at its best rate, prints and judges."""
-  judged = options.RatesConfig(seeds=config.seeds, seed=config.seed)
+  judged = options.TuningConfig(seeds=config.seeds, seed=config.seed)
   arms = {}
   for norm in TUNED:
     if norm in config.norm:

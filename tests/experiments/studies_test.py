@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from experiments import batch_size, lr_range, moons
+from experiments import batch_size, lr_range
 from experiments.lab import study
 from experiments.lab.data import images as data
-from experiments.lab.data import points
 from experiments.lab.data.arrays import Images
 from experiments.lab.data.batch import Batch
 from experiments.lab.errors import RefusedError
@@ -74,15 +73,6 @@ class ControlTest(parameterized.TestCase):
       np.testing.assert_allclose(
         lr_range.largest_rate(loss, rates), rates[0] / np.sqrt(10)
       )
-
-  def test_half_moons_with_the_norm_removed(self):
-    config = moons.Config(seeds=2, epochs=2, points=128, hidden=(8,))
-    data = points.draw("moons", 128, seed=0)
-    arm = moons.train("none", config, data, data)
-    moons._judge("bn", arm, arm, "moons", self.run_)
-    verdicts = self.verdicts()
-    self.assertEqual(verdicts["bn is faster on moons (equal rate)"], "REFUTED")
-    self.assertNotIn("CONFIRMED", verdicts.values())
 
   def test_group_norm_gets_advice_that_fits(self):
     config = lr_range.Config(seeds=1, steps=20, hidden=(12,))
