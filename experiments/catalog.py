@@ -32,7 +32,10 @@ class Entry(NamedTuple):
 ENTRIES: Mapping[str, Entry] = {
   "internals": Entry("internals", data=""),
   "moons": Entry("moons", data=""),
-  "mnist": Entry("mnist", whole=("--norm=none,ln,rms,bn,gn", "--seeds=5")),
+  "mnist": Entry(
+    "mnist",
+    whole=("--norm=none,ln,rms,bn,gn", "--seeds=5", "--resplit", "--tune"),
+  ),
   **{
     name: Entry(name)
     for name in (

@@ -1,6 +1,7 @@
 """The MNIST study from the command line to its files, on embedded digits."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -9,10 +10,13 @@ import tempfile
 from unittest import mock
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from absl.testing import absltest, parameterized
 
 from experiments import mnist
-from experiments.lab import comparison, study
+from experiments.lab import comparison, options, study
+from experiments.lab.data import arrays
 from experiments.lab.errors import RefusedError
 from experiments.lab.runs.workdir import Files, WorkdirError
 from experiments.mnist import Config
@@ -107,7 +111,12 @@ class RunTest(Folders, parameterized.TestCase):
     self.assertRegex(output, r"Test accuracy: [\d.]+ ± [\d.]+ %")
     self.assertRegex(output, r"re-estimated batch statistics: [\d.]+ ±")
     self.assertRegex(output, r"\| bn +\| +[\d.]+ ± [\d.]+ \|")
-    self.assertRegex(output, "(CONFIRMED|REFUTED|UNRESOLVED): bn learns faster")
+    self.assertRegex(
+      output, r"[A-Z]+: at a learning rate of 0.001, bn has a lo"
+    )
+    self.assertIn("share the official test set", output)
+    claims = [finding["claim"] for finding in summary["findings"]]
+    self.assertEqual(claims, ["bn_faster", "bn_equal"])
 
     # Nothing is trained again.
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
@@ -194,6 +203,111 @@ class RunTest(Folders, parameterized.TestCase):
     )
     results, _ = run(config)
     self.assertBetween(results["in"]["test_accuracy"][0], 0.05, 1)
+
+  def test_every_seed_draws_its_own_sets(self):
+    config = dataclasses.replace(CONFIG, norm=("bn",), resplit=True, epochs=1)
+    results, output = run(config)
+    self.assertIn("every seed draws 1,150 images for training", output)
+    self.assertNotIn("share the official test set", output)
+    # A seed has the sets that it draws, whatever the other seeds.
+    again, _ = run(dataclasses.replace(config, seed=1, seeds=1))
+    for name in ("epoch1_train_loss", "test_loss", "best_val_loss"):
+      np.testing.assert_allclose(
+        again["bn"][name], results["bn"][name][1:], rtol=1e-3
+      )
+
+  def test_every_norm_has_its_best_rate(self):
+    def first_epoch(norm, config, split, mesh, rates, seeds):
+      best = {"none": 1e-3, "bn": 1e-2}[norm]
+      distance = np.abs(np.log(np.array(rates) / best))[:, None]
+      loss = 0.1 + distance + 1e-3 * np.array(seeds)
+      return {"loss": loss, "validation": loss}
+
+    config = dataclasses.replace(CONFIG, tune=True, epochs=1)
+    with mock.patch.object(mnist, "first_epoch", first_epoch):
+      _, output = run(config, Files(workdir="w"))
+    summary = json.loads((self.folder / "w" / "summary.json").read_text())
+    rates = {name: kept["rate"] for name, kept in summary["rates"].items()}
+    np.testing.assert_allclose(rates["none_first_epoch"], 1e-3)
+    np.testing.assert_allclose(rates["bn_first_epoch"], 1e-2)
+    finding = summary["findings"][-1]
+    self.assertEqual(finding["claim"], "bn_faster_tuned")
+    self.assertEqual(
+      finding["values"],
+      {"bn, tuned": [0.1, 0.101], "none, tuned": [0.1, 0.101]},
+    )
+    self.assertIn("best rate", output)
+
+  def test_a_first_epoch_at_several_rates(self):
+    pool = arrays.load_pool("digits")
+    pool = pool._replace(examples=jax.tree.map(jnp.asarray, pool.examples))
+    found = mnist.first_epoch("none", CONFIG, pool.split, None, [1e-2, 0], [0])
+    self.assertEqual(found["loss"].shape, (2, 1))
+    # At a rate of zero nothing is learned.
+    self.assertLess(found["validation"][0], found["validation"][1] - 0.1)
+    np.testing.assert_allclose(
+      found["loss"][1], found["validation"][1], rtol=0.1
+    )
+
+
+class ClaimsTest(absltest.TestCase):
+  """Every claim can fail."""
+
+  def verdicts(self, loss, tuned_loss, points):
+    """Judges norms with these factors of the loss and points of accuracy."""
+    rng = np.random.default_rng(0)
+
+    def losses(norm, factor):
+      mean = 0.4 * (1 if norm == "none" else factor)
+      return mean * np.exp(rng.normal(0, 0.02, 20))
+
+    results = {
+      norm: {
+        "epoch1_train_loss": losses(norm, loss),
+        "test_accuracy": rng.normal(0.97, 0.002, 20)
+        + (0 if norm == "none" else points / 100),
+      }
+      for norm in ("none", "in", *mnist.FASTER)
+    }
+    tuned = {norm: losses(norm, tuned_loss) for norm in mnist.TUNED}
+    settings = dataclasses.asdict(CONFIG)
+    with tempfile.TemporaryDirectory() as folder:
+      made = study.Run(pathlib.Path(folder), settings=settings)
+      with contextlib.redirect_stdout(io.StringIO()):
+        mnist.judge(results, made)
+        mnist.judge_tuned(tuned, made)
+      return {finding.claim: finding.verdict for finding in made.findings()}
+
+  def test_effects_that_are_there(self):
+    names = [claim.name for claim in mnist.CLAIMS]
+    found = self.verdicts(0.7, 0.7, 0)
+    self.assertEqual(found, dict.fromkeys(names, "CONFIRMED"))
+
+  def test_effects_that_are_the_opposite(self):
+    names = [claim.name for claim in mnist.CLAIMS]
+    found = self.verdicts(1.3, 1.3, 2)
+    self.assertEqual(found, dict.fromkeys(names, "REFUTED"))
+
+  def test_faster_only_at_the_rate_of_tutorials(self):
+    found = self.verdicts(0.7, 1.0, 0)
+    self.assertEqual(found["ln_faster"], "CONFIRMED")
+    for norm in ("ln", "bn"):
+      self.assertNotEqual(found[f"{norm}_faster_tuned"], "CONFIRMED")
+
+  def test_diverged_seeds_count_as_guessing(self):
+    claim = mnist.FASTER["ln"]
+    estimate = claim.analysis.estimate([None] * 4, [0.3] * 4)
+    self.assertAlmostEqual(estimate.center, np.log(10) / 0.3)
+
+
+class SettingsTest(parameterized.TestCase):
+  @parameterized.parameters(
+    ({"tune": True}, "tune", "without --norm=none,... and two seeds"),
+    ({"resplit": True, "train_fraction": 0.5}, "train_fraction", "--resplit"),
+  )
+  def test_refuses_what_has_no_effect(self, settings, flag, message):
+    with self.assertRaisesRegex(RefusedError, f"--{flag} has .*{message}"):
+      options.refuse_unused(Config(**settings), {flag})
 
 
 class CommandLineTest(Folders):

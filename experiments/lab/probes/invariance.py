@@ -19,6 +19,10 @@ from experiments.lab.training.hyperparams import swept
 
 PyTree = Any
 
+# Of `trajectory_error`: powers of two, which do not change the rounding. With
+# other numbers a ReLU may switch, and then the losses differ for any norm.
+FACTORS = (1.0, 0.125, 8.0)
+
 
 def is_invariant(path: tuple[Any, ...]) -> bool:
   """Returns whether a parameter is a kernel followed by a norm."""
@@ -89,8 +93,10 @@ def _kernels(tree: PyTree) -> list[np.ndarray]:
 def trajectory_error(images: Images, steps: int, norm: str = "bn") -> float:
   """Returns the largest difference between losses from (W, r) and (a W, a^2 r).
 
-  The numbers a are powers of two, which do not change the rounding. With other
-  numbers a ReLU may switch, and then the losses differ for any norm.
+  Args:
+    images: Images of all lanes, or `pool.split([seed], len(FACTORS))`.
+    steps: Number of steps.
+    norm: Short name of the norm.
   """
 
   def optimizer(
@@ -101,12 +107,11 @@ def trajectory_error(images: Images, steps: int, norm: str = "bn") -> float:
       optax.stateless(lambda updates, _: scaled(updates, factor**2)),
     )
 
-  factors = (1.0, 0.125, 8.0)
   engine = classifier(
     model(norm), swept(optimizer, "factor"), images, batch_size=128
   )
-  rates = (0.1,) * len(factors)
-  state = engine.init([0], learning_rate=rates, factor=factors)
-  params = jax.vmap(scaled)(state.params, jnp.asarray(factors))
+  rates = (0.1,) * len(FACTORS)
+  state = engine.init([0], learning_rate=rates, factor=FACTORS)
+  params = jax.vmap(scaled)(state.params, jnp.asarray(FACTORS))
   _, records = engine.train(dataclasses.replace(state, params=params), steps)
   return float(np.abs(records.loss[1:] - records.loss[:1]).max())
