@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from experiments.lab.data.arrays import Images
-from experiments.lab.statistics import paired_difference, shown
+from experiments.lab.statistics import shown
 from experiments.lab.tables import table
 from experiments.lab.training.batches import Shuffled
 from experiments.lab.training.engine import Engine
@@ -165,4 +165,4 @@ def _difference(result: Result, baseline: Result) -> str:
   ours, theirs = (
     100 * np.asarray(r["test_accuracy"]) for r in (result, baseline)
   )
-  return f"{paired_difference(ours, theirs):+.2f}"
+  return shown(ours - theirs, "+.2f")

@@ -79,6 +79,27 @@ class Config:
 
 
 @dataclasses.dataclass(frozen=True)
+class TuningConfig(Config):
+  """Settings of a study that chooses a learning rate for every arm.
+
+  `rate_factor` and `gain` exist to see how much a verdict depends on them.
+  """
+
+  tuning_seeds: int = option(
+    3,
+    "Number of seeds that choose the learning rate of every arm; they are not"
+    " among those that are judged.",
+    flags.IntegerParser(lower_bound=1, upper_bound=3),
+  )
+  rate_factor: float = option(
+    1.0, "Factor of the learning rates after they are chosen.", POSITIVE
+  )
+  gain: float = option(
+    1.0, "Factor of the initial kernels, for all arms alike.", POSITIVE
+  )
+
+
+@dataclasses.dataclass(frozen=True)
 class ImageConfig(Config):
   """Settings of a study that trains on images."""
 
@@ -112,24 +133,8 @@ class HalvedImageConfig(ImageConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class TunedConfig(HalvedImageConfig):
-  """Settings of a study that chooses a learning rate for every arm.
-
-  `rate_factor` and `gain` exist to see how much a verdict depends on them.
-  """
-
-  tuning_seeds: int = option(
-    3,
-    "Number of seeds that choose the learning rate of every arm; they are not"
-    " among those that are judged.",
-    flags.IntegerParser(lower_bound=1, upper_bound=3),
-  )
-  rate_factor: float = option(
-    1.0, "Factor of the learning rates after they are chosen.", POSITIVE
-  )
-  gain: float = option(
-    1.0, "Factor of the initial kernels, for all arms alike.", POSITIVE
-  )
+class TunedConfig(HalvedImageConfig, TuningConfig):
+  """Settings of a study with small nets that chooses learning rates."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from absl import logging
 
 from experiments.lab import statistics
 from experiments.lab.errors import RefusedError
-from experiments.lab.options import TunedConfig
+from experiments.lab.options import TuningConfig
 from experiments.lab.run import Parts, Run
 
 SEEDS = (1000, 1001, 1002)
@@ -48,7 +48,7 @@ def tuned(
   name: str,
   train: Train,
   rates: Sequence[float],
-  config: TunedConfig,
+  config: TuningConfig,
 ) -> Parts:
   """Returns the results of an arm at its best rate.
 
