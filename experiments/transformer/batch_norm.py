@@ -110,7 +110,19 @@ def measure(config: Config, run: Run) -> None:
   models = {norm: dataclasses.replace(config, norm=(norm,)) for norm in NORMS}
   sweep.tell(run, models.values(), task)
 
-  def more(engine: Engine, state: TrainState) -> dict[str, np.ndarray]:
+  found = {
+    norm: sweep.tuned(run, norm, model, task, more(task))
+    for norm, model in models.items()
+  }
+  sweep.show(found, STATISTICS)
+  judge(found, task, run)
+  _draw(found, config, task, run)
+
+
+def more(task: Task) -> sweep.More:
+  """Returns the function that evaluates with the other statistics."""
+
+  def evaluate(engine: Engine, state: TrainState) -> dict[str, np.ndarray]:
     variables = state.variables
     again = engine.reestimate(variables, engine.source, REESTIMATED_OVER)
     return {
@@ -118,13 +130,7 @@ def measure(config: Config, run: Run) -> None:
       "of_each_batch": training.loss_in_training_mode(engine, variables, task),
     }
 
-  found = {
-    norm: sweep.tuned(run, norm, model, task, more)
-    for norm, model in models.items()
-  }
-  sweep.show(found, STATISTICS)
-  judge(found, task, run)
-  _draw(found, config, task, run)
+  return evaluate
 
 
 def judge(found: Mapping[str, Parts], task: Task, run: Run) -> None:

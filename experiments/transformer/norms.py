@@ -103,15 +103,13 @@ def measure(config: Config, run: Run) -> None:
   }
   sweep.tell(run, [*models.values(), *high.values()], task)
 
-  def logit(engine: Engine, state: TrainState) -> dict[str, jax.Array]:
-    largest = training.largest_logit(engine, task)
-    return {"largest_logit": largest(state.variables)}
-
   found = {
     norm: sweep.tuned(run, norm, model, task) for norm, model in models.items()
   }
   found |= {
-    name: sweep.at_rate(run, f"{name}_high_rate", model, task, HIGH_RATE, logit)
+    name: sweep.at_rate(
+      run, f"{name}_high_rate", model, task, HIGH_RATE, more(task)
+    )
     for name, model in high.items()
   }
   sweep.show(
@@ -123,6 +121,16 @@ def measure(config: Config, run: Run) -> None:
   )
   judge(found, task, run)
   _draw(found, config, task, run)
+
+
+def more(task: Task) -> sweep.More:
+  """Returns the function that measures attention logits."""
+
+  def measure(engine: Engine, state: TrainState) -> dict[str, jax.Array]:
+    largest = training.largest_logit(engine, task)
+    return {"largest_logit": largest(state.variables)}
+
+  return measure
 
 
 def judge(found: Mapping[str, Parts], task: Task, run: Run) -> None:

@@ -207,13 +207,13 @@ def show(results: Mapping[str, Parts], columns: Mapping[str, str]) -> None:
 def draw_rates(
   panel: "Axes",
   run: Run,
-  name: str,
+  arm: str,
   task: Task,
   norm: str = "none",
   **options: Any,
 ) -> None:
   """Draws the validation loss of the tuning seeds over learning rates."""
-  choice = run.rates[name]
+  choice = run.rates[arm]
   losses = np.array(choice["validation"], np.float64)
   figures.curve(
     panel, choice["rates"], capped(losses, task)[None], norm, **options
