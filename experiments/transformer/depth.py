@@ -3,11 +3,12 @@
     python -m experiments.transformer --study=depth
 
 Character models of 6 to 14 blocks of width 48, pre-LN and post-LN, without
-training. For each seed, which determines kernels and a batch of 16 x 32
-characters, the exponent of the number of blocks L is the slope of a line fitted
-to logarithms: of L, and of the norm of the gradient of the last block's second
-feed-forward kernel. Both LeCun's initialization and Xavier's are judged. About
-two minutes on two cores.
+training. The norm is that of the gradient of the last block's second
+feed-forward kernel. A seed determines the kernels of four nets and a batch of
+16 x 32 characters for each; its norm is their geometric mean. For each seed,
+the exponent of the number of blocks L is the slope of a line fitted to
+logarithms. Both LeCun's initialization and Xavier's are judged. About two
+minutes on two cores.
 
 Source: Xiong et al., 2020, https://arxiv.org/abs/2002.04745. Theorem 1 gives
 upper bounds: O(d sqrt(ln d)) for post-LN of width d, and that over sqrt(L) for
@@ -43,6 +44,8 @@ from experiments.transformer.training import make_engine
 
 DEPTHS = (6, 8, 10, 12, 14)
 INITS = ("lecun", "xavier")
+NETS = 4  # Nets of a seed: the norm of one varies by a tenth.
+_APART = 10**6  # Between the numbers that initialize the nets of a seed.
 
 Arm = tuple[str, str]  # Placement, initialization.
 
@@ -130,10 +133,11 @@ def gradient_norms(config: Config, task: Task) -> np.ndarray:
 
   Args:
     config: Configuration with one norm and one placement.
-    task: Gives a batch, a different one for each seed.
+    task: Gives a batch, a different one for each net.
 
   Returns:
-    Norms `[seeds]` of the gradient of the mean loss at initialization.
+    Norms `[seeds]` of the gradient of the mean loss at initialization, each a
+    geometric mean of some nets.
   """
   engine = make_engine(config, task)
 
@@ -150,7 +154,11 @@ def gradient_norms(config: Config, task: Task) -> np.ndarray:
   compiled = jax.jit(
     norm, compiler_options={"xla_backend_optimization_level": 0}
   )
-  return np.array([compiled(np.uint32(seed)) for seed in config.seed_numbers])
+  norms = [
+    [compiled(np.uint32(seed + _APART * net)) for net in range(NETS)]
+    for seed in config.seed_numbers
+  ]
+  return np.exp(np.log(norms).mean(axis=1))
 
 
 def fitted_exponents(depths: np.ndarray, norms: np.ndarray) -> np.ndarray:
