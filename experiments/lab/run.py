@@ -36,6 +36,8 @@ class Run:
     data_dir: Folder of TensorFlow Datasets; None means the default.
     mesh: Devices that share every batch; None for one device.
     data: Name of the loaded data; None before they are loaded.
+    rates: How the learning rates were chosen: a `tuning.Choice` as a dict, by
+      arm.
   """
 
   def __init__(
@@ -50,9 +52,9 @@ class Run:
     self.data_dir = data_dir
     self.mesh = mesh
     self.data: str | None = None
+    self.rates: dict[str, Any] = {}
     self._judged: list[tuple[Claim, Sequence[Seeds]]] = []
     self._checks: list[Outcome] = []
-    self._rates: dict[str, Any] = {}
     self._figures: list[str] = []
     self._session: Session | None = None
     self._began = False
@@ -240,7 +242,7 @@ class Run:
 
   def record_rates(self, arm: str, choice: Any) -> None:
     """Keeps how the learning rate of an arm was chosen, for the summary."""
-    self._rates[arm] = choice._asdict()
+    self.rates[arm] = choice._asdict()
 
   def finish(self, results: Mapping[str, Any]) -> dict[str, Any]:
     """Prints the verdicts, then writes and returns the summary.
@@ -259,7 +261,7 @@ class Run:
       "minutes": round((time.perf_counter() - self._started) / 60, 2),
       "data": self.data,
       "machine": machine.current(),
-      "rates": self._rates,
+      "rates": self.rates,
       "findings": [finding._asdict() for finding in findings],
       "checks": [outcome._asdict() for outcome in self._checks],
       "figures": self._figures,

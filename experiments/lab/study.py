@@ -176,7 +176,7 @@ def main(
   Args:
     study: The study.
     complete: Called with the settings and the names of the flags on the command
-      line, with those that `--confirm` stands for; returns the settings to use.
+      line; returns the settings to use.
     show: As in `run`.
     several_devices: Whether to add the flags of devices and processes. The
       settings must then have a `batch_size`.
@@ -214,8 +214,6 @@ def main(
     for preset in ("quick", "confirm"):
       if preset in given and not flags.FLAGS[preset].value:
         given.remove(preset)
-    if "confirm" in given:
-      given |= {*study.confirm}
     try:
       config, where = read_flags()
       config = complete(config, given)

@@ -11,40 +11,17 @@ context) has the settings of nanoGPT, which reports 1.47 after three minutes on
 an A100. Other tasks are `--task=mnist`, `copy` and `sort`, the last two with
 padding.
 
-Four studies test claims on character models, each with five paired seeds (same
-initial kernels, batches and order). They take about ten, one, five and two
-minutes:
+Four studies test claims on character models; see below. They train each model
+with several paired seeds (same initial kernels and batches):
 
     python -m experiments.transformer --study=warmup
     python -m experiments.transformer --study=depth
     python -m experiments.transformer --study=norms
     python -m experiments.transformer --study=batch_norm
 
-WARMUP. Xiong et al., 2020, https://arxiv.org/abs/2002.04745: post-LN needs
-learning-rate warm-up, pre-LN does not. 12 blocks of width 48, Xavier
-initialization, no clipping, no weight decay, Adam with b2 = 0.98, learning
-rates 1e-3 and 3e-3, with 100 steps of warm-up or none, 300 steps.
-
-DEPTH. The same paper, theorem 1: at initialization the gradient of the last
-block's second feed-forward kernel does not depend on the number of blocks L in
-post-LN, and decreases like 1/sqrt(L) in pre-LN. 2 to 24 blocks of width 48,
-LeCun initialization, no training. The exponent of L is fitted to logarithms,
-for each seed. (With --kernel_init=xavier, both claims were unresolved;
-sub-layers then start smaller relative to the embedding.)
-
-NORMS. Zhang & Sennrich, 2019, https://arxiv.org/abs/1910.07467: RMSNorm is as
-good as LayerNorm and faster. Henry et al., 2020,
-https://arxiv.org/abs/2010.04245: normalized queries and keys prevent the
-saturation of attention. 4 blocks of width 48, pre-LN, no warm-up, learning
-rates 1e-3, 3e-3 and 1e-2, and 3e-2 with and without QK norm, 300 steps.
-
-BATCH_NORM. Shen et al., 2020, https://arxiv.org/abs/2003.07845: batch norm in
-transformers suffers from statistics that vary from batch to batch. 4 blocks of
-width 48, learning rate 3e-3, 300 steps. Running statistics (momentum 0.9) are
-compared with those of each batch, for the same parameters.
-
 Besides config.json and summary.json, the workdir has metrics.jsonl (a line per
-evaluation, a number per seed), figures, checkpoints/ and tensorboard/.
+evaluation, a number per seed), figures, checkpoints/ and tensorboard/; that of
+a study has figures and parts/.
 """
 
 import dataclasses
@@ -62,15 +39,13 @@ from experiments.lab.models.transformer import LanguageModel
 from experiments.lab.study import Run
 from experiments.lab.training import devices, fit, lanes, session
 from experiments.transformer import (
-  arms,
-  depth,
   drawing,
-  judging,
   report,
   sampling,
+  studies,
+  sweep,
   training,
 )
-from experiments.transformer.claims import CLAIMS
 from experiments.transformer.options import FULL, QUICK, Config
 
 
@@ -83,20 +58,22 @@ def measure(config: Config, run: Run, sample: int = 0) -> dict[str, Any]:
     sample: Number of tokens of text to print from each model.
 
   Returns:
-    The results of every model.
+    The results of every model; none for a study.
   """
+  chosen = studies.selected(config)
+  if chosen is not None:
+    chosen.measure(config, run)
+    return {"models": {}}
   task = _load(config, run)
-  models = arms.models(config)
+  models = _models(config)
   for model in models.values():
     training.check(model, task)
   run.tell(
     f"{task.name}: {len(task.validation.targets):,} sequences of"
     f" {task.context} for validation. {devices.describe(run.mesh)}."
   )
-  if config.study == "depth":
-    depth.measure(config, task, run)
-    return {"models": {}}
-
+  for remark in training.remarks(models.values(), task):
+    run.tell(remark)
   results = {}
   with run.trainings(list(models)) as trainings:
     for name, model in models.items():
@@ -106,15 +83,29 @@ def measure(config: Config, run: Run, sample: int = 0) -> dict[str, Any]:
         task,
         trainings,
         run.mesh,
-        both_modes=config.study == "batch_norm",
       )
       _print_text(model, task, progress.stopping.best_variables, sample)
     records = trainings.records
-  if config.study == "none":
-    drawing.losses(run, config, task.name, records)
+  drawing.losses(run, config, task.name, records)
   _print_table(results)
-  judging.judge(run, config, task, results, records)
   return {"models": results}
+
+
+def _models(config: Config) -> dict[str, Config]:
+  """Returns the models to compare; each has one norm and one placement."""
+
+  def name(norm: str, placement: str) -> str:
+    if len(config.placement) == 1:
+      return norm
+    return placement if len(config.norm) == 1 else f"{norm} {placement}"
+
+  return {
+    name(norm, placement): dataclasses.replace(
+      config, norm=(norm,), placement=(placement,)
+    )
+    for norm in config.norm
+    for placement in config.placement
+  }
 
 
 def _load(config: Config, run: Run) -> Task:
@@ -152,7 +143,7 @@ def show(
 ) -> None:
   """Prints the results of a finished run, and sampled text if `sample` > 0."""
   task = _load(config, run) if sample else None
-  models = arms.models(config)
+  models = _models(config)
   for name, result in summary["models"].items():
     print(f"\n{name}")
     print("\n".join(report.result_lines(result)))
@@ -179,14 +170,22 @@ if __name__ == "__main__":
     " with --resume also from a finished run.",
     lower_bound=0,
   )
+  __doc__ = "\n".join(
+    [__doc__, *(entry.design for entry in studies.STUDIES.values())]
+  )
   study.main(
-    "transformer",
-    lambda config, run: measure(config, run, _SAMPLE.value),
-    Config(),
-    CLAIMS,
-    quick=QUICK,
-    full=FULL,
-    complete=arms.with_defaults,
+    study.Study(
+      "transformer",
+      __doc__,
+      lambda config, run: measure(config, run, _SAMPLE.value),
+      Config(),
+      tuple(c for entry in studies.STUDIES.values() for c in entry.claims),
+      tuple(c for entry in studies.STUDIES.values() for c in entry.checks),
+      quick=QUICK,
+      full=FULL,
+      confirm=sweep.CONFIRM,
+    ),
+    complete=studies.complete,
     show=lambda config, run, summary: show(config, run, summary, _SAMPLE.value),
     several_devices=True,
   )

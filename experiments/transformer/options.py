@@ -1,6 +1,9 @@
 """The configuration of the transformer study, and its flags."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+
+from absl import flags
 
 from experiments.lab import options, parsers
 from experiments.lab.data import sequences, text
@@ -12,6 +15,13 @@ from experiments.lab.training import optimizers
 
 # "none" trains the models of the flags; the others test claims.
 STUDIES = ("none", "warmup", "depth", "norms", "batch_norm")
+# The flags in which the models of a study differ.
+_COMPARED: Mapping[str, Sequence[str]] = {
+  "warmup": ("placement", "learning_rate", "warmup_steps"),
+  "depth": ("placement", "kernel_init"),
+  "norms": ("norm", "learning_rate", "qk_norm"),
+  "batch_norm": ("norm", "learning_rate"),
+}
 
 # From config/train_shakespeare_char.py of https://github.com/karpathy/nanoGPT,
 # which reports 1.47 after about three minutes on one A100.
@@ -39,7 +49,7 @@ QUICK = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(options.Config):
+class Config(options.TuningConfig):
   """The settings that determine the numbers of a run.
 
   The defaults reach 1.6 nats per character on tiny_shakespeare in about three
@@ -51,10 +61,17 @@ class Config(options.Config):
     "Number of seeds trained at once: --seed, --seed + 1, ... In a study 5.",
     parsers.SEEDS,
   )
+  tuning_seeds: int = option(
+    2,
+    "In a study, number of seeds that choose the learning rate of every model;"
+    " they are not among those that are judged.",
+    flags.IntegerParser(lower_bound=1, upper_bound=3),
+  )
   study: str = option(
     "none",
     "Test the claims of warmup, depth, norms or batch_norm (see above). A study"
-    " has other defaults and compares its own models.",
+    " has other defaults, compares its own models and runs on one device. With"
+    " --confirm, norms has 20 seeds.",
     parsers.one_of(list(STUDIES)),
   )
   task: str = option(
@@ -79,7 +96,8 @@ class Config(options.Config):
   norm: tuple[str, ...] = option(
     ("ln",),
     "One or several norms, separated by commas; each is trained and compared"
-    " with the first.",
+    " with the first. In a language model, bn sees later positions while it"
+    " trains, through its statistics; in evaluation it does not.",
     NORMS,
   )
   placement: tuple[str, ...] = option(
@@ -180,10 +198,22 @@ class Config(options.Config):
       add("on this text, which is no data set of TFDS", "data_dir")
     if self.task == "mnist" and self.dataset == "digits":
       add("on the digits, which come with scikit-learn", "data_dir")
+    named = f"with --study={self.study}"
+    if self.study == "none":
+      add("without a --study", "tuning_seeds", "rate_factor", "gain")
+    else:
+      add(f"{named}, which has its own", *_COMPARED[self.study])
+      add(f"{named}, which has one size", "scale")
+      add(
+        f"{named}, which runs on one device",
+        *("devices", "distributed", "coordinator_address", "num_processes"),
+        "process_id",
+      )
+      add(f"{named}, which keeps no parameters", "sample", "eval_every")
     if self.study == "depth":
       add(
-        "with --study=depth, which does not train",
+        f"{named}, which does not train",
         *("learning_rate", "warmup_steps", "schedule", "weight_decay"),
-        *("clip_norm", "steps", "eval_every", "sample", "devices"),
+        *("clip_norm", "steps", "tuning_seeds", "rate_factor"),
       )
     return found

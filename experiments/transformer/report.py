@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.lab import comparison
 from experiments.lab.data.sequences import Task
-from experiments.lab.statistics import paired_difference, shown
+from experiments.lab.statistics import shown
 from experiments.lab.tables import table
 from experiments.lab.training.engine import Engine
 from experiments.lab.training.fit import Progress, Report
@@ -98,15 +98,15 @@ def comparison_table(results: Mapping[str, Mapping[str, Any]]) -> str:
   first, baseline = next(iter(results.items()))
   rows = []
   for name, result in results.items():
-    losses = result["val_loss"], baseline["val_loss"]
-    known = None not in (*losses[0], *losses[1])
+    ours, theirs = (
+      np.array(losses, np.float64)
+      for losses in (result["val_loss"], baseline["val_loss"])
+    )
     rows.append(
       [
         name,
-        _shown(losses[0]),
-        f"{paired_difference(*losses):+.4f}"
-        if known and name != first
-        else None,
+        _shown(result["val_loss"]),
+        None if name == first else shown(ours - theirs, "+.4f"),
         _shown(result["test_loss"]),
         _shown(scaled(result["test_accuracy"], 100)),
         f"{result['tokens_per_second']:.0f}",

@@ -1,12 +1,13 @@
 """Trains one transformer of the study, from its last checkpoint on."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
 from experiments.lab.data import sequences
@@ -22,7 +23,7 @@ from experiments.lab.models.transformer import (
   LanguageModel,
   block_name,
 )
-from experiments.lab.training import devices, optimizers
+from experiments.lab.training import devices, hyperparams, optimizers
 from experiments.lab.training.batches import Drawn
 from experiments.lab.training.engine import Engine
 from experiments.lab.training.fit import Progress, Schedule
@@ -55,8 +56,17 @@ def load_task(config: Config, data_dir: str | None) -> Task:
   )
 
 
-def make_engine(config: Config, task: Task, mesh: Mesh | None = None) -> Engine:
-  """Returns the engine that trains a model with one norm and one placement."""
+def make_engine(
+  config: Config, task: Task, mesh: Mesh | None = None, *, swept: bool = False
+) -> Engine:
+  """Returns the engine that trains a model with one norm and one placement.
+
+  Args:
+    config: Configuration of the model and its training.
+    task: Task to train on.
+    mesh: Devices that share every batch; None for one device.
+    swept: Whether every lane has its own learning rate.
+  """
   (norm,), (placement,) = config.norm, config.placement
   options: dict[str, Any] = {
     "norm": norm_factory(norm, **_PER_POSITION.get(norm, {})),
@@ -71,14 +81,18 @@ def make_engine(config: Config, task: Task, mesh: Mesh | None = None) -> Engine:
     "kernel_init": config.kernel_init,
     "dtype": jnp.dtype(config.dtype),
   }
-  optimizer = optimizers.adamw(
-    learning_rate=config.learning_rate,
-    warmup_steps=config.warmup_steps,
-    schedule=config.schedule,
-    steps=config.steps,
-    weight_decay=config.weight_decay,
-    clip_norm=config.clip_norm,
-  )
+
+  def adamw(learning_rate: float) -> optax.GradientTransformation:
+    return optimizers.adamw(
+      learning_rate=learning_rate,
+      warmup_steps=config.warmup_steps,
+      schedule=config.schedule,
+      steps=config.steps,
+      weight_decay=config.weight_decay,
+      clip_norm=config.clip_norm,
+    )
+
+  optimizer = hyperparams.swept(adamw) if swept else adamw(config.learning_rate)
   inputs = task.validation.inputs
   return Engine(
     LanguageModel(vocabulary=task.classes, **options)
@@ -113,8 +127,13 @@ def check(config: Config, task: Task) -> None:
   try:
     engine = make_engine(config, task)
     engine.check(config.seeds)
-    if task.causal and config.placement != ("none",):
-      _check_causal(engine.model)
+    if _predicts_with_norms(config, task) and _sees_later(
+      engine.model, train=False
+    ):
+      raise ValueError(
+        "it averages over time, so a position would see later ones, which it"
+        " must predict. Only classifiers may do this: --task=mnist."
+      )
   except RefusedError:
     raise
   except (TypeError, ValueError) as error:
@@ -125,17 +144,37 @@ def check(config: Config, task: Task) -> None:
     ) from error
 
 
-def _check_causal(model: Any) -> None:
-  """Raises ValueError if the norm at a position depends on later positions."""
-  norm = model.norm(train=False, dtype=model.dtype)
+def remarks(models: Iterable[Config], task: Task) -> list[str]:
+  """Returns what to know of models that see later positions in training."""
+  leaky = [
+    model.norm[0]
+    for model in models
+    if _predicts_with_norms(model, task)
+    and _sees_later(make_engine(model, task).model, train=True)
+  ]
+  return [
+    f"In training, {norm} sees later positions through its statistics, so its"
+    " training loss is not that of a causal model; in evaluation, with running"
+    " statistics, it is causal."
+    for norm in dict.fromkeys(leaky)
+  ]
+
+
+def _predicts_with_norms(config: Config, task: Task) -> bool:
+  return task.causal and config.placement != ("none",)
+
+
+def _sees_later(model: Any, *, train: bool) -> bool:
+  """Returns whether the norm at a position depends on later positions."""
+  norm = model.norm(train=train, dtype=model.dtype)
   x = jax.random.normal(jax.random.key(0), (1, 4, model.width))
-  y, variables = norm.init_with_output(jax.random.key(1), x)
-  other = norm.apply(variables, x.at[:, -1].add(1.0))
-  if not np.array_equal(y[:, :-1], other[:, :-1]):
-    raise ValueError(
-      "it averages over time, so a position would see later ones, which it must"
-      " predict. Only classifiers may do this: --task=mnist."
-    )
+  variables = norm.init(jax.random.key(1), x)
+
+  def before_last(x: jax.Array) -> jax.Array:
+    y, _ = norm.apply(variables, x, mutable=["batch_stats"])
+    return y[:, :-1]
+
+  return not np.array_equal(before_last(x), before_last(x.at[:, -1].add(1.0)))
 
 
 def train(
@@ -144,8 +183,6 @@ def train(
   task: Task,
   trainings: Session,
   mesh: Mesh | None = None,
-  *,
-  both_modes: bool = False,
 ) -> tuple[dict[str, Any], Progress]:
   """Trains a model, from its last checkpoint on, and tests it.
 
@@ -155,8 +192,6 @@ def train(
     task: Task to train on, with validation and test set on the device.
     trainings: Session with the checkpoints.
     mesh: Devices that share every batch; None for one device.
-    both_modes: Whether to evaluate in training mode too, even if the norm has
-      no batch statistics.
 
   Returns:
     The results of the seeds as JSON values, and the progress.
@@ -169,7 +204,7 @@ def train(
     validation=task.validation,
     schedule=Schedule(config.eval_every, config.steps),
     style=report.style(config, task),
-    measure=_more_metrics(engine, config, task, both_modes),
+    measure=_more_metrics(engine, config, task),
   )
   result = report.result(
     engine, progress, trainings.records[name], config, task
@@ -179,33 +214,52 @@ def train(
 
 
 def _more_metrics(
-  engine: Engine, config: Config, task: Task, both_modes: bool
+  engine: Engine, config: Config, task: Task
 ) -> Callable[[TrainState], dict[str, Any]]:
   """Returns the function for further metrics, each `[seeds]`."""
-  some = task.validation.first(config.batch_size)
-  largest = engine.compiled(
-    lambda variables, batch: _largest_logit(engine, variables, batch), (0, None)
-  )
-  still = without_dropout(engine.model)
+  largest = largest_logit(engine, task)
 
   def measure(state: TrainState) -> dict[str, Any]:
-    found = {"largest_logit": largest(state.variables, some)}
-    if both_modes or "batch_stats" in state.collections:
-      # Batch statistics depend on the size of the batch.
-      found["val_loss_batch_statistics"] = engine.evaluate(
-        state.variables,
-        task.validation,
-        model=still,
-        train=True,
-        size=config.batch_size,
-      )["loss"]
+    found: dict[str, Any] = {"largest_logit": largest(state.variables)}
+    if "batch_stats" in state.collections:
+      found["val_loss_batch_statistics"] = loss_in_training_mode(
+        engine, state.variables, task
+      )
     return found
 
   return measure
 
 
+def loss_in_training_mode(
+  engine: Engine, variables: PyTree, task: Task
+) -> np.ndarray:
+  """Returns the validation loss `[lanes]` with the statistics of each batch.
+
+  The batches have the size of those in training, and there is no dropout.
+  """
+  return engine.evaluate(
+    variables,
+    task.validation,
+    model=without_dropout(engine.model),
+    train=True,
+    size=engine.source.size,
+  )["loss"]
+
+
+def largest_logit(engine: Engine, task: Task) -> Callable[[PyTree], jax.Array]:
+  """Returns the function from variables to their largest attention logit.
+
+  It is the largest absolute logit `[lanes]` of all heads and layers, on a batch
+  of the validation set.
+  """
+  batch = task.validation.first(engine.source.size)
+  largest = engine.compiled(
+    lambda variables, batch: _largest_logit(engine, variables, batch), (0, None)
+  )
+  return lambda variables: largest(variables, batch)
+
+
 def _largest_logit(engine: Engine, variables: PyTree, batch: Any) -> jax.Array:
-  """Returns the largest absolute attention logit of all heads and layers."""
   batch = devices.split(batch, engine.mesh)
   _, found = engine.model.apply(
     variables,

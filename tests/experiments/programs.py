@@ -119,5 +119,5 @@ def _timeless(entries):
     name: value
     for name, value in entries.items()
     if "second" not in name
-    and name not in ("minutes", "command", "checksums", "sha256")
+    and name not in ("minutes", "machine", "command", "checksums", "sha256")
   }

@@ -161,7 +161,10 @@ NO_EFFECT = (
   (TransformerConfig(placement=("none",)), "norm", "with --placement=none"),
   (TransformerConfig(study="depth"), "steps", "does not train"),
   (TransformerConfig(study="depth"), "warmup_steps", "does not train"),
-  (TransformerConfig(study="depth"), "devices", "does not train"),
+  (TransformerConfig(study="depth"), "devices", "one device"),
+  (TransformerConfig(study="norms"), "norm", "has its own"),
+  (TransformerConfig(study="norms"), "scale", "one size"),
+  (TransformerConfig(), "gain", "without a --study"),
 )
 
 

@@ -14,19 +14,17 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from experiments.lab import study
-from experiments.lab.data import sequences
 from experiments.lab.errors import RefusedError
 from experiments.lab.runs import files
 from experiments.lab.runs.checkpoints import Checkpoints
 from experiments.lab.runs.workdir import Files, WorkdirError
 from experiments.transformer import __main__ as transformer
-from experiments.transformer import arms, judging
+from experiments.transformer import studies
 from experiments.transformer.options import QUICK, Config
 from tests.experiments import programs
 
 SMALL = {**QUICK, "layers": 1, "width": 8, "context": 8, "steps": 4}
 SMALL["eval_every"] = 2
-TASK = sequences.load("copy", dataset="", data_dir=None, context=8)
 
 
 def setUpModule():
@@ -90,6 +88,7 @@ class RunTest(Folders):
         self.assertLen(record[name], 2)
         self.assertTrue(np.isfinite(record[name]).all())
     self.assertIn("val_loss_batch_statistics", records[0])
+    self.assertIn("bn sees later positions through its statistics", output)
     result = summary["models"]["bn"]
     self.assertEqual(result["final_val_loss"], records[1]["val_loss"])
     self.assertIn("final_val_loss_reestimated", result)
@@ -146,6 +145,7 @@ class RunTest(Folders):
     summary, output = run(task="copy", placement=("post", "peri"), steps=2)
     self.assertEqual(list(summary["models"]), ["post", "peri"])
     self.assertNotIn("bits/char", output)
+    self.assertNotIn("sees later positions", output)
     self.assertRegex(output, r"\| peri +\| +[\d.]+ \| +[+-][\d.]+ \| ")
     for result in summary["models"].values():
       self.assertBetween(result["test_accuracy"][0], 0, 1)
@@ -174,6 +174,11 @@ class RunTest(Folders):
     ({"dataset": "hamlet"}, "no text 'hamlet'"),
     ({"context": 100}, "too few for --context=100"),
     ({"study": "warmup", "norm": ("ln", "bn")}, "takes one norm"),
+    ({"study": "depth", "layers": 7}, "--layers=7; give 8"),
+    (
+      {"study": "norms", "seed": 998, "seeds": 3},
+      r"seeds \[1000\] choose learning rates",
+    ),
   )
   def test_refuses_before_anything_is_made(self, settings, message):
     with self.assertRaisesRegex(RefusedError, f"(?s){message}"):
@@ -181,115 +186,26 @@ class RunTest(Folders):
     self.assertEqual([path.name for path in self.folder.iterdir()], ["letters"])
 
 
-class StudiesTest(Folders):
-  def small(self, name):
-    config = Config(study=name, dataset="letters", seeds=2)
-    config = arms.with_defaults(config, {"seeds"})
-    return dataclasses.replace(
-      config,
-      layers=4 if name == "depth" else 1,
-      width=8,
-      context=8,
-      steps=2,
-      batch_size=4,
-    )
+class CompleteTest(parameterized.TestCase):
+  """What the command line makes of a study and its presets."""
 
-  def judged(self, name, results):
-    """Returns the verdicts on results, one record a model."""
-    records = {
-      model: [{"step": 300, **_record(result)}]
-      for model, result in results.items()
-    }
-    current = study.Run(self.folder)
-    with contextlib.redirect_stdout(io.StringIO()):
-      judging.judge(current, self.small(name), TASK, results, records)
-      summary = current.finish({})
-    self.assertEqual(summary["figures"], [f"{name}.png"])
-    self.assertTrue((self.folder / f"{name}.png").exists())
-    return [finding["verdict"] for finding in summary["findings"]]
+  @parameterized.parameters(*studies.STUDIES)
+  def test_a_study_has_its_own_settings(self, name):
+    chosen = studies.STUDIES[name]
+    config = Config(study=name.removeprefix("transformer_"))
+    self.assertEqual(studies.complete(config, {"study"}), chosen.config)
+    confirmed = studies.complete(config, {"study", "confirm"})
+    expected = {**dataclasses.asdict(chosen.config), **chosen.confirm}
+    self.assertEqual(dataclasses.asdict(confirmed), expected)
+    self.assertEqual(confirmed.seed_numbers[0], 100)
+    self.assertLen(confirmed.seed_numbers, 20 if "norms" in name else 10)
 
-  def test_verdicts_of_batch_norm_by_hand(self):
-    def results(running, batch, reestimated):
-      return {
-        "ln": {
-          "final_val_loss": [2.0, 2.1],
-          "final_val_loss_batch_statistics": [2.0, 2.1 + 1e-7],
-        },
-        "bn": {
-          "final_val_loss": [running, running + 0.1],
-          "final_val_loss_batch_statistics": [batch, batch + 0.1],
-          "final_val_loss_reestimated": [reestimated, reestimated + 0.1],
-        },
-      }
-
-    self.assertEqual(
-      self.judged("batch_norm", results(2.2, 2.15, 2.04)),
-      ["CONFIRMED", "CONFIRMED", "CONFIRMED", "REFUTED"],
-    )
-    self.assertEqual(
-      self.judged("batch_norm", results(2.01, 2.02, 2.2)),
-      ["CONFIRMED", "REFUTED", "REFUTED", "CONFIRMED"],
-    )
-
-  def test_depth(self):
-    output = io.StringIO()
-    with contextlib.redirect_stdout(output):
-      summary = study.run(
-        "transformer", transformer.measure, self.small("depth"), Files("w")
-      )
-    self.assertLen(summary["findings"], 2)
-    self.assertRegex(output.getvalue(), "(CONFIRMED|REFUTED|UNRESOLVED): In po")
-    self.assertTrue((self.folder / "w" / "depth.png").exists())
-    parts = sorted(path.stem for path in (self.folder / "w/parts").iterdir())
-    self.assertEqual(parts, ["post-2", "post-4", "pre-2", "pre-4"])
-
-  def test_verdicts_of_warmup_by_hand(self):
-    config = self.small("warmup")
-    losses = {
-      "pre 0.001 warm-up 0": 2.5, "pre 0.001 warm-up 100": 2.6,
-      "pre 0.003 warm-up 0": 2.40, "pre 0.003 warm-up 100": 2.42,
-      "post 0.001 warm-up 0": 3.0, "post 0.001 warm-up 100": 2.5,
-      "post 0.003 warm-up 0": 3.3, "post 0.003 warm-up 100": 2.5,
-    }  # fmt: skip
-    self.assertEqual(set(arms.models(config)), set(losses))
-    results = {
-      name: {"final_val_loss": [loss, loss + 0.01]}
-      for name, loss in losses.items()
-    }
-    self.assertEqual(self.judged("warmup", results), ["CONFIRMED"] * 4)
-    results["pre 0.003 warm-up 0"]["final_val_loss"] = [2.5, 2.51]
-    self.assertEqual(
-      self.judged("warmup", results), ["CONFIRMED"] * 3 + ["REFUTED"]
-    )
-    results["post 0.003 warm-up 0"]["final_val_loss"] = [None, 3.3]
-    results["post 0.001 warm-up 0"]["final_val_loss"] = [2.6, 2.61]
-    self.assertEqual(
-      self.judged("warmup", results), ["UNRESOLVED"] * 2 + ["REFUTED"] * 2
-    )
-
-  def test_verdicts_of_norms_by_hand(self):
-    names = arms.models(self.small("norms"))
-    self.assertLen(names, 11)
-    results = {
-      name: {
-        "final_val_loss": [2.2, 2.3] if "none" in name else [2.1, 2.2],
-        "largest_logit": [9.0, 9.5] if "qk" in name else [200.0, 300.0],
-      }
-      for name in names
-    }
-    seconds = {"rms": np.array([0.9, 0.91]), "ln": np.ones(2)}
-    with mock.patch.object(study.Run, "part", return_value=seconds):
-      verdicts = self.judged("norms", results)
-    self.assertEqual(verdicts, ["CONFIRMED"] * 7 + ["UNRESOLVED"])
-
-  def test_a_study_chooses_what_it_compares(self):
-    with self.assertRaisesRegex(RefusedError, "leave out --placement"):
-      arms.with_defaults(Config(study="warmup"), {"placement", "steps"})
-    with self.assertRaisesRegex(RefusedError, "not that of --scale"):
-      arms.with_defaults(Config(study="norms"), {"scale"})
-    config = arms.with_defaults(Config(study="warmup", steps=7), {"steps"})
-    self.assertEqual((config.steps, config.layers, config.seeds), (7, 12, 5))
-    self.assertLen(arms.models(config), 8)
+  def test_the_command_line_wins(self):
+    config = Config(study="norms", seeds=3, layers=2)
+    config = studies.complete(config, {"study", "confirm", "seeds", "layers"})
+    self.assertEqual((config.seeds, config.seed, config.layers), (3, 100, 2))
+    quick = studies.complete(Config(study="depth"), {"study", "quick"})
+    self.assertEqual((quick.layers, quick.width), (8, 8))
 
   @parameterized.parameters(
     (Config(), set(), 250),
@@ -297,28 +213,10 @@ class StudiesTest(Folders):
     (Config(steps=5000), {"steps"}, 250),
     (Config(steps=7), {"steps"}, 1),
     (Config(steps=200, eval_every=150), {"steps", "eval_every"}, 150),
-    (Config(study="warmup"), set(), 100),
-    (Config(study="warmup", steps=60), {"steps"}, 20),
-    (Config(study="batch_norm", steps=300), {"steps"}, 50),
     (Config(**QUICK), {"quick"}, 10),
   )
   def test_short_trainings_have_a_curve_too(self, config, given, expected):
-    self.assertEqual(arms.with_defaults(config, given).eval_every, expected)
-
-  def test_batch_norm_takes_a_learning_rate(self):
-    for given, expected in (set(), 3e-3), ({"learning_rate"}, 0.5):
-      config = Config(study="batch_norm", learning_rate=0.5)
-      config = arms.with_defaults(config, given)
-      rates = {m.learning_rate for m in arms.models(config).values()}
-      self.assertEqual(rates, {expected})
-
-  def test_a_line_through_depths_needs_two(self):
-    quick = Config(study="depth", layers=2)
-    with self.assertRaisesRegex(RefusedError, "--layers=2; give 4"):
-      arms.models(quick)
-    quick = arms.with_defaults(quick, {"study", "quick"})
-    self.assertEqual((quick.layers, quick.seeds), (4, 1))
-    arms.models(quick)
+    self.assertEqual(studies.complete(config, given).eval_every, expected)
 
 
 class CommandLineTest(Folders):
@@ -326,24 +224,17 @@ class CommandLineTest(Folders):
     for argument, message in (
       ("--norm=in", "--norm=in cannot be trained"),
       ("--task=copy", "--dataset has no effect with --task=copy"),
+      ("--study=depth --devices=1", "--devices has no effect with --study=de"),
     ):
       output = programs.output(
-        programs.start("transformer", "--dataset=letters", argument, "--quick"),
+        programs.start(
+          "transformer", "--dataset=letters", *argument.split(), "--quick"
+        ),
         1,
       )
       # The last line: without kernels, a line about them comes before.
       self.assertStartsWith(output.splitlines()[-1], message)
       self.assertNotIn("Traceback", output)
-
-
-def _record(result):
-  """Returns a record that ends in the result."""
-  names = {
-    "final_val_loss": "val_loss",
-    "final_val_loss_batch_statistics": "val_loss_batch_statistics",
-    "largest_logit": "largest_logit",
-  }
-  return {names[key]: result[key] for key in names if key in result}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,192 @@
+"""Batch norm in a language model.
+
+    python -m experiments.transformer --study=batch_norm
+
+Character models of 4 blocks of width 48, pre-LN, without warm-up, 300 batches
+of 16 x 32 characters, LeCun initialization, no clipping, no weight decay, Adam
+with b2 = 0.98. For layer norm and batch norm the learning rate is chosen from
+half decades of 0.0003 to 0.03 by the validation loss of two other seeds. About
+three minutes on two cores.
+
+Batch norm averages over the sequences of a batch and over time. In training, a
+position thus sees later ones, which it should predict, through the statistics:
+its training loss is not that of a causal model. In evaluation the statistics
+are constants, and it is causal. The last parameters are evaluated with running
+statistics (momentum 0.9), with statistics that are re-estimated over 50 batches
+of training data, and with those of each batch, which see later positions.
+
+A seed determines the initial kernels and the batches. Verdicts are on the
+validation text, the same for all seeds, and hold for this text.
+
+Source: Shen et al., 2020, https://arxiv.org/abs/2003.07845: batch norm clearly
+hurts in language tasks, whose statistics vary much from batch to batch. They
+train bigger models for longer.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from experiments.lab import figures, study
+from experiments.lab.claims import (
+  Above,
+  Below,
+  Check,
+  Claim,
+  Difference,
+  Effect,
+  Level,
+)
+from experiments.lab.data.sequences import Task
+from experiments.lab.study import Parts, Run
+from experiments.lab.training.engine import Engine
+from experiments.lab.training.step import TrainState
+from experiments.transformer import drawing, sweep, training
+from experiments.transformer.options import Config
+
+NORMS = ("ln", "bn")
+REESTIMATED_OVER = 50  # Batches of training data.
+
+_LOSS: dict[str, Any] = {
+  "source": "Shen et al. 2020",
+  "quantity": "final validation loss, at most that of guessing",
+  "unit": "nats",
+  "form": "+.3f",
+}
+_FIVE_PERCENT = (
+  "five percent of perplexity; the source says that batch norm clearly hurts"
+)
+DIFFERS = Claim(
+  "bn_running_differs",
+  "batch norm's loss with running statistics differs by more than {margin} nats"
+  " from that with the statistics of each batch",
+  samples=("absolute difference",),
+  analysis=Level(),
+  criterion=Above(0.02),
+  why="two percent of perplexity, as for the difference of RMS and layer norm",
+  **_LOSS,
+)
+WORSE_RUNNING = Claim(
+  "bn_worse_running",
+  "with running statistics, batch norm ends at least {margin} nats worse than"
+  " layer norm, each at its best rate",
+  samples=("bn, running", "ln"),
+  analysis=Difference(),
+  criterion=Effect(0.05),
+  why=_FIVE_PERCENT,
+  **_LOSS,
+)
+WORSE_REESTIMATED = Claim(
+  "bn_worse_reestimated",
+  "with re-estimated statistics, batch norm ends at least {margin} nats worse"
+  " than layer norm, each at its best rate",
+  samples=("bn, re-estimated", "ln"),
+  analysis=Difference(),
+  criterion=Effect(0.05),
+  why=_FIVE_PERCENT,
+  **_LOSS | {"source": "ours: the source does not re-estimate"},
+)
+CLAIMS = (DIFFERS, WORSE_RUNNING, WORSE_REESTIMATED)
+LN_IS_SAME = Check(
+  "ln_is_the_same",
+  "layer norm does the same in training and in evaluation",
+  source="its definition: it has no running statistics",
+  quantity="largest difference of its two validation losses in nats",
+  criterion=Below(1e-5),
+)
+
+STATISTICS = {
+  "validation": "running statistics",
+  "reestimated": "re-estimated",
+  "of_each_batch": "of each batch",
+}
+
+
+def measure(config: Config, run: Run) -> None:
+  """Trains the models, prints, judges and draws."""
+  task = sweep.load(config, run)
+  models = {norm: dataclasses.replace(config, norm=(norm,)) for norm in NORMS}
+  sweep.tell(run, models.values(), task)
+
+  found = {
+    norm: sweep.tuned(run, norm, model, task, more(task))
+    for norm, model in models.items()
+  }
+  sweep.show(found, STATISTICS)
+  judge(found, task, run)
+  _draw(found, config, task, run)
+
+
+def more(task: Task) -> sweep.More:
+  """Returns the function that evaluates with the other statistics."""
+
+  def evaluate(engine: Engine, state: TrainState) -> dict[str, np.ndarray]:
+    variables = state.variables
+    again = engine.reestimate(variables, engine.source, REESTIMATED_OVER)
+    return {
+      "reestimated": engine.evaluate(again, task.validation)["loss"],
+      "of_each_batch": training.loss_in_training_mode(engine, variables, task),
+    }
+
+  return evaluate
+
+
+def judge(found: Mapping[str, Parts], task: Task, run: Run) -> None:
+  """Judges the claims.
+
+  Args:
+    found: Results of layer norm and of batch norm.
+    task: Gives the loss of guessing.
+    run: Run that gets the findings.
+  """
+  ln, bn = (
+    {name: sweep.capped(found[norm][name], task) for name in STATISTICS}
+    for norm in NORMS
+  )
+  difference = np.abs(ln["validation"] - ln["of_each_batch"])
+  run.check(LN_IS_SAME, difference.max())
+  run.judge(DIFFERS, np.abs(bn["validation"] - bn["of_each_batch"]))
+  run.judge(WORSE_RUNNING, bn["validation"], ln["validation"])
+  run.judge(WORSE_REESTIMATED, bn["reestimated"], ln["validation"])
+
+
+def _draw(
+  found: Mapping[str, Parts], config: Config, task: Task, run: Run
+) -> None:
+  with figures.drawing(
+    run,
+    "batch_norm",
+    title=f"{drawing.size(config)}, {config.placement[0]}-LN, {task.name}",
+    caption=f"Left: mean of {config.tuning_seeds} tuning seeds; right:"
+    f" {figures.seeds_caption(config.seeds)}",
+  ) as (over_rates, final):
+    for norm in NORMS:
+      sweep.draw_rates(over_rates, run, norm, task, norm)
+    sweep.label_rates(over_rates)
+    for norm in NORMS:
+      values = [sweep.capped(found[norm][name], task) for name in STATISTICS]
+      figures.curve(
+        final,
+        range(len(STATISTICS)),
+        np.transpose(values),
+        norm,
+        style="none",
+      )
+    figures.label(
+      final, "Last parameters", "Statistics", "Validation loss (nats)"
+    )
+    final.set_xticks(range(len(STATISTICS)), [*STATISTICS.values()])
+
+
+STUDY = study.Study(
+  "transformer",
+  __doc__,
+  measure,
+  dataclasses.replace(Config(study="batch_norm"), **sweep.SETTINGS),
+  CLAIMS,
+  checks=(LN_IS_SAME,),
+  quick=sweep.QUICK,
+  confirm=sweep.CONFIRM,
+)
