@@ -248,7 +248,8 @@ def judge(found: Mapping[Arm, Parts], run: Run) -> None:
   for size, claim in SAME.items():
     compare(claim, ("mlp", "gn", size), ("mlp", "gn", 8))
   compare(CONVOLUTIONAL, ("cnn", "bn", 2), ("cnn", "gn", 2))
-  if {bn, gn} <= {*found}:
+  both = [(model, norm, 2) for model in MODELS for norm in ("bn", "gn")]
+  if {*both} <= {*found}:
     gaps = [
       found[model, "bn", 2]["error"] - found[model, "gn", 2]["error"]
       for model in ("cnn", "mlp")
