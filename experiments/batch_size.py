@@ -310,7 +310,7 @@ STUDY = study.Study(
     "tuning_seeds": 1,
     "examples": 640,
     "batch_sizes": (2, 8, 32),
-    "channels": (4, 4),
+    "channels": (8, 8),
   },
   full={"examples": 600_000, "halve": False},
   confirm={"seed": 100, "seeds": 20},

@@ -37,18 +37,19 @@ run is in its file in [results/](../results).
   The runs that decide use the seeds from 100 on (`--confirm`). A seed
   determines initialization, order of the data and, for images, which images are
   for training, validation and test.
-- **Learning rates** are chosen for every arm by the validation loss of the
-  seeds {", ".join(map(str, tuning.SEEDS))}, which are not judged. A grid whose
-  best rate is its first or last one grows.
+- **Learning rates.** Where a study chooses them, each arm gets the rate of the
+  lowest validation loss on the seeds {", ".join(map(str, tuning.SEEDS))}, which
+  are not judged. A grid whose best rate is its first or last one grows. Each
+  study says below which rates are chosen.
 - **Number of seeds.** 20 for the headline claims, 10 for the others. "Resolved"
   is the distance from the margin that these seeds resolve in {_SHARE:.0%} of
   the runs, with the pilot's spread, after Holm's correction (noncentral t).
 - **Analysis.** Seeds are paired. The interval of a mean is Student's t, or that
   of the studentized bootstrap if the sample is skewed (skewness beyond 1).
-  Ratios are analysed as logarithms.
-  Seeds that diverged count as the cap where there is one; otherwise the median
-  is judged by ranks. So it is if the numbers are equal, or nearly all of them.
-  Holm's correction is for all claims of a study on one data set.
+  Ratios are analysed as logarithms. Seeds that diverged count as the cap where
+  there is one; otherwise the median is judged by ranks. So it is if the numbers
+  are equal, or nearly all of them. Holm's correction is for all claims of a
+  study on one data set.
 - **Verdicts.** CONFIRMED: beyond the margin. SMALLER THAN CLAIMED: there is an
   effect, but it does not reach the margin. REFUTED: the opposite. UNRESOLVED:
   the data do not decide.
