@@ -69,14 +69,18 @@ class Report(NamedTuple):
 
 def start(engine: Engine, seeds: Sequence[int]) -> Progress:
   """Returns the progress before the first step."""
-  state = engine.init(seeds)
+  return begin(engine, engine.init(seeds))
 
-  def begin(variables: Any) -> Stopping:
+
+def begin(engine: Engine, state: TrainState) -> Progress:
+  """Returns the progress of a state without steps."""
+
+  def stopping_of(variables: Any) -> Stopping:
     # Copies, because an array must not be donated twice.
     return stopping.start(jax.tree.map(jnp.copy, variables))
 
   return Progress(
-    0, state, devices.jit(jax.vmap(begin), engine.mesh)(state.variables)
+    0, state, devices.jit(jax.vmap(stopping_of), engine.mesh)(state.variables)
   )
 
 
