@@ -69,7 +69,7 @@ BATCH = 128
 PROBE = 1000  # Test images for the variance shift.
 LABELS = ("clean", "noisy")
 
-_POINTS = {
+_POINTS: dict[str, Any] = {
   "quantity": "early-stopped test error",
   "unit": "points",
   "form": "+.2f",
@@ -353,7 +353,7 @@ STUDY = study.Study(
     "train": 256,
     "epochs": 3,
     "hidden": (32, 32),
-  },  # fmt: skip
+  },
   full={"train": 30_000, "epochs": 100, "halve": False},
   confirm={"seed": 100, "seeds": 20},
 )
