@@ -7,11 +7,11 @@ The net of the paper's figure 1: layers of 100 sigmoids on binarized images,
 batches of 60. Here the depths are 3 and 8, trained for 1,000 steps by SGD and
 by Adam, on images halved to 14x14. Initial kernels are LeCun's (normal,
 variance 1 / inputs). Without a norm, nets with 4 times these kernels are
-trained too. Nets with batch norm are not, because their output does not depend
-on the length of the kernels before it (section 3.3). About five minutes on two
-cores. In addition, for nets of depth 20 before training, a figure shows the
-gradient norm and the spread of the activations' inputs by layer, for sigmoids
-and for ReLUs.
+trained too, in the output layer as well. With batch norm they are not: the
+output of a norm does not depend on the length of the kernel before it (section
+3.3). About five minutes on two cores. In addition, for nets of depth 20 before
+training, a figure shows the gradient norm and the spread of the activations'
+inputs by layer, for sigmoids and for ReLUs.
 
 Every seed draws its own training, validation and test images. For every arm,
 the learning rate is chosen by the final validation loss of other seeds, from
@@ -22,11 +22,10 @@ probes| divided by the distance between its 15th and 85th percentiles, averaged
 over units and probes.
 
 Sources: Ioffe & Szegedy, 2015, https://arxiv.org/abs/1502.03167, section 4.1
-(SGD, small random normal kernels of a size that is not given, one run) and
-section 4.2 (a sigmoid Inception: 69.8 % with batch norm, chance without). The
-gain of 4: the tutorial https://deeplearning.net, which multiplies Glorot's
-range for tanh by it; for layers with as many inputs as outputs his variance is
-LeCun's.
+(small random normal kernels of a size that is not given, one run) and section
+4.2 (a sigmoid Inception: 69.8 % with batch norm, chance without). The gain of
+4: the tutorial of deeplearning.net, which multiplies Glorot's range for tanh by
+it; for layers with as many inputs as outputs his variance is LeCun's.
 """
 
 import functools
@@ -67,11 +66,11 @@ _GUESSING = math.log(10)  # The loss of equal probabilities.
 _NAMES = {"sgd": "SGD", "adam": "Adam"}
 _FIGURE = {
   "sgd": "Ioffe & Szegedy 2015, section 4.1",
-  "adam": "ours: the source trains with SGD",
+  "adam": "ours, with Adam",
 }
 _INCEPTION = {
   "sgd": "Ioffe & Szegedy 2015, section 4.2, of a sigmoid Inception",
-  "adam": "ours: the source trains with SGD",
+  "adam": "ours, with Adam",
 }
 _ERROR: dict[str, Any] = {
   "quantity": "test error",
@@ -82,6 +81,11 @@ _ERROR: dict[str, Any] = {
 _TRAINS: dict[str, Any] = {
   "criterion": Below(15),
   "why": "guessing errs 90%; with 15%, six of seven answers are right",
+}
+_GAIN: dict[str, Any] = {
+  "source": "ours",
+  "pilot": "the gain is also that of the output layer, because in a pilot on"
+  " digits this trained better",
 }
 _LOSS: dict[str, Any] = {
   "quantity": "test loss halfway",
@@ -121,8 +125,8 @@ TRAINS_WITH_GAIN = {
     f"trains_without_norm_gain4_{optimizer}",
     f"{name} trains {{depths[1]}} layers of sigmoids without a norm from {GAIN}"
     " times LeCun's initialization: the error is below {margin}%",
-    source="ours",
     samples=("none, gain 4",),
+    **_GAIN,
     **_ERROR,
     **_TRAINS,
   )
@@ -134,7 +138,6 @@ BETTER = {
     f"with {{depths[1]}} layers of sigmoids and {name}, batch norm errs at"
     f" least {{margin}} points less than no norm from {GAIN} times LeCun's"
     " initialization",
-    source="ours",
     quantity="test error",
     samples=("bn", "none, gain 4"),
     analysis=Difference(),
@@ -142,6 +145,7 @@ BETTER = {
     why="ours: two points, because 1,000 steps end long before the errors do",
     unit="points",
     form="+.1f",
+    **_GAIN,
   )
   for optimizer, name in _NAMES.items()
 }
@@ -163,8 +167,8 @@ FASTER_THAN_GAIN = {
     f"with {{depths[0]}} layers of sigmoids and {name}, batch norm's loss"
     f" halfway is at most {{margin}} times that of no norm from {GAIN} times"
     " LeCun's initialization",
-    source="ours",
     samples=("bn", "none, gain 4"),
+    **_GAIN,
     **_LOSS,
   )
   for optimizer, name in _NAMES.items()

@@ -65,8 +65,8 @@ def tuned(
     config: Gives the seeds to judge, and how many to choose with.
 
   Returns:
-    The arrays of `train` without their axis of rates, the "rate", and the
-    "tuning_loss" by which it was chosen.
+    The arrays of `train` without their axis of rates, the "rate", and
+    "tuning", the mean "validation" for which it was chosen.
 
   Raises:
     RefusedError: A seed of the study is one for choosing.
@@ -84,7 +84,7 @@ def tuned(
   arm = {key: values[0] for key, values in found.items()}
   return arm | {
     "rate": np.asarray(rate),
-    "tuning_loss": np.asarray(choice.loss, np.float64),
+    "tuning": np.asarray(choice.loss, np.float64),
   }
 
 

@@ -26,13 +26,13 @@ def tearDownModule():
   jax.config.update("jax_disable_most_optimizations", False)
 
 
-def part(error, tuning_loss=1.0, shift=1.0):
+def part(error, tuning=1.0, shift=1.0):
   """Returns results of an arm: numbers per seed around these."""
   noise = np.random.default_rng(round(100 * error)).normal(size=(2, SEEDS))
   return {
     "error": error + 0.1 * noise[0],
     "shift": shift + 0.01 * noise[1],
-    "tuning_loss": np.asarray(tuning_loss),
+    "tuning": np.asarray(tuning),
   }
 
 
