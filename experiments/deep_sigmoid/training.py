@@ -1,8 +1,8 @@
 """Training of deep nets of sigmoids, with probes in between."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,35 +11,42 @@ import optax
 from flax import linen as nn
 
 from experiments.lab import options, parsers
-from experiments.lab.data.arrays import Images
+from experiments.lab.data.arrays import Pool
+from experiments.lab.data.batch import Batch, Choice
 from experiments.lab.models.nets import MLP
 from experiments.lab.models.norms import norm_factory
 from experiments.lab.options import option
 from experiments.lab.probes import signals
-from experiments.lab.statistics import best_rate
 from experiments.lab.study import Parts
 from experiments.lab.training import classification
-from experiments.lab.training.hyperparams import swept
 
-RATES: Mapping[str, tuple[float, ...]] = {"sgd": (0.1, 1), "adam": (1e-3, 3e-3)}
+# Half decades: 0.03 to 3, and 0.0003 to 0.03.
+RATES: Mapping[str, Sequence[float]] = {
+  "sgd": tuple(10 ** (np.arange(-3, 2) / 2)),
+  "adam": tuple(10 ** (np.arange(-7, -2) / 2)),
+}
 OPTIMIZERS: Mapping[str, Callable[..., optax.GradientTransformation]] = {
   "sgd": optax.sgd,
   "adam": optax.adam,
 }
+GAIN = 4  # Advised for sigmoids, whose slope at 0 is a quarter.
 PROBE = 500  # Number of images for the percentiles of activations.
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(options.HalvedImageConfig):
+class Config(options.TunedConfig):
   """The arms."""
 
   norm: tuple[str, ...] = option(
     ("none", "bn", "ln"),
-    "Norms to compare; the first must be none.",
+    "Norms to compare; the first must be none, which is also trained with"
+    f" {GAIN} times the initial kernels.",
     parsers.NORMS_AFTER_NONE,
   )
   depths: tuple[int, ...] = option(
-    (3, 8), "Numbers of hidden layers.", parsers.COUNTS
+    (3, 8),
+    "Numbers of hidden layers; claims are about the first two.",
+    parsers.COUNTS,
   )
   steps: int = option(1000, "Training steps.", parsers.COUNT)
   signal_depth: int = option(
@@ -50,46 +57,101 @@ class Config(options.HalvedImageConfig):
   probes: int = option(20, "Number of probes during training.", parsers.COUNT)
 
 
-def train(
-  norm: str, depth: int, optimizer: str, config: Config, images: Images
-) -> Parts:
-  """Returns error, loss and percentiles over time, `[rates, seeds, probes]`."""
-  model = MLP(
-    norm=norm_factory(norm), hidden=(100,) * depth, activation=nn.sigmoid
-  )
-  engine = classification.classifier(
-    model, swept(OPTIMIZERS[optimizer]), images, batch_size=60
-  )
-  rates = RATES[optimizer]
-  state = engine.init(config.seed_numbers, learning_rate=rates)
-  inputs = images.prepare(images.test.inputs[:PROBE])
+class Kind(NamedTuple):
+  """A kind of net: its norm, and the factor of LeCun's initialization."""
 
-  def percentiles(variables: Any) -> jax.Array:
+  norm: str
+  gain: int = 1
+
+  def __str__(self) -> str:
+    return self.norm if self.gain == 1 else f"{self.norm}, gain {self.gain}"
+
+  def net(
+    self, depth: int, activation: Callable[[jax.Array], jax.Array] = nn.sigmoid
+  ) -> MLP:
+    """Returns the net with `depth` hidden layers."""
+    return MLP(
+      norm=norm_factory(self.norm),
+      hidden=(100,) * depth,
+      activation=activation,
+      kernel_init=nn.initializers.variance_scaling(
+        self.gain**2, "fan_in", "truncated_normal"
+      ),
+    )
+
+
+class Arm(NamedTuple):
+  """What is trained."""
+
+  kind: Kind
+  depth: int
+  optimizer: str
+
+
+NONE, NONE_GAIN, BN = Kind("none"), Kind("none", GAIN), Kind("bn")
+
+
+def kinds(config: Config) -> list[Kind]:
+  """Returns the kinds of net."""
+  none, *others = map(Kind, config.norm)
+  return [none, NONE_GAIN, *others]
+
+
+def binarized(pool: Pool) -> Pool:
+  """Returns the pool with inputs of 0 and 1."""
+  grey = pool.prepare
+  return pool._replace(prepare=lambda x: (grey(x) > 0.5).astype(jnp.float32))
+
+
+def train(
+  arm: Arm,
+  config: Config,
+  pool: Pool,
+  rates: Sequence[float],
+  seeds: Sequence[int],
+) -> Parts:
+  """Trains an arm.
+
+  Returns:
+    "error" and "loss" of the test set, `[rates, seeds, probes]`, "inputs",
+    percentiles of the last sigmoids' inputs, `[rates, seeds, probes, 3,
+    units]`, and "validation", the final loss, `[rates, seeds]`.
+  """
+  images = pool.split(seeds, len(rates))
+  model = arm.kind.net(arm.depth)
+  engine, state = classification.at_rates(
+    model,
+    OPTIMIZERS[arm.optimizer],
+    images,
+    batch_size=60,
+    seeds=seeds,
+    rates=rates,
+    gain=config.gain,
+  )
+
+  def percentiles(variables: Any, own: Choice, pool: Batch) -> jax.Array:
+    inputs = images.prepare(own.of(pool).inputs)
     last = signals.activation_inputs(model, variables, inputs, train=False)[-1]
     return jnp.percentile(last, jnp.array([15.0, 50.0, 85.0]), axis=0)
 
-  look = engine.compiled(percentiles, in_axes=(0,))
+  look = engine.compiled(percentiles, in_axes=(0, 0, None))
+  some = images.test.first(PROBE)
   errors, losses, spreads = [], [], []
   for _ in range(config.probes):
-    state, records = engine.train(state, config.steps // config.probes)
-    losses.append(records.loss.mean(axis=1))
-    errors.append(classification.error(engine, state.variables, images.test))
-    spreads.append(look(state.variables))
-  shape = len(rates), config.seeds
-  again = classification.reestimated(engine, state, images.train)
-  again = classification.error(engine, again, images.test)
+    state, _ = engine.train(state, config.steps // config.probes)
+    metrics = engine.evaluate(state.variables, images.test)
+    errors.append(100 * (1 - metrics["accuracy"]))
+    losses.append(metrics["loss"])
+    spreads.append(np.asarray(look(state.variables, some.choice, some.pool)))
+  assert images.validation is not None
+  validation = engine.evaluate(state.variables, images.validation)["loss"]
+  shape = len(rates), len(seeds)
   return {
     "error": np.stack(errors, axis=-1).reshape(*shape, -1),
     "loss": np.stack(losses, axis=-1).reshape(*shape, -1),
-    # [rates, seeds, probes, 3, units]
     "inputs": np.stack(spreads, axis=1).reshape(*shape, len(spreads), 3, -1),
-    "reestimated": again.reshape(shape),
+    "validation": validation.reshape(shape),
   }
-
-
-def best(part: Parts, at: int = -1) -> int:
-  """Returns the index of the rate with the lowest mean loss at a probe."""
-  return best_rate(part["loss"][..., at])
 
 
 def drift(inputs: np.ndarray) -> np.ndarray:

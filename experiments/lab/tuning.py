@@ -42,6 +42,11 @@ class Choice(NamedTuple):
   validation: list[float | None]
   interior: bool
 
+  @property
+  def loss(self) -> float | None:
+    """The mean validation loss at the chosen rate; None if a seed diverged."""
+    return self.validation[self.rates.index(self.rate)]
+
 
 def tuned(
   run: Run,
@@ -60,7 +65,8 @@ def tuned(
     config: Gives the seeds to judge, and how many to choose with.
 
   Returns:
-    The arrays of `train` without their axis of rates, and the "rate".
+    The arrays of `train` without their axis of rates, the "rate", and
+    "tuning", the mean "validation" for which it was chosen.
 
   Raises:
     RefusedError: A seed of the study is one for choosing.
@@ -76,7 +82,10 @@ def tuned(
   rate = choice.rate * config.rate_factor
   found = run.part(name, lambda: train([rate], config.seed_numbers))
   arm = {key: values[0] for key, values in found.items()}
-  return arm | {"rate": np.asarray(rate)}
+  return arm | {
+    "rate": np.asarray(rate),
+    "tuning": np.asarray(choice.loss, np.float64),
+  }
 
 
 def chosen(

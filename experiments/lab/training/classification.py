@@ -56,7 +56,7 @@ def classifier(
   )
 
 
-def train_at_rates(
+def at_rates(
   model: nn.Module,
   optimizer: Callable[..., optax.GradientTransformation],
   images: Images,
@@ -64,23 +64,18 @@ def train_at_rates(
   batch_size: int,
   seeds: Sequence[int],
   rates: Sequence[float],
-  steps: int,
   gain: float = 1.0,
   scan: bool = True,
-) -> tuple[Engine, TrainState, Records]:
-  """Trains every seed at every learning rate, all at once.
+) -> tuple[Engine, TrainState]:
+  """Returns the engine and the initial state of every seed at every rate.
 
   Args:
     model, images, batch_size: As in `classifier`.
     optimizer: Called as `optimizer(learning_rate=...)`.
     seeds: Seeds of the lanes.
     rates: Learning rates; the lanes of one rate are adjacent.
-    steps: Number of steps.
     gain: Factor of the initial kernels.
     scan: As in `Engine`.
-
-  Returns:
-    The engine, the final state, and the records of every step.
   """
   engine = classifier(
     model, swept(optimizer), images, batch_size=batch_size, scan=scan
@@ -89,6 +84,28 @@ def train_at_rates(
   if gain != 1:
     params = jax.jit(kernels.scaled)(state.params, gain)
     state = dataclasses.replace(state, params=params)
+  return engine, state
+
+
+def train_at_rates(
+  model: nn.Module,
+  optimizer: Callable[..., optax.GradientTransformation],
+  images: Images,
+  *,
+  steps: int,
+  **options: Any,
+) -> tuple[Engine, TrainState, Records]:
+  """Trains every seed at every learning rate, all at once.
+
+  Args:
+    model, optimizer, images: As in `at_rates`.
+    steps: Number of steps.
+    **options: Options of `at_rates`.
+
+  Returns:
+    The engine, the final state, and the records of every step.
+  """
+  engine, state = at_rates(model, optimizer, images, **options)
   return engine, *engine.train(state, steps)
 
 

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -69,14 +69,18 @@ class Report(NamedTuple):
 
 def start(engine: Engine, seeds: Sequence[int]) -> Progress:
   """Returns the progress before the first step."""
-  state = engine.init(seeds)
+  return begin(engine, engine.init(seeds))
 
-  def begin(variables: Any) -> Stopping:
+
+def begin(engine: Engine, state: TrainState) -> Progress:
+  """Returns the progress of a state without steps."""
+
+  def stopping_of(variables: Any) -> Stopping:
     # Copies, because an array must not be donated twice.
     return stopping.start(jax.tree.map(jnp.copy, variables))
 
   return Progress(
-    0, state, devices.jit(jax.vmap(begin), engine.mesh)(state.variables)
+    0, state, devices.jit(jax.vmap(stopping_of), engine.mesh)(state.variables)
   )
 
 
@@ -87,6 +91,9 @@ def fit(
   schedule: Schedule,
   *,
   measure: Callable[[TrainState], dict[str, Any]] = lambda state: {},
+  criterion: Callable[[Mapping[str, np.ndarray]], np.ndarray] = (
+    lambda metrics: metrics["loss"]
+  ),
 ) -> Iterator[tuple[Progress, Report]]:
   """Trains until every lane has stopped or all steps are taken.
 
@@ -97,6 +104,9 @@ def fit(
     validation: Validation set on the device, of all lanes or of each lane.
     schedule: When to evaluate and when to stop.
     measure: Called after each stretch; returns more metrics, each `[lanes]`.
+    criterion: Returns from the validation metrics what is lowest at the best
+      evaluation, `[lanes]`; it takes the place of the validation loss in
+      `stopping`.
 
   Yields:
     The progress and the report after each evaluation. Stopped lanes are still
@@ -130,7 +140,7 @@ def fit(
       progress.stopping,
       state.variables,
       train["train_loss"].astype(np.float32),
-      val["loss"].astype(np.float32),
+      criterion(val).astype(np.float32),
       step,
     )
     progress = Progress(step, state, stopped)

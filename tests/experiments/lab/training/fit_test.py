@@ -42,6 +42,23 @@ class FitTest(absltest.TestCase):
       0.5 * reports[0].metrics["train_loss"].min(),
     )
 
+  def test_keeps_the_variables_that_are_best_by_another_criterion(self):
+    made = engine("bn")
+    validation = problems.examples(13, seed=1)
+    *_, (progress, _) = fit.fit(
+      made,
+      fit.start(made, [0, 1]),
+      validation,
+      Schedule(EPOCH, 10 * EPOCH),
+      criterion=lambda metrics: -metrics["accuracy"],
+    )
+    kept = made.evaluate(progress.stopping.best_variables, validation)
+    np.testing.assert_allclose(-progress.stopping.best_loss, kept["accuracy"])
+    by_loss, _ = run(made, [0, 1], epochs=10)
+    self.assertLess(
+      progress.stopping.best_step.max(), by_loss.stopping.best_step.min()
+    )
+
   def test_a_diverged_seed_leaves_the_others_alone(self):
     made = engine("bn")
     start = fit.start(made, [0, 1])
