@@ -73,6 +73,7 @@ RELU = Claim(
   samples=("before, ReLU", "after, ReLU"),
   criterion=Effect(-0.3),
   why=_WHY,
+  spread=0.52,
   **_POINTS,
 )
 SIGMOID = Claim(
@@ -83,6 +84,7 @@ SIGMOID = Claim(
   samples=("after, sigmoid", "before, sigmoid"),
   criterion=Effect(-0.3),
   why=_WHY,
+  spread=0.84,
   **_POINTS,
 )
 DEPENDS = Claim(
@@ -93,6 +95,7 @@ DEPENDS = Claim(
   samples=("ReLU", "sigmoid"),
   criterion=Effect(0.6),
   why="the sum of the two other margins",
+  spread=1.3,
   **_POINTS,
 )
 CLAIMS = (RELU, SIGMOID, DEPENDS)
@@ -230,7 +233,12 @@ STUDY = study.Study(
   measure,
   Config(),
   CLAIMS,
-  quick={"seeds": 2, "tuning_seeds": 1, "examples": 3_200},
+  quick={
+    "seeds": 2,
+    "tuning_seeds": 1,
+    "examples": 1_280,
+    "hidden": (32, 32),
+  },
   full={"examples": 600_000, "train": 60_000, "halve": False},
   confirm={"seed": 100, "seeds": 20},
   demonstration="no source makes its claims, which come from a pilot",
