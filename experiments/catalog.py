@@ -16,12 +16,14 @@ class Entry(NamedTuple):
     flags: Flags that select the study.
     data: What it trains on: "images", "text", or "" if there is no choice.
     whole: More flags, except with --quick and --confirm.
+    declared_in: The module with its `STUDY`, if that is another one.
   """
 
   module: str
   flags: tuple[str, ...] = ()
   data: str = "images"
   whole: tuple[str, ...] = ()
+  declared_in: str = ""
 
   @property
   def command(self) -> str:
@@ -45,7 +47,10 @@ ENTRIES: Mapping[str, Entry] = {
   },
   **{
     f"transformer_{name}": Entry(
-      "transformer", (f"--study={name}",), data="text"
+      "transformer",
+      (f"--study={name}",),
+      data="text",
+      declared_in=f"transformer.{name}",
     )
     for name in ("warmup", "depth", "norms", "batch_norm")
   },
@@ -78,14 +83,11 @@ def arguments(
 
 
 def declared(name: str) -> Study[Any]:
-  """Returns what a study declares: its claims, checks and settings.
-
-  A module has one `STUDY`, or several by name in `STUDIES`.
-  """
-  module = f"experiments.{ENTRIES[name].module}"
+  """Returns what a study declares: its claims, checks and settings."""
+  entry = ENTRIES[name]
+  module = f"experiments.{entry.declared_in or entry.module}"
   found = importlib.util.find_spec(module)
   if found is not None and found.submodule_search_locations:
     module += ".__main__"
-  program = importlib.import_module(module)
-  studies: Mapping[str, Study[Any]] = getattr(program, "STUDIES", {})
-  return studies[name] if studies else program.STUDY
+  study: Study[Any] = importlib.import_module(module).STUDY
+  return study

@@ -170,7 +170,7 @@ class Ranks:
 
 
 def _capped(cap: float | None) -> str:
-  return "" if cap is None else f", of numbers of at most {cap:.4g}"
+  return "" if cap is None else f", numbers capped at {cap:.4g}"
 
 
 def _paired(

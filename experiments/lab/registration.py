@@ -111,7 +111,7 @@ def _resolved(claim: Claim, seeds: int, claims: int) -> str:
   for count in dict.fromkeys((seeds, 5)):
     distance = claim.spread * statistics.resolved_by(count, _SHARE, level)
     if isinstance(claim.analysis, Ratio):
-      parts.append(f"a factor of {math.exp(distance):.2g} with {count} seeds")
+      parts.append(f"a factor of {math.exp(distance):.3g} with {count} seeds")
     else:
       unit = f" {claim.unit}".rstrip()
       parts.append(f"{distance:.2g}{unit} with {count} seeds")

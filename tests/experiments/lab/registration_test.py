@@ -39,7 +39,7 @@ class TextTest(absltest.TestCase):
       " (headline): after 2 steps, the loss is at least 0.5 nats lower with the"
       " norm.\n",
     )
-    self.assertIn("of numbers of at most 3; to be below -0.5 nats.", found)
+    self.assertIn("numbers capped at 3; to be below -0.5 nats.", found)
     self.assertIn("Pilot: the number of steps.", found)
     found = entry(EQUAL, page)
     self.assertIn("within a factor of 1.2.\n", found)
