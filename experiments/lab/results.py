@@ -7,9 +7,9 @@ the machine and the commit. Verdicts in docs/ are made from these files. What
 files have "variations", each with its own findings.
 """
 
+import dataclasses
 import math
 import pathlib
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -49,25 +49,22 @@ def of_summary(
     study: What it declares.
 
   Raises:
-    RefusedError: The run was only `--quick`, used seeds that pilots may have
-      seen, or has other settings than those that are registered.
+    RefusedError: The run used seeds that pilots may have seen, or has other
+      settings than those that are registered, such as those of `--quick`.
   """
   config = summary["config"]
-  if "--quick" in shlex.split(summary["command"]):
-    raise RefusedError(
-      f"The run of {name} was made with --quick, which only checks that it"
-      " runs: run it with --confirm instead."
-    )
   if summary["findings"] and config["seed"] < FIRST_SEED:
     raise RefusedError(
       f"The run of {name} began at seed {config['seed']}. Verdicts need seeds"
       f" from {FIRST_SEED} on, which no pilot has seen: run it with --confirm."
     )
-  registered = files.plain(study.confirm) if summary["findings"] else {}
+  # Checks have no seeds, and sensitivity may be measured with any.
+  free = {"dataset"} | (set() if summary["findings"] else {*study.confirm})
+  registered = dataclasses.asdict(study.config) | dict(study.confirm)
   others = [
     f"--{field}={config[field]} instead of {value}"
-    for field, value in registered.items()
-    if config[field] != value
+    for field, value in files.plain(registered).items()
+    if config[field] != value and field not in free
   ]
   if others:
     raise RefusedError(

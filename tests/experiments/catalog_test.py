@@ -39,7 +39,11 @@ class ArgumentsTest(parameterized.TestCase):
       ["--quick", "--dataset=digits"],
     ),
     ("position", {"confirm": True}, ["--confirm"]),
-    ("mnist", {}, ["--norm=none,ln,rms,bn,gn", "--seeds=5"]),
+    (
+      "mnist",
+      {},
+      ["--norm=none,ln,rms,bn,gn", "--seeds=5", "--resplit", "--tune"],
+    ),
     ("mnist", {"quick": True}, ["--quick"]),
     ("mnist", {"quick": True, "confirm": True}, ["--confirm", "--quick"]),
     ("transformer_depth", {"dataset": "digits"}, ["--study=depth"]),

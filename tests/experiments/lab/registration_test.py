@@ -56,7 +56,7 @@ class TextTest(absltest.TestCase):
       entry(LOWER, text()),
     )
     self.assertIn(
-      f"Resolved: a factor of {math.exp(0.05 * ten):.2g} with 10 seeds",
+      f"Resolved: a factor of {math.exp(0.05 * ten):.3g} with 10 seeds",
       entry(EQUAL, text()),
     )
     unknown = dataclasses.replace(LOWER, spread=None)

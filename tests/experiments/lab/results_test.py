@@ -76,16 +76,12 @@ class RecordTest(parameterized.TestCase):
 
   @parameterized.parameters(
     ({"seed": 99}, "began at seed 99.* seeds from 100 on.* with --confirm"),
+    ({"steps": 7}, "--steps=7 instead of 2. Run it with --confirm, and w"),
     ({"seeds": 20}, "--seeds=20 instead of 10. Run it with --confirm, and w"),
   )
-  def test_needs_the_registered_seeds(self, settings, message):
+  def test_needs_the_registered_settings(self, settings, message):
     with self.assertRaisesRegex(RefusedError, message):
       results.of_summary("small", with_config(**settings), STUDY)
-
-  def test_of_quick_is_refused(self):
-    summary = {**RECORD, "command": "python -m x --confirm --quick"}
-    with self.assertRaisesRegex(RefusedError, "made with --quick"):
-      results.of_summary("small", summary, STUDY)
 
   def test_without_claims_or_of_sensitivity_may_have_any_seeds(self):
     summary = {**with_config(seed=0), "findings": []}
