@@ -105,6 +105,11 @@ CLAIMS = (RELU, SIGMOID, DEPENDS)
 class Config(options.TunedConfig):
   """The net, and how long to train."""
 
+  activation: tuple[str, ...] = option(
+    (*ACTIVATIONS,),
+    "Activations. The claims need relu and sigmoid.",
+    parsers.NamesParser([*ACTIVATIONS]),
+  )
   hidden: tuple[int, ...] = option(
     (128, 128, 128), "Width of each hidden layer.", parsers.COUNTS
   )
@@ -153,16 +158,17 @@ def train(
 
 
 def measure(config: Config, run: Run) -> None:
-  """Trains the nine arms, prints, judges and draws."""
+  """Trains every activation with every place, prints, judges and draws."""
   pool = run.load_pool(config.dataset, train=config.train, halved=config.halve)
   arms: dict[Arm, Parts] = {}
-  for activation in ACTIVATIONS:
+  for activation in config.activation:
     for place in PLACES:
       arm = activation, place
       part = functools.partial(train, arm, config, pool)
       arms[arm] = tuning.tuned(run, "_".join(arm), part, RATES, config)
   _show(arms)
-  judge({arm: values["error"] for arm, values in arms.items()}, run)
+  if {"relu", "sigmoid"} <= {*config.activation}:
+    judge({arm: values["error"] for arm, values in arms.items()}, run)
   _draw(arms, config, pool.name, run)
 
 
@@ -207,10 +213,10 @@ def _draw(
       for index, (place, (norm, alpha)) in enumerate(styles.items()):
         found = [
           interval(arms[activation, place][quantity])
-          for activation in ACTIVATIONS
+          for activation in config.activation
         ]
         panel.bar(
-          np.arange(len(ACTIVATIONS)) + 0.27 * (index - 1),
+          np.arange(len(config.activation)) + 0.27 * (index - 1),
           [entry.mean for entry in found],
           0.25,
           yerr=np.nan_to_num([entry.half_width for entry in found]),
@@ -224,7 +230,7 @@ def _draw(
       (axes[1], f"Loss of the first {ENDS} steps", "Cross-entropy (nats)"),
     ):
       figures.label(panel, title, "Activation", unit)
-      panel.set_xticks(range(len(ACTIVATIONS)), list(ACTIVATIONS))
+      panel.set_xticks(range(len(config.activation)), config.activation)
 
 
 STUDY = study.Study(
@@ -236,8 +242,9 @@ STUDY = study.Study(
   quick={
     "seeds": 2,
     "tuning_seeds": 1,
-    "examples": 1_280,
+    "examples": 3_200,
     "hidden": (32, 32),
+    "activation": ("relu", "sigmoid"),
   },
   full={"examples": 600_000, "train": 60_000, "halve": False},
   confirm={"seed": 100, "seeds": 20},
