@@ -64,7 +64,7 @@ from experiments.lab.training import classification, lanes
 from experiments.lab.training.hyperparams import swept
 from experiments.smoothness.noisy import NoisyBatchNorm
 
-RATES = tuple(10 ** (np.arange(-4, 1) / 2))
+RATES = tuple(10 ** (np.arange(-4, 2) / 2))
 EQUAL = 0.1
 BATCH = 128
 PROBE_EVERY, SHARPNESS_EVERY = 20, 5  # Steps, probes.
@@ -111,10 +111,12 @@ _PREDICTIVENESS: dict[str, Any] = {
   "why": "one order of magnitude: half of the source's 'close to two'",
   "pilot": "the margin was 2, without a source, when a pilot on MNIST gave 7",
 }
-RANGE = _smoother("range", headline=True, **_RANGE)
-RANGE_TUNED = _smoother("range_best_rates", **_RANGE)
-PREDICTIVENESS = _smoother("predictiveness", **_PREDICTIVENESS)
-PREDICTIVENESS_TUNED = _smoother("predictiveness_best_rates", **_PREDICTIVENESS)
+RANGE = _smoother("range", headline=True, spread=0.94, **_RANGE)
+RANGE_TUNED = _smoother("range_best_rates", spread=0.84, **_RANGE)
+PREDICTIVENESS = _smoother("predictiveness", spread=0.6, **_PREDICTIVENESS)
+PREDICTIVENESS_TUNED = _smoother(
+  "predictiveness_best_rates", spread=0.46, **_PREDICTIVENESS
+)
 BETA = _smoother(
   "beta",
   "the gradient changes per length of the step",
@@ -122,6 +124,7 @@ BETA = _smoother(
   quantity="largest change of the gradient / length of the step",
   criterion=Effect(3, none=1),
   why=_HALF_DECADE,
+  spread=0.17,
   pilot="the margin was 1, any effect at all, when a pilot on MNIST gave 1.6",
 )
 SHARPNESS = Claim(
@@ -135,6 +138,7 @@ SHARPNESS = Claim(
   analysis=Ratio(),
   criterion=Effect(3, none=1),
   why="ours: half an order of magnitude; the sources are on other quantities",
+  spread=0.2,
   pilot="the margin was 1, any effect at all, when a pilot on MNIST gave 4.5",
 )
 SHIFT = Claim(
@@ -149,6 +153,7 @@ SHIFT = Claim(
   why="ours: a twentieth of the way from unrelated to equal gradients; the"
   " source reports similar or more shift, without a number",
   form="+.3f",
+  spread=0.032,
 )
 _NOISE: Mapping[str, Any] = {
   "source": "Santurkar et al. 2018, section 2.1",
@@ -163,6 +168,7 @@ NOISY_ALIKE = Claim(
   f" {{margin}} point of batch norm without, {_AT_BEST}",
   samples=("noisy bn", "bn"),
   criterion=Within(1),
+  spread=0.14,
   why="the source calls the difference almost non-existent; one point is a"
   " third of the three or so that its batch norm gains",
   headline=True,
@@ -174,6 +180,7 @@ NOISY_BETTER = Claim(
   f" {_AT_BEST}",
   samples=("noisy bn", "none"),
   criterion=Effect(-1),
+  spread=6.5,
   why="a point is the largest difference that counts as none in"
   " noisy_as_good_as_clean",
   headline=True,
