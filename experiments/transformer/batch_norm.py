@@ -63,7 +63,7 @@ DIFFERS = Claim(
   "bn_running_differs",
   "batch norm's loss with running statistics differs by more than {margin} nats"
   " from that with the statistics of each batch",
-  samples=("absolute difference",),
+  samples=("absolute difference of the two",),
   analysis=Level(),
   criterion=Above(0.02),
   pilot="the sequences of the validation text are shuffled since a pilot, in"

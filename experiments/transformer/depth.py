@@ -67,7 +67,7 @@ CLAIMS = {
     f"with {init} initialization, {sentence}",
     source="Xiong et al. 2020, reading of figure 3 and of theorem 1",
     quantity="exponent of the number of blocks",
-    samples=("exponent",),
+    samples=(f"{placement}, {init}",),
     analysis=Level(),
     criterion=Within(0.15, of=exponent),
     pilot="with one net a seed, exponents varied too much to be told apart; so"
