@@ -1,5 +1,6 @@
 """Trains one transformer of the study, from its last checkpoint on."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -42,18 +43,24 @@ _TOKENS_AT_ONCE = 8192  # Approximate number of tokens in an evaluation batch.
 
 
 def load_task(config: Config, data_dir: str | None) -> Task:
-  """Returns the task of a configuration.
+  """Returns the task of a configuration, its validation set shuffled.
+
+  A batch of windows in the order of the text would share a topic, and have
+  other statistics than a training batch, whose windows are from anywhere.
 
   Raises:
     RefusedError: The data set does not exist, is too short or not available.
   """
-  return sequences.load(
+  task = sequences.load(
     config.task,
     dataset=config.dataset,
     data_dir=data_dir,
     context=config.context,
     unit=config.tokens,
   )
+  order = np.random.default_rng(0).permutation(len(task.validation.targets))
+  shuffled = jax.tree.map(lambda array: array[order], task.validation)
+  return dataclasses.replace(task, validation=shuffled)
 
 
 def make_engine(

@@ -15,9 +15,9 @@ and the batches. Verdicts are on the validation text, the same for all seeds,
 and hold for this text.
 
 Source: Xiong et al., 2020, https://arxiv.org/abs/2002.04745, sections 3.2 and 4
-(IWSLT14 De-En): post-LN with Adam has 8.45 BLEU without warm-up
-and about 34 with 4,000 steps of it; pre-LN without warm-up has about 34 too.
-They add that a small fixed rate trains post-LN as well, but slowly.
+(IWSLT14 De-En): post-LN with Adam has 8.45 BLEU without warm-up and about 34
+with 4,000 steps of it; pre-LN without warm-up has about 34 too. They add that a
+small fixed rate trains post-LN as well, but slowly.
 """
 
 import dataclasses
@@ -57,7 +57,7 @@ WARMUP_HELPS = Claim(
   "warmup_helps_post",
   f"{STEPS} steps of warm-up make that difference at least {{margin}} nats"
   " smaller, at the same rate",
-  samples=("post - pre, no warm-up", "post - pre, warm-up"),
+  samples=("gap without warm-up", "gap with warm-up"),
   criterion=Effect(0.25),
   why="half of the margin of the difference itself",
   **_LOSS,

@@ -224,12 +224,9 @@ class CommandLineTest(Folders):
     for argument, message in (
       ("--norm=in", "--norm=in cannot be trained"),
       ("--task=copy", "--dataset has no effect with --task=copy"),
-      ("--study=depth --devices=1", "--devices has no effect with --study=de"),
     ):
       output = programs.output(
-        programs.start(
-          "transformer", "--dataset=letters", *argument.split(), "--quick"
-        ),
+        programs.start("transformer", "--dataset=letters", argument, "--quick"),
         1,
       )
       # The last line: without kernels, a line about them comes before.

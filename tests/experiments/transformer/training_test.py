@@ -1,0 +1,34 @@
+"""How a task of transformers is loaded."""
+
+import pathlib
+import tempfile
+
+import numpy as np
+from absl.testing import absltest
+
+from experiments.lab.data import sequences
+from experiments.transformer import training
+from experiments.transformer.options import Config
+
+
+class LoadTest(absltest.TestCase):
+  def test_validation_windows_are_the_same_in_another_order(self):
+    """In order, batches of windows would share a topic."""
+    folder = self.enter_context(tempfile.TemporaryDirectory())
+    path = pathlib.Path(folder) / "letters"
+    path.write_bytes(bytes(range(32, 127)) * 20)
+    config = Config(dataset=str(path), context=8)
+    found = training.load_task(config, None).validation
+    whole = sequences.load("lm", dataset=str(path), data_dir=None, context=8)
+
+    def rows(batch):
+      parts = (batch.inputs, batch.targets, batch.counted)
+      return np.concatenate(parts, axis=1).tolist()
+
+    expected = rows(whole.validation)
+    self.assertNotEqual(rows(found), expected)
+    self.assertCountEqual(rows(found), expected)
+
+
+if __name__ == "__main__":
+  absltest.main()
