@@ -196,6 +196,7 @@ def final(loss: np.ndarray) -> np.ndarray:
 
 def measure(config: Config, run: Run) -> None:
   """Trains every norm at both rates, prints, judges and draws."""
+  run.data = config.dataset
   same: dict[str, Parts] = {}
   tuned: dict[str, Parts] = {}
   for norm in config.norm:

@@ -144,7 +144,8 @@ def checks_table(study: str, records: Mapping[str, Record]) -> str:
         *(_outcome(outcomes.get(data)) for data in records),
       ]
     )
-  return _table(rows, ["check", *records])
+  headers = ["result" if data == "none" else data for data in records]
+  return _table(rows, ["check", *headers])
 
 
 def rates_table(records: Mapping[str, Record]) -> str:
