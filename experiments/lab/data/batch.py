@@ -141,14 +141,3 @@ def parts(examples: Any) -> tuple[Any, Choice | None]:
   if isinstance(examples, Members):
     return examples.pool, examples.choice
   return examples, None
-
-
-def with_random_targets(
-  examples: Batch, share: float, num_classes: int
-) -> Batch:
-  """Replaces a share of the targets by random ones, always the same."""
-  rng = np.random.default_rng(0)
-  targets = np.array(examples.targets)
-  chosen = rng.permutation(len(targets))[: round(share * len(targets))]
-  targets[chosen] = rng.integers(0, num_classes, len(chosen))
-  return examples._replace(targets=jax.numpy.asarray(targets))
