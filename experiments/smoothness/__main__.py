@@ -11,9 +11,10 @@ Hessian is computed with the Lanczos method. Another arm, "noisy", is only
 trained: batch norm followed by noise, with a different distribution at each
 step. About three minutes on two cores.
 
-The best rate is that with the lowest validation loss of other seeds, without
-noise. A seed determines initialization, order of the data, noise, and which
-images are for training and validation; arms share it, so they are paired.
+The best rate is that with the lowest validation loss of other seeds, in
+training mode: batch norm uses the statistics of each batch, and there is noise.
+A seed determines initialization, order of the data, noise, and which images are
+for training and validation; arms share it, so they are paired.
 
 A quantity along the gradient is the geometric mean over the probes of a
 training. Internal covariate shift is measured by the cosine between a layer's
@@ -112,10 +113,10 @@ _PREDICTIVENESS: dict[str, Any] = {
   "pilot": "the margin was 2, without a source, when a pilot on MNIST gave 7",
 }
 RANGE = _smoother("range", headline=True, spread=0.94, **_RANGE)
-RANGE_TUNED = _smoother("range_best_rates", spread=0.84, **_RANGE)
+RANGE_TUNED = _smoother("range_best_rates", spread=0.83, **_RANGE)
 PREDICTIVENESS = _smoother("predictiveness", spread=0.6, **_PREDICTIVENESS)
 PREDICTIVENESS_TUNED = _smoother(
-  "predictiveness_best_rates", spread=0.46, **_PREDICTIVENESS
+  "predictiveness_best_rates", spread=0.56, **_PREDICTIVENESS
 )
 BETA = _smoother(
   "beta",
@@ -168,7 +169,10 @@ NOISY_ALIKE = Claim(
   f" {{margin}} point of batch norm without, {_AT_BEST}",
   samples=("noisy bn", "bn"),
   criterion=Within(1),
-  spread=0.14,
+  spread=0.21,
+  pilot="rates were chosen by a validation loss without noise, until a pilot on"
+  " MNIST showed that it is above that of no norm, because the running"
+  " statistics are those with noise",
   why="the source calls the difference almost non-existent; one point is a"
   " third of the three or so that its batch norm gains",
   headline=True,
@@ -250,9 +254,13 @@ def train(
     gain=config.gain,
   )
   assert images.validation is not None  # Pools have one.
+  # In training mode, because the running statistics are those with noise.
+  metrics = engine.evaluate(
+    state.variables, images.validation, size=BATCH, train=True
+  )
   right = records.sums["accuracy"] / records.sums["count"]
   found = {
-    "validation": engine.evaluate(state.variables, images.validation)["loss"],
+    "validation": metrics["loss"],
     "error": 100 * (1 - right[:, -LAST:].mean(axis=1)),
   }
   return {
