@@ -182,15 +182,22 @@ class UnusedTest(parameterized.TestCase):
       refuse_unused(TransformerConfig(task="copy"), {"sample", "dataset"})
 
   @parameterized.parameters(
-    Config(norm=("none", "ln")),
-    Config(),
-    position.Config(),
-    TransformerConfig(),
-    TransformerConfig(norm=("none", "ln"), placement=("pre", "none")),
+    (Config(norm=("none", "ln")), {"tune"}),  # One seed compares nothing.
+    (Config(norm=("none", "ln"), seeds=2), set()),
+    (position.Config(), set()),
+    (TransformerConfig(), {"gain", "rate_factor", "tuning_seeds"}),
+    (
+      TransformerConfig(norm=("none", "ln"), placement=("pre", "none")),
+      {"gain", "rate_factor", "tuning_seeds"},
+    ),
   )
-  def test_every_flag_has_an_effect_by_default(self, config):
+  def test_every_other_flag_has_an_effect(self, config, unused):
     names = {field.name for field in dataclasses.fields(config)}
-    refuse_unused(config, names | {"data_dir", "sample", "devices"})
+    others = names | {"data_dir", "sample", "devices"}
+    refuse_unused(config, others - unused)
+    for name in unused:
+      with self.assertRaisesRegex(RefusedError, f"--{name} has no effect"):
+        refuse_unused(config, {name})
 
   def test_a_study_compares_with_none(self):
     with self.assertRaisesRegex(flags.Error, "the first must be none"):

@@ -122,7 +122,9 @@ def record(name="small", **settings):
   """Returns the record of a run with the registered seeds."""
   with tempfile.TemporaryDirectory() as folder:
     found = summary(pathlib.Path(folder, "run"), **settings)
-    return results.of_summary(name, found, STUDY)
+    config = dataclasses.replace(STUDY.config, **settings)
+    declared = dataclasses.replace(STUDY, config=config)
+    return results.of_summary(name, found, declared)
 
 
 if __name__ == "__main__":
