@@ -505,6 +505,12 @@ STUDY = study.Study(
   },
   full={"steps": 20_000, "halve": False},
   confirm={"seed": 100, "seeds": 20},
+  sensitivity={
+    "rate_factor": (10**-0.5, 10**0.5),
+    "gain": (0.5, 2.0),
+    "steps": (100, 400),
+    "hidden": ((50,) * 5, (200,) * 5),
+  },
 )
 
 if __name__ == "__main__":

@@ -168,6 +168,7 @@ class Config(options.EarlyStoppingConfig):
     " separated by commas. Empty means 128 (mlp) or 16,32,32 (cnn).",
     parsers.COUNTS,
   )
+  gain: float = option(1.0, "Factor of the initial kernels.", parsers.POSITIVE)
   resplit: bool = option(
     False,
     "Let every seed draw its own training, validation and test images, instead"
@@ -227,6 +228,7 @@ def make_engine(
     data,
     batch_size=config.batch_size,
     loss=losses.cross_entropy(data.prepare, l1=config.l1, l2=config.l2),
+    gain=config.gain,
     scan=not (config.model == "cnn" and jax.default_backend() == "cpu"),
     mesh=mesh,
   )
@@ -385,6 +387,12 @@ STUDY = study.Study(
     "norm": ("none", "ln", "rms", "bn", "gn"),
     "resplit": True,
     "tune": True,
+  },
+  sensitivity={
+    "learning_rate": (3e-4, 3e-3),
+    "gain": (0.5, 2.0),
+    "epochs": (5, 40),
+    "hidden": ((64,), (256,)),
   },
 )
 

@@ -274,6 +274,12 @@ STUDY = study.Study(
   },
   full={"steps": 50_000, "probes": 100, "halve": False},
   confirm={"seed": 100, "seeds": 20},
+  sensitivity={
+    "rate_factor": (10**-0.5, 10**0.5),
+    "gain": (0.5, 2.0),
+    "steps": (500, 2_000),
+    "width": (50, 200),
+  },
 )
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ def training(
     run,
     "errors",
     columns=len(depths),
-    title=f"Layers of 100 sigmoids, binarized {data}, SGD at the best rate",
+    title=f"Layers of {config.width} sigmoids, binarized {data}, SGD at the best"
+    " rate",
     caption=figures.seeds_caption(config.seeds),
   ) as axes:
     for panel, depth in zip(axes, depths, strict=True):
@@ -78,7 +79,7 @@ def before_training(config: Config, pool: Pool, run: Run) -> None:
           f"signals_{kind.norm}_{kind.gain}_{column}",
           functools.partial(
             signals.at_init,
-            kind.net(config.signal_depth, activation),
+            kind.net((config.width,) * config.signal_depth, activation),
             config.seed_numbers,
             batch,
           ),

@@ -48,6 +48,7 @@ class Config(options.TunedConfig):
     "Numbers of hidden layers; claims are about the first two.",
     parsers.COUNTS,
   )
+  width: int = option(100, "Width of each hidden layer.", parsers.COUNT)
   steps: int = option(1000, "Training steps.", parsers.COUNT)
   signal_depth: int = option(
     20,
@@ -67,12 +68,14 @@ class Kind(NamedTuple):
     return self.norm if self.gain == 1 else f"{self.norm}, gain {self.gain}"
 
   def net(
-    self, depth: int, activation: Callable[[jax.Array], jax.Array] = nn.sigmoid
+    self,
+    hidden: tuple[int, ...],
+    activation: Callable[[jax.Array], jax.Array] = nn.sigmoid,
   ) -> MLP:
-    """Returns the net with `depth` hidden layers."""
+    """Returns the net with these widths of its hidden layers."""
     return MLP(
       norm=norm_factory(self.norm),
-      hidden=(100,) * depth,
+      hidden=hidden,
       activation=activation,
       kernel_init=nn.initializers.variance_scaling(
         self.gain**2, "fan_in", "truncated_normal"
@@ -118,7 +121,7 @@ def train(
     units]`, and "validation", the final loss, `[rates, seeds]`.
   """
   images = pool.split(seeds, len(rates))
-  model = arm.kind.net(arm.depth)
+  model = arm.kind.net((config.width,) * arm.depth)
   engine, state = classification.at_rates(
     model,
     OPTIMIZERS[arm.optimizer],

@@ -64,7 +64,7 @@ def of_summary(
   others = [
     f"--{field}={config[field]} instead of {value}"
     for field, value in files.plain(registered).items()
-    if config[field] != value and field not in free
+    if config.get(field, value) != value and field not in free
   ]
   if others:
     raise RefusedError(

@@ -367,6 +367,12 @@ STUDY = study.Study(
   },
   full={"train": 30_000, "epochs": 100, "halve": False},
   confirm={"seed": 100, "seeds": 20},
+  sensitivity={
+    "rate_factor": (10**-0.5, 10**0.5),
+    "gain": (0.5, 2.0),
+    "epochs": (20, 80),
+    "hidden": ((128, 128), (512, 512)),
+  },
 )
 
 if __name__ == "__main__":

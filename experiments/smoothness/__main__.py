@@ -53,7 +53,6 @@ from experiments.lab.claims import (
   Within,
 )
 from experiments.lab.data.arrays import Pool
-from experiments.lab.models import kernels
 from experiments.lab.models.nets import MLP
 from experiments.lab.models.norms import norm_factory
 from experiments.lab.options import option
@@ -62,7 +61,6 @@ from experiments.lab.statistics import shown
 from experiments.lab.study import Parts, Run
 from experiments.lab.tables import table
 from experiments.lab.training import classification, lanes
-from experiments.lab.training.hyperparams import swept
 from experiments.smoothness.noisy import NoisyBatchNorm
 
 RATES = tuple(10 ** (np.arange(-4, 2) / 2))
@@ -277,12 +275,15 @@ def probe(
   """
   seeds = config.seed_numbers
   images = pool.split(seeds, len(rates))
-  engine = classification.classifier(
-    net(norm, config), swept(optax.sgd), images, batch_size=BATCH
+  engine, state = classification.at_rates(
+    net(norm, config),
+    optax.sgd,
+    images,
+    batch_size=BATCH,
+    seeds=seeds,
+    rates=rates,
+    gain=config.gain,
   )
-  state = engine.init(seeds, learning_rate=rates)
-  params = jax.jit(kernels.scaled)(state.params, config.gain)
-  state = dataclasses.replace(state, params=params)
   first = lanes.one(state, 0)
   loss = landscape.make_loss(engine.model, first.variables, images.prepare)
   sharpness = landscape.Sharpness(loss, first.params)
@@ -432,6 +433,12 @@ STUDY = study.Study(
   },
   full={"steps": 15_000, "halve": False},
   confirm={"seed": 100, "seeds": 20},
+  sensitivity={
+    "rate_factor": (10**-0.5, 10**0.5),
+    "gain": (0.5, 2.0),
+    "steps": (150, 600),
+    "hidden": ((50,) * 8, (200,) * 8),
+  },
 )
 
 if __name__ == "__main__":

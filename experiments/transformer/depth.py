@@ -33,7 +33,6 @@ from experiments.lab import figures, study
 from experiments.lab.claims import Claim, Level, Within
 from experiments.lab.data.sequences import Task
 from experiments.lab.errors import RefusedError
-from experiments.lab.models import kernels
 from experiments.lab.models.transformer import block_name
 from experiments.lab.statistics import interval, shown
 from experiments.lab.study import Run
@@ -145,8 +144,6 @@ def gradient_norms(config: Config, task: Task) -> np.ndarray:
 
   def norm(seed: jax.Array) -> jax.Array:
     state = engine.init_lane(seed)
-    params = kernels.scaled(state.params, config.gain)
-    state = dataclasses.replace(state, params=params)
     batch = task.draw(state.key, engine.source.data, config.batch_size)
     gradients = engine.gradient(state, batch)
     block = gradients[block_name(config.layers - 1)]

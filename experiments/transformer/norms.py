@@ -193,4 +193,10 @@ STUDY = study.Study(
   CLAIMS,
   quick=sweep.QUICK,
   confirm={**sweep.CONFIRM, "seeds": 20},
+  sensitivity={
+    "rate_factor": (10**-0.5, 10**0.5),
+    "gain": (0.5, 2.0),
+    "steps": (150, 600),
+    "width": (32, 64),
+  },
 )

@@ -9,13 +9,11 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
 from experiments.lab import figures, tuning
 from experiments.lab.data.sequences import Task
 from experiments.lab.errors import RefusedError
-from experiments.lab.models import kernels
 from experiments.lab.statistics import shown
 from experiments.lab.study import Parts, Run
 from experiments.lab.tables import table
@@ -121,9 +119,6 @@ def train(
   """
   engine = training.make_engine(config, task, swept=True)
   state = engine.init(seeds, learning_rate=rates)
-  if config.gain != 1:
-    params = jax.jit(kernels.scaled)(state.params, config.gain)
-    state = dataclasses.replace(state, params=params)
   state, records = engine.train(state, config.steps)
   points = np.array_split(records.loss, min(_POINTS, config.steps), axis=1)
   found = {

@@ -110,6 +110,7 @@ def make_engine(
     sample=np.zeros((1, *inputs.shape[1:]), inputs.dtype),
     watch=functools.partial(_gradient_norms, last=config.layers - 1),
     eval_size=max(1, _TOKENS_AT_ONCE // task.context),
+    gain=config.gain,
     mesh=mesh,
   )
 

@@ -1,17 +1,14 @@
 """The common case: an image classifier with one optimizer."""
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 import optax
 from flax import linen as nn
 
 from experiments.lab.data.arrays import Images
 from experiments.lab.data.batch import Examples
-from experiments.lab.models import kernels
 from experiments.lab.statistics import best_rate
 from experiments.lab.training.batches import Shuffled
 from experiments.lab.training.engine import Engine
@@ -64,8 +61,7 @@ def at_rates(
   batch_size: int,
   seeds: Sequence[int],
   rates: Sequence[float],
-  gain: float = 1.0,
-  scan: bool = True,
+  **options: Any,
 ) -> tuple[Engine, TrainState]:
   """Returns the engine and the initial state of every seed at every rate.
 
@@ -74,17 +70,12 @@ def at_rates(
     optimizer: Called as `optimizer(learning_rate=...)`.
     seeds: Seeds of the lanes.
     rates: Learning rates; the lanes of one rate are adjacent.
-    gain: Factor of the initial kernels.
-    scan: As in `Engine`.
+    **options: Options of `Engine`.
   """
   engine = classifier(
-    model, swept(optimizer), images, batch_size=batch_size, scan=scan
+    model, swept(optimizer), images, batch_size=batch_size, **options
   )
-  state = engine.init(seeds, learning_rate=rates)
-  if gain != 1:
-    params = jax.jit(kernels.scaled)(state.params, gain)
-    state = dataclasses.replace(state, params=params)
-  return engine, state
+  return engine, engine.init(seeds, learning_rate=rates)
 
 
 def train_at_rates(

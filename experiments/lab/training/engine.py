@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 
 from experiments.lab.data.batch import Examples
 from experiments.lab.errors import RefusedError
-from experiments.lab.models import norms
+from experiments.lab.models import kernels, norms
 from experiments.lab.training import (
   devices,
   hyperparams,
@@ -49,6 +49,7 @@ class Engine:
     sample: PyTree,
     watch: Watch | None = None,
     eval_size: int = 500,
+    gain: float = 1.0,
     scan: bool = True,
     mesh: Mesh | None = None,
   ):
@@ -64,6 +65,7 @@ class Engine:
       watch: Its result is recorded after every step.
       eval_size: Batch size of evaluation. Every example counts once, whatever
         the batch size.
+      gain: Factor of the initial kernels.
       scan: Whether a stretch is one compiled function. If not, each step is one
         call, with the same results: on CPUs, convolutions in a compiled loop
         are ten times slower (https://github.com/jax-ml/jax/issues/12868). The
@@ -79,6 +81,7 @@ class Engine:
     self._eval_size = devices.multiple(eval_size, mesh)
     self._sample = sample
     self._watch = watch or (lambda before, after, gradients: {})
+    self._gain = gain
     self._scan = scan
     self._evaluator = Evaluator(self.updates[0].loss, scan=scan, mesh=mesh)
     self._longest = 0  # Steps of the longest stretch so far.
@@ -256,7 +259,11 @@ class Engine:
 
   def init_lane(self, seed: jax.Array) -> TrainState:
     """Returns the initial state of a seed, without an axis of lanes."""
-    return step.init_state(self.model, self.updates, seed, self._sample)
+    state = step.init_state(self.model, self.updates, seed, self._sample)
+    if self._gain == 1:
+      return state
+    params = kernels.scaled(state.params, self._gain)
+    return dataclasses.replace(state, params=params)
 
   def gradient(self, state: TrainState, batch: PyTree) -> PyTree:
     """Returns the gradient of the first loss, for one lane."""
