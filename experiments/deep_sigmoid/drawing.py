@@ -28,8 +28,8 @@ def training(
     run,
     "errors",
     columns=len(depths),
-    title=f"Layers of {config.width} sigmoids, binarized {data}, SGD at the best"
-    " rate",
+    title=f"Layers of {config.width} sigmoids, binarized {data}, best rate of"
+    " SGD",
     caption=figures.seeds_caption(config.seeds),
   ) as axes:
     for panel, depth in zip(axes, depths, strict=True):

@@ -359,7 +359,7 @@ STUDY = study.Study(
   Config(),
   CLAIMS,
   quick={
-    "seeds": 2,
+    "seeds": 1,
     "tuning_seeds": 1,
     "train": 256,
     "epochs": 3,

@@ -60,6 +60,12 @@ _SENTENCES = {
     " to a power within {margin} of -0.5",
   ),
 }
+_SPREADS: dict[Arm, float] = {
+  ("post", "lecun"): 0.042,
+  ("pre", "lecun"): 0.068,
+  ("post", "xavier"): 0.04,
+  ("pre", "xavier"): 0.066,
+}
 CLAIMS = {
   (placement, init): Claim(
     f"{placement}_exponent_{init}",
@@ -69,13 +75,14 @@ CLAIMS = {
     samples=(f"{placement}, {init}",),
     analysis=Level(),
     criterion=Within(0.15, of=exponent),
+    spread=spread,
     pilot="with one net a seed, exponents varied too much to be told apart; so"
     " a seed now has four",
     why="from 6 to 14 blocks, a power of 0.15 is a factor of 1.14, about what"
     " can be told apart in the figure; 0 and -0.5 are a factor of 1.5 apart",
   )
-  for init in INITS
-  for placement, (exponent, sentence) in _SENTENCES.items()
+  for (placement, init), spread in _SPREADS.items()
+  for exponent, sentence in [_SENTENCES[placement]]
 }
 
 
@@ -227,5 +234,6 @@ STUDY = study.Study(
   ),
   tuple(CLAIMS.values()),
   quick={**sweep.QUICK, "layers": DEPTHS[1]},
-  confirm=sweep.CONFIRM,
+  # A pilot with Xavier's initialization came near the margin.
+  confirm={**sweep.CONFIRM, "seeds": 20},
 )

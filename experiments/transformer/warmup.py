@@ -49,6 +49,7 @@ POST_WORSE = Claim(
   " nats worse than pre-LN",
   samples=("post", "pre"),
   criterion=Effect(0.5),
+  spread=0.028,
   why="the source's 8.45 BLEU mean that little is learned; half a nat is about"
   " half of what the previous letter tells of the next one in English",
   **_LOSS,
@@ -59,6 +60,7 @@ WARMUP_HELPS = Claim(
   " smaller, at the same rate",
   samples=("gap without warm-up", "gap with warm-up"),
   criterion=Effect(0.25),
+  spread=0.34,
   why="half of the margin of the difference itself",
   **_LOSS,
 )
@@ -68,6 +70,7 @@ PRE_NEEDS_NONE = Claim(
   " at its best rate",
   samples=("pre, no warm-up", "pre, warm-up"),
   criterion=Below(0.05),
+  spread=0.015,
   why=f"the source calls the two comparable; {_FIVE_PERCENT}",
   **_LOSS,
 )
@@ -77,6 +80,7 @@ POST_TUNED_WORSE = Claim(
   " worse than pre-LN",
   samples=("post, warm-up", "pre, warm-up"),
   criterion=Effect(0.05),
+  spread=0.029,
   why=_FIVE_PERCENT,
   **_LOSS
   | {"source": "ours, from a pilot: the source finds the two comparable"},
