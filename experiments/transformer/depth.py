@@ -7,8 +7,8 @@ training. The norm is that of the gradient of the last block's second
 feed-forward kernel. A seed determines the kernels of four nets and a batch of
 16 x 32 characters for each; its norm is their geometric mean. For each seed,
 the exponent of the number of blocks L is the slope of a line fitted to
-logarithms. Both LeCun's initialization and Xavier's are judged. About two
-minutes on two cores.
+logarithms. Both LeCun's initialization and Xavier's are judged. About one
+minute on two cores.
 
 Source: Xiong et al., 2020, https://arxiv.org/abs/2002.04745. Theorem 1 gives
 upper bounds: O(d sqrt(ln d)) for post-LN of width d, and that over sqrt(L) for
@@ -48,6 +48,7 @@ _APART = 10**6  # Between the numbers that initialize the nets of a seed.
 
 Arm = tuple[str, str]  # Placement, initialization.
 
+_SPREADS = {"post": 0.042, "pre": 0.068}
 _SENTENCES = {
   "post": (
     0.0,
@@ -60,12 +61,6 @@ _SENTENCES = {
     " to a power within {margin} of -0.5",
   ),
 }
-_SPREADS: dict[Arm, float] = {
-  ("post", "lecun"): 0.042,
-  ("pre", "lecun"): 0.068,
-  ("post", "xavier"): 0.04,
-  ("pre", "xavier"): 0.066,
-}
 CLAIMS = {
   (placement, init): Claim(
     f"{placement}_exponent_{init}",
@@ -75,14 +70,15 @@ CLAIMS = {
     samples=(f"{placement}, {init}",),
     analysis=Level(),
     criterion=Within(0.15, of=exponent),
-    spread=spread,
-    pilot="with one net a seed, exponents varied too much to be told apart; so"
-    " a seed now has four",
+    spread=_SPREADS[placement],
+    pilot="an earlier version judged LeCun's initialization only, from 2 to 24"
+    " blocks, because Xavier's decided nothing; with one net a seed, exponents"
+    " varied by 0.14, so a seed now has four",
     why="from 6 to 14 blocks, a power of 0.15 is a factor of 1.14, about what"
     " can be told apart in the figure; 0 and -0.5 are a factor of 1.5 apart",
   )
-  for (placement, init), spread in _SPREADS.items()
-  for exponent, sentence in [_SENTENCES[placement]]
+  for init in INITS
+  for placement, (exponent, sentence) in _SENTENCES.items()
 }
 
 

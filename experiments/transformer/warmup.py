@@ -4,7 +4,7 @@
 
 Character models of 8 blocks of width 48, pre-LN and post-LN, with 100 steps of
 linear warm-up or none, 300 batches of 16 x 32 characters. Xavier
-initialization, no clipping, no weight decay, Adam with b2 = 0.98. About twelve
+initialization, no clipping, no weight decay, Adam with b2 = 0.98. About ten
 minutes on two cores.
 
 For each of the four models the learning rate is chosen from half decades of
@@ -60,6 +60,8 @@ WARMUP_HELPS = Claim(
   " smaller, at the same rate",
   samples=("gap without warm-up", "gap with warm-up"),
   criterion=Effect(0.25),
+  pilot="an earlier version had 12 blocks, in which warm-up helped at 0.001 but"
+  " not at 0.003; now there are 8, and the rate is the best one of pre-LN",
   spread=0.34,
   why="half of the margin of the difference itself",
   **_LOSS,
