@@ -66,8 +66,8 @@ DIFFERS = Claim(
   samples=("absolute difference of the two",),
   analysis=Level(),
   criterion=Above(0.02),
-  pilot="in a first pilot, the sequences of a batch were neighbours in the text,"
-  " which have other statistics by themselves (0.18 instead of 0.06 nats); now"
+  pilot="in a first pilot, the sequences of a batch were neighbours in the text"
+  " and had other statistics for that reason (0.18 instead of 0.06 nats); now"
   " they are shuffled",
   spread=0.016,
   why="two percent of perplexity, as for the difference of RMS and layer norm",
