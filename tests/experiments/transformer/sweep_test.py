@@ -42,7 +42,7 @@ class SweepTest(absltest.TestCase):
     found = sweep.train(CONFIG, TASK, [0.01, 0.1], [3, 4])
     self.assertEqual(found["loss"].shape, (2, 2, 3))
     self.assertEqual(found["validation"].shape, (2, 2))
-    alone = dataclasses.replace(CONFIG, learning_rate=0.1)
+    alone = dataclasses.replace(CONFIG, learning_rate=0.1, gain=1.0)
     engine = training.make_engine(alone, TASK)
     state = engine.init([3, 4])
     params = kernels.scaled(state.params, 2.0)
