@@ -1,6 +1,6 @@
 """The common case: an image classifier with one optimizer."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,6 @@ from flax import linen as nn
 
 from experiments.lab.data.arrays import Images
 from experiments.lab.data.batch import Examples
-from experiments.lab.statistics import best_rate
 from experiments.lab.training.batches import Shuffled
 from experiments.lab.training.engine import Engine
 from experiments.lab.training.hyperparams import swept
@@ -158,18 +157,3 @@ def results(
   return {
     name: np.reshape(values, (rates, -1)) for name, values in found.items()
   }
-
-
-def at_best_rate(
-  found: Mapping[str, np.ndarray], by: str, rates: Sequence[float]
-) -> dict[str, np.ndarray]:
-  """Returns the results `[seeds]` at one rate, and that "rate".
-
-  Args:
-    found: Result of `results`.
-    by: Name of the result whose mean is lowest at this rate.
-    rates: The rates.
-  """
-  best = best_rate(found[by])
-  chosen = {name: values[best] for name, values in found.items()}
-  return chosen | {"rate": np.asarray(rates[best])}
