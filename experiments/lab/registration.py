@@ -42,8 +42,9 @@ run is in its file in [results/](../results).
   are not judged. A grid whose best rate is its first or last one grows. Each
   study says below which rates are chosen.
 - **Number of seeds.** 20, and 10 where a study without headline claims is
-  expensive or far from its margins. "Resolved" is the distance from the margin that these seeds resolve in {_SHARE:.0%} of
-  the runs, with the pilot's spread, after Holm's correction (noncentral t).
+  expensive or far from its margins. "Resolved" is the distance from the margin
+  that these seeds resolve in {_SHARE:.0%} of the runs, with the pilot's spread,
+  after Holm's correction (noncentral t).
 - **Analysis.** Seeds are paired. The interval of a mean is Student's t, or that
   of the studentized bootstrap if the sample is skewed (skewness beyond 1).
   Ratios are analysed as logarithms. Seeds that diverged count as the cap where
