@@ -248,7 +248,14 @@ def _show_batch_norm(
   )
 
 
-STUDY = study.Study("internals", __doc__, measure, Config(), checks=CHECKS)
+STUDY = study.Study(
+  "internals",
+  __doc__,
+  measure,
+  Config(),
+  checks=CHECKS,
+  confirm={"norm": ("ln", "rms")},  # Between them, they have all checks.
+)
 
 if __name__ == "__main__":
   study.main(STUDY)
