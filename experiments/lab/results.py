@@ -49,14 +49,21 @@ def of_summary(
     study: What it declares.
 
   Raises:
-    RefusedError: The run used seeds that pilots may have seen, or has other
-      settings than those that are registered, such as those of `--quick`.
+    RefusedError: The run used seeds that pilots may have seen, has other
+      settings than those that are registered, such as those of `--quick`, or
+      was made with files that are in no commit.
   """
   config = summary["config"]
   if summary["findings"] and config["seed"] < FIRST_SEED:
     raise RefusedError(
       f"The run of {name} began at seed {config['seed']}. Verdicts need seeds"
       f" from {FIRST_SEED} on, which no pilot has seen: run it with --confirm."
+    )
+  commit = summary["machine"]["commit"]
+  if commit is None or commit.endswith("+"):
+    raise RefusedError(
+      f"The run of {name} was made with files that are in no commit, so nobody"
+      " can tell what was registered. Commit them, then run it again."
     )
   # Checks have no seeds, and sensitivity may be measured with any.
   free = {"dataset"} | (set() if summary["findings"] else {*study.confirm})

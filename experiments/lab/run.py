@@ -15,7 +15,7 @@ from experiments.lab import claims as claiming
 from experiments.lab.claims import Check, Claim, Finding, Outcome
 from experiments.lab.data import arrays
 from experiments.lab.data.batch import Batch
-from experiments.lab.runs import files, machine
+from experiments.lab.runs import files
 from experiments.lab.runs.checkpoints import Checkpoints
 from experiments.lab.statistics import Seeds
 from experiments.lab.training import devices, processes
@@ -260,7 +260,6 @@ class Run:
       **recorded,
       "minutes": round((time.perf_counter() - self._started) / 60, 2),
       "data": self.data,
-      "machine": machine.current(),
       "rates": self.rates,
       "findings": [finding._asdict() for finding in findings],
       "checks": [outcome._asdict() for outcome in self._checks],

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import pathlib
 import re
+import subprocess
 import tempfile
 from unittest import mock
 
@@ -39,6 +40,32 @@ class CommittedTest(absltest.TestCase):
             [found[key] for found in record[entry]],
             f"{name} on {data}",
           )
+
+  def test_were_registered_before(self):
+    """The commit of a run has its claims in the register, with their rules."""
+    for name, records in recorded.read(catalog.ENTRIES).items():
+      for data, record in records.items():
+        commit = record["machine"]["commit"]
+        shown = subprocess.run(
+          ["git", "show", f"{commit}:experiments/REGISTERED.md"],
+          cwd=results.ROOT,
+          capture_output=True,
+          text=True,
+        )
+        if shown.returncode:
+          self.skipTest(f"the commit {commit} is not in this copy")
+        sections = shown.stdout.split("\n## ")
+        (page,) = (text for text in sections if text.startswith(f"{name}\n"))
+        for finding in record["findings"]:
+          with self.subTest(f"{name}/{finding['claim']} on {data}"):
+            entries = page.split("\n- **")
+            (entry,) = (
+              text
+              for text in entries
+              if text.startswith(f"{finding['claim']}**")
+            )
+            self.assertIn(f": {finding['sentence']}.\n", entry)
+            self.assertIn(f"; to be {finding['rule']}.\n", entry)
 
   def test_are_on_the_pages(self):
     for page, text in results.written().items():

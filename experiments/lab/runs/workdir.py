@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from absl import logging
 
 from experiments.lab.errors import RefusedError
-from experiments.lab.runs import files, versions
+from experiments.lab.runs import files, machine, versions
 
 _ROOT = pathlib.Path("runs")
 _LOCK = ".lock"
@@ -78,6 +78,7 @@ def opened(
         "study": study,
         "command": command,
         "versions": made_with(),
+        "machine": machine.current(),
         "config": dataclasses.asdict(config),
       }
       with _writable(folder):

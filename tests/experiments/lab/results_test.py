@@ -83,6 +83,12 @@ class RecordTest(parameterized.TestCase):
     with self.assertRaisesRegex(RefusedError, message):
       results.of_summary("small", with_config(**settings), STUDY)
 
+  @parameterized.parameters("0123abc+", None)
+  def test_needs_a_commit(self, commit):
+    summary = {**RECORD, "machine": {**RECORD["machine"], "commit": commit}}
+    with self.assertRaisesRegex(RefusedError, "files that are in no commit"):
+      results.of_summary("small", summary, STUDY)
+
   def test_without_claims_or_of_sensitivity_may_have_any_seeds(self):
     summary = {**with_config(seed=0), "findings": []}
     self.assertNotIn("variations", results.of_summary("s", summary, STUDY))

@@ -13,6 +13,7 @@ from absl.testing import absltest
 from experiments.lab import results, sensitivity, study
 from experiments.lab.runs import files, workdir
 from tests.experiments import programs
+from tests.experiments.lab import small_study
 from tests.experiments.lab.small_study import STUDY, Config, measure
 
 NAMES = ["default", "steps=1", "steps=4", "gain=0.1"]
@@ -30,7 +31,7 @@ class SensitivityTest(absltest.TestCase):
     config = Config(dataset="digits")
     where = study.Files(str(self.folder), **where)
     output = io.StringIO()
-    with contextlib.redirect_stdout(output):
+    with contextlib.redirect_stdout(output), small_study.committed:
       summary = study.run(
         name,
         sensitivity.measure(varied),

@@ -12,6 +12,7 @@ import functools
 import io
 import pathlib
 import tempfile
+from unittest import mock
 
 import numpy as np
 from absl import flags
@@ -27,7 +28,11 @@ from experiments.lab.claims import (
   Within,
 )
 from experiments.lab.parsers import COUNT
+from experiments.lab.runs import machine
 from experiments.lab.study import Run
+
+# In a clone whose files are those of a commit.
+committed = mock.patch.object(machine, "_commit", lambda: "0" * 40)
 
 LOWER = Claim(
   "lower",
@@ -113,7 +118,10 @@ def summary(folder: pathlib.Path, **settings):
     STUDY.config, **{"dataset": "digits", **STUDY.confirm, **settings}
   )
   where = study.Files(str(folder))
-  with contextlib.redirect_stdout(io.StringIO()):
+  with (
+    contextlib.redirect_stdout(io.StringIO()),
+    committed,
+  ):
     return study.run("small_study", measure, config, where, command="command")
 
 
