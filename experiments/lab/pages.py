@@ -83,7 +83,7 @@ def section(
     lines += [demonstrates(demonstration), ""]
   for data, record in records.items():
     lines.append(
-      f"- {data}: `{record['command']}`, {record['minutes']:.0f} minutes"
+      f"- {data}: `{record['command']}`, {record['minutes']:.1f} minutes"
       f" ([results]({links.record.format(study=study, data=data)}))"
     )
   lines.append("")
