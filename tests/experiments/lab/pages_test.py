@@ -90,7 +90,9 @@ class PageTest(absltest.TestCase):
   def test_links_to_commands_results_and_figures(self):
     other = {**MNIST, "figures": ["losses.png", "more.png"]}
     text = pages.page({"small": {"digits": DIGITS, "mnist": other}}, {})
-    self.assertIn("- digits: `command`, 0.0 minutes ([results](../results/", text)
+    self.assertIn(
+      "- digits: `command`, 0.0 minutes ([results](../results/", text
+    )
     self.assertCountEqual(
       re.findall(r"\]\((.*?)\)", text),
       [
