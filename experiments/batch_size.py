@@ -47,7 +47,7 @@ from experiments.lab.study import Parts, Run
 from experiments.lab.tables import table
 from experiments.lab.training import classification
 
-RATES = tuple(10 ** (np.arange(-4, 1) / 2))  # At a batch of 32.
+RATES = tuning.half_decades(-4, 0)  # At a batch of 32.
 CNN_SIZES, CNN_NORMS = (2, 32), ("bn", "gn")
 
 _POINTS: Mapping[str, Any] = {

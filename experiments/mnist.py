@@ -73,7 +73,7 @@ from experiments.lab.training.session import Session, Style
 # Returns the images of seeds at a number of rates, as `Pool.split` does.
 Split = Callable[[Sequence[int], int], Images]
 
-RATES = tuple(10 ** (np.arange(-7, -2) / 2))  # With --tune.
+RATES = tuning.half_decades(-7, -3)  # With --tune.
 TUNED = ("none", "ln", "bn")
 
 _OURS = "ours, from a pilot"

@@ -47,7 +47,7 @@ from experiments.lab.study import Parts, Run
 from experiments.lab.tables import table
 from experiments.lab.training import classification
 
-RATES = tuple(10 ** (np.arange(-6, -1) / 2))
+RATES = tuning.half_decades(-6, -2)
 TUTORIAL_RATE = 0.01
 ROUGH_EPOCHS, LAST_EPOCHS = 30, 5
 TARGET_LOSS = 0.15  # The number of epochs to reach it is printed.

@@ -43,7 +43,7 @@ from experiments.lab.study import Parts, Run
 from experiments.lab.tables import table
 from experiments.lab.training import classification
 
-RATES = tuple(10 ** (np.arange(-7, -2) / 2))
+RATES = tuning.half_decades(-7, -3)
 PLACES: Mapping[str, tuple[str, str]] = {
   "none": ("none", "before"),
   "before": ("bn", "before"),

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from experiments.lab import options, parsers
+from experiments.lab import options, parsers, tuning
 from experiments.lab.data.arrays import Pool
 from experiments.lab.data.batch import Batch, Choice
 from experiments.lab.models.nets import MLP
@@ -22,8 +22,8 @@ from experiments.lab.training import classification
 
 # Half decades: 0.03 to 3, and 0.0003 to 0.03.
 RATES: Mapping[str, Sequence[float]] = {
-  "sgd": tuple(10 ** (np.arange(-3, 2) / 2)),
-  "adam": tuple(10 ** (np.arange(-7, -2) / 2)),
+  "sgd": tuning.half_decades(-3, 1),
+  "adam": tuning.half_decades(-7, -3),
 }
 OPTIMIZERS: Mapping[str, Callable[..., optax.GradientTransformation]] = {
   "sgd": optax.sgd,

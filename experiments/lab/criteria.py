@@ -91,8 +91,8 @@ class Effect:
 
 
 @dataclasses.dataclass(frozen=True)
-class Below:
-  """The quantity is below a limit; above it, the claim is REFUTED."""
+class _Limit:
+  """What `Below` and `Above` share: one boundary."""
 
   limit: float
 
@@ -103,6 +103,10 @@ class Below:
   @property
   def null(self) -> float:
     return self.limit
+
+
+class Below(_Limit):
+  """The quantity is below a limit; above it, the claim is REFUTED."""
 
   def at(self, number: float) -> Verdict:
     return Verdict.CONFIRMED if number < self.limit else Verdict.REFUTED
@@ -111,19 +115,8 @@ class Below:
     return f"below {self.limit:.3g}"
 
 
-@dataclasses.dataclass(frozen=True)
-class Above:
+class Above(_Limit):
   """The quantity is above a limit; below it, the claim is REFUTED."""
-
-  limit: float
-
-  @property
-  def boundaries(self) -> tuple[float, ...]:
-    return (self.limit,)
-
-  @property
-  def null(self) -> float:
-    return self.limit
 
   def at(self, number: float) -> Verdict:
     return Verdict.CONFIRMED if number > self.limit else Verdict.REFUTED

@@ -48,6 +48,15 @@ class Choice(NamedTuple):
     return self.validation[self.rates.index(self.rate)]
 
 
+def half_decades(first: int, last: int) -> tuple[float, ...]:
+  """Returns rates from 10 ** (first / 2) to 10 ** (last / 2).
+
+  >>> [f"{rate:.2g}" for rate in half_decades(-4, 0)]
+  ['0.01', '0.032', '0.1', '0.32', '1']
+  """
+  return tuple(10 ** (np.arange(first, last + 1) / 2))
+
+
 def tuned(
   run: Run,
   name: str,

@@ -65,7 +65,7 @@ from experiments.lab.training import classification, fit
 from experiments.lab.training.batches import Shuffled
 from experiments.regularize.ghost import make_ghost
 
-RATES = tuple(10 ** (np.arange(-7, -2) / 2))  # 3e-4 to 3e-2.
+RATES = tuning.half_decades(-7, -3)  # 3e-4 to 3e-2.
 DROPOUTS = (0.0, 0.2, 0.5)
 GHOSTS = (8, 32)
 BATCH = 128

@@ -63,7 +63,7 @@ from experiments.lab.tables import table
 from experiments.lab.training import classification, lanes
 from experiments.smoothness.noisy import NoisyBatchNorm
 
-RATES = tuple(10 ** (np.arange(-4, 2) / 2))
+RATES = tuning.half_decades(-4, 1)
 EQUAL = 0.1
 BATCH = 128
 PROBE_EVERY, SHARPNESS_EVERY = 20, 5  # Steps, probes.

@@ -26,7 +26,7 @@ from experiments.transformer.options import Config
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
 
-RATES = tuple(10 ** (np.arange(-7, -2) / 2))  # 0.0003 to 0.03.
+RATES = tuning.half_decades(-7, -3)  # 0.0003 to 0.03.
 
 # What the small studies share: simple as in the papers, and small enough for
 # many seeds and rates.
