@@ -10,15 +10,18 @@ batch and group norm. Batch norm cannot train with B = 1. About five minutes on
 two cores.
 
 Every seed draws its own training, validation and test images. For every arm, r
-is chosen from 0.01 to 1 by the validation loss of other seeds. Claims are
-judged on test errors in percent, with paired seeds.
+is chosen from 0.01 to 1 by the validation loss of other seeds, and claims are
+of every arm at its own rate. They are judged on test errors in percent, with
+paired seeds. Running variances are biased here: with 2 values, those of an MLP
+are half of the variance. Re-estimated statistics merge those of many batches,
+and have no such bias, so most claims about a batch of 2 are made of them.
 
 The convolutional net is the control: its statistics are over positions too, so
 a batch of 2 has hundreds of values for each statistic.
 
 Source: Wu & He, 2018, https://arxiv.org/abs/1803.08494, table 2: ResNet-50 on
-ImageNet, 23.6 / 24.1 % (batch / group norm) with 32 images for each GPU and
-34.7 / 24.1 % with 2.
+ImageNet, 23.6 / 24.1 % (batch / group norm) with 32 images for each of eight
+GPUs and 34.7 / 24.1 % with 2.
 """
 
 import dataclasses
@@ -57,7 +60,6 @@ _POINTS: Mapping[str, Any] = {
   "unit": "points",
   "form": "+.2f",
 }
-_NO_WORSE = "half a point is the largest difference at 32 images in the source"
 WORSE = Claim(
   "worse_at_2",
   "at batch 2, an MLP with batch norm errs at least {margin} points more than"
@@ -66,7 +68,6 @@ WORSE = Claim(
   criterion=Effect(5),
   spread=3.3,
   why="half of the source's 10.6 points, which are of another net",
-  headline=True,
   **_POINTS,
 )
 WORSE_REESTIMATED = Claim(
@@ -77,6 +78,7 @@ WORSE_REESTIMATED = Claim(
   criterion=Effect(5),
   spread=3.0,
   why="as with running statistics: it is training that fails, not evaluation",
+  headline=True,
   **{**_POINTS, "source": "ours: the source does not re-estimate"},
 )
 NO_WORSE = Claim(
@@ -86,7 +88,8 @@ NO_WORSE = Claim(
   samples=("bn at 32", "gn at 32"),
   criterion=Below(0.5),
   spread=1.1,
-  why=_NO_WORSE,
+  why="at 32 images for each GPU, batch norm errs half a point less in the"
+  " source; as much on the other side is called worse",
   headline=True,
   **_POINTS,
 )
@@ -99,33 +102,38 @@ SAME = {
     criterion=Within(1),
     spread=spread,
     why="the source's group norm moves by 0.2 points between 32 and 2; one"
-    " point is a tenth of batch norm's loss there",
+    " point is a tenth of what batch norm errs more there",
     **_POINTS,
   )
   for size, spread in ((2, 0.46), (1, 0.23))
 }
 CONVOLUTIONAL = Claim(
-  "convolutional_worse_at_2",
-  "at batch 2, a convolutional net with batch norm errs at least {margin}"
-  " points more than with group norm",
-  samples=("cnn, bn at 2", "cnn, gn at 2"),
-  criterion=Effect(2),
+  "convolutional_no_worse_at_2",
+  "at batch 2, a convolutional net with batch norm and re-estimated statistics"
+  " errs less than {margin} points more than with group norm",
+  samples=("cnn, bn at 2, re-estimated", "cnn, gn at 2"),
+  criterion=Below(2),
   spread=0.46,
   why="a fifth of the source's 10.6 points, whose maps end at 7x7 positions",
-  **_POINTS,
+  pilot="the digits' seeds 100 to 119, with running statistics, gave -0.3"
+  " points; the claim was that it errs more, which contradicts a control",
+  **{**_POINTS, "source": "ours: the control"},
 )
 POSITIONS_HELP = Claim(
   "positions_help",
-  "batch norm's loss to group norm at batch 2 is at least {margin} points"
-  " smaller in a convolutional net than in an MLP",
-  samples=("bn - gn at 2, cnn", "bn - gn at 2, MLP"),
+  "at batch 2, the error that batch norm with re-estimated statistics has more"
+  " than group norm is at least {margin} points smaller in a convolutional net"
+  " than in an MLP",
+  samples=("in the cnn", "in the MLP"),
   criterion=Effect(-5),
   spread=3.7,
-  why="the margin of the loss itself",
+  why="the margin of worse_at_2_reestimated",
+  pilot="that it is so, from seeds 0 to 4, and from the digits' seeds 100 to"
+  " 119 with running statistics",
   **{
     **_POINTS,
     "source": "ours, from a pilot",
-    "quantity": "difference of test errors",
+    "quantity": "test error of bn - gn",
   },
 )
 CLAIMS = (
@@ -236,6 +244,8 @@ def _show(found: Mapping[Arm, Parts], model: str) -> None:
 def judge(found: Mapping[Arm, Parts], run: Run) -> None:
   """Judges the claims whose arms were trained."""
 
+  again = "reestimated"
+
   def compare(claim: Claim, *chosen: Arm, first: str = "error") -> None:
     if all(arm in found for arm in chosen):
       ours, theirs = (found[arm] for arm in chosen)
@@ -243,15 +253,15 @@ def judge(found: Mapping[Arm, Parts], run: Run) -> None:
 
   bn, gn = (("mlp", norm, 2) for norm in ("bn", "gn"))
   compare(WORSE, bn, gn)
-  compare(WORSE_REESTIMATED, bn, gn, first="reestimated")
+  compare(WORSE_REESTIMATED, bn, gn, first=again)
   compare(NO_WORSE, ("mlp", "bn", 32), ("mlp", "gn", 32))
   for size, claim in SAME.items():
     compare(claim, ("mlp", "gn", size), ("mlp", "gn", 8))
-  compare(CONVOLUTIONAL, ("cnn", "bn", 2), ("cnn", "gn", 2))
+  compare(CONVOLUTIONAL, ("cnn", "bn", 2), ("cnn", "gn", 2), first=again)
   both = [(model, norm, 2) for model in MODELS for norm in ("bn", "gn")]
   if {*both} <= {*found}:
     gaps = [
-      found[model, "bn", 2]["error"] - found[model, "gn", 2]["error"]
+      found[model, "bn", 2][again] - found[model, "gn", 2]["error"]
       for model in ("cnn", "mlp")
     ]
     run.judge(POSITIONS_HELP, *gaps)
@@ -313,7 +323,7 @@ STUDY = study.Study(
     "channels": (8, 8),
   },
   full={"examples": 600_000, "halve": False},
-  confirm={"seed": 100, "seeds": 20},
+  confirm={"seed": 120, "seeds": 20},
   sensitivity={
     "rate_factor": (10**-0.5, 10**0.5),
     "gain": (0.5, 2.0),

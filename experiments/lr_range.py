@@ -12,14 +12,17 @@ with batch norm stall rather than diverge. The largest rate that trains is
 searched for every seed: first on rates half a decade apart (SGD from 0.03 to
 100, Adam from 0.001 to 3), then by bisection between the largest rate that
 trains and the next one, to within a factor of 1.1. If every rate trains a seed,
-or none does, the last or the first one is a bound. Since bounds are known only
-in order, these claims are judged by ranks, for which five seeds are too few.
+or none does, the last or the first one is a bound. A ratio that a bound leaves
+open, because batch norm trains at none or the net without a norm at all, counts
+as 1.
 
 Every norm is also trained at its best rate, batch norm at the best rate of the
 net without a norm, and, by SGD at the best rate, all from initial kernels that
 are scaled by 0.01 to 100, half a decade apart. Best rates are those with the
-lowest validation loss of other seeds. A seed determines initialization, order
-of the data, and which images are for training, validation and test.
+lowest validation loss of other seeds. Some seeds fail at them and some ratios
+are bounds, so most claims are judged by rank, for which five seeds are too few.
+A seed determines initialization, order of the data, and which images are for
+training, validation and test.
 
 Sources: Ioffe & Szegedy, 2015, https://arxiv.org/abs/1502.03167. Section 4.2:
 on ImageNet, Inception with batch norm needs 13.3M instead of 31.0M steps, and
@@ -32,14 +35,12 @@ batch norm, its test accuracy on CIFAR-10 is comparable with batch norm.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import linen as nn
 
 from experiments.lab import figures, options, parsers, study, tuning
@@ -50,7 +51,6 @@ from experiments.lab.claims import (
   Difference,
   Effect,
   Ratio,
-  Within,
 )
 from experiments.lab.data.arrays import Pool
 from experiments.lab.models import kernels
@@ -60,12 +60,11 @@ from experiments.lab.options import option
 from experiments.lab.statistics import shown
 from experiments.lab.study import Parts, Run
 from experiments.lab.tables import table
-from experiments.lab.training import classification
+from experiments.lab.training import classification, losses
 from experiments.lab.training.hyperparams import swept, with_values
+from experiments.lab.training.optimizers import OPTIMIZERS, TITLES
 from experiments.lab.training.step import TrainState
 
-OPTIMIZERS = {"sgd": optax.sgd, "adam": optax.adam}
-TITLES = {"sgd": "SGD", "adam": "Adam"}
 RATES = {
   "sgd": 0.03 * 10 ** (np.arange(8) / 2),
   "adam": 0.001 * 10 ** (np.arange(8) / 2),
@@ -73,7 +72,7 @@ RATES = {
 SCALES = 0.01 * 10 ** (np.arange(9) / 2)
 HALVINGS = 4  # Of a bracket of half a decade: a factor of 10 ** (1 / 32).
 TRAINS_BELOW, LAST = 0.5, 20  # Nats, steps.
-GUESSING = math.log(10)  # Nats, among ten classes.
+GUESSING = losses.guessing(10)
 WORST = 10.0  # Nats; figures show larger losses, and those not finite, as this.
 
 _SOURCE = "Ioffe & Szegedy 2015, section 4.2"
@@ -100,11 +99,13 @@ def _lower(optimizer: str, **others: Any) -> Claim:
     f"with {TITLES[optimizer]}, batch norm ends at no more than {{margin}}"
     " times the loss of no norm, each at its best rate",
     source="ours; Ioffe & Szegedy 2015 count steps to an accuracy",
-    quantity="validation loss",
+    quantity="test loss",
     samples=("bn", "none"),
-    analysis=Ratio(cap=GUESSING),
+    analysis=Ratio(by_rank=True),
     criterion=Effect(0.9, none=1),
     why="ours: a tenth of the loss is the least that a reader would call lower",
+    pilot="judged by rank, because a few seeds fail: the digits' seeds 100 to"
+    " 119 had a spread of 1.0 around the mean",
     **others,
   )
 
@@ -113,13 +114,16 @@ def _gain(optimizer: str, **others: Any) -> Claim:
   return Claim(
     f"gain_at_plain_rate_{optimizer}",
     f"with {TITLES[optimizer]} at the best rate of the net without a norm,"
-    " batch norm errs within {margin} point of no norm",
+    " batch norm gains less than {margin} point of test error",
     quantity="test error",
     samples=("bn", "none"),
-    analysis=Difference(),
-    criterion=Within(1),
+    analysis=Difference(by_rank=True),
+    criterion=Above(-1),
     why="the source calls the accuracies comparable, without a limit; ours: one"
-    " error more in a hundred images is not",
+    " error less in a hundred images is a gain",
+    pilot="judged by rank, because a few seeds fail, which the digits' seeds"
+    " 100 to 119 showed; on them the mean gain was 1.2 points with SGD and 0.6"
+    " with Adam",
     unit="points",
     form="+.2f",
     **others,
@@ -127,23 +131,17 @@ def _gain(optimizer: str, **others: Any) -> Claim:
 
 
 HIGHER = {
-  "sgd": _higher("sgd", source=_SOURCE, headline=True, spread=0.21),
-  "adam": _higher(
-    "adam", source="ours; Ioffe & Szegedy 2015 use SGD", spread=0.34
-  ),
+  "sgd": _higher("sgd", source=_SOURCE, headline=True),
+  "adam": _higher("adam", source="ours; Ioffe & Szegedy 2015 use SGD"),
 }
-LOWER = {
-  "sgd": _lower("sgd", spread=1.0),
-  "adam": _lower("adam", spread=0.59),
-}
+LOWER = {optimizer: _lower(optimizer) for optimizer in OPTIMIZERS}
 GAIN = {
   "sgd": _gain(
     "sgd",
     source="Bjorck et al. 2018, section 2, of a residual net",
     headline=True,
-    spread=4.9,
   ),
-  "adam": _gain("adam", source="ours; Bjorck et al. 2018 use SGD", spread=0.3),
+  "adam": _gain("adam", source="ours; Bjorck et al. 2018 use SGD"),
 }
 _SCALES: Mapping[str, Any] = {
   "source": "ours; Ioffe & Szegedy 2015, section 3.3, say it of the output of"
@@ -177,12 +175,12 @@ WIDER = Claim(
   source="ours",
   quantity="number of the nine scales that train",
   samples=("bn", "none"),
-  analysis=Difference(),
+  analysis=Difference(by_rank=True),
   criterion=Effect(2),
-  why="ours: two steps are one decade",
+  why="ours: two steps are one decade; a net that trains from all nine might"
+  " train from more",
   unit="scales",
   form="+.1f",
-  spread=0.45,
   pilot="added when pilots showed that the ratios of losses depend mostly on"
   " how small the best loss is",
 )
@@ -284,30 +282,40 @@ def train(
   rates: Sequence[float],
   seeds: Sequence[int],
 ) -> Parts:
-  """Returns losses and test errors in percent, `[rates, seeds]`."""
+  """Returns losses, and test errors in percent, `[rates, seeds]`.
+
+  "loss" is that of the last steps, "validation" and "test" of these sets.
+  """
   trainer = Trainer(arm, config, pool, seeds, len(rates))
   state, loss = trainer(np.reshape(rates, (-1, 1)))
   engine, images = trainer.engine, trainer.images
   assert images.validation is not None  # Pools have one.
   validation = engine.evaluate(state.variables, images.validation)["loss"]
-  error = classification.error(engine, state.variables, images.test)
+  test = engine.evaluate(state.variables, images.test)
   return {
     "loss": loss,
     "validation": validation.reshape(loss.shape),
-    "error": error.reshape(loss.shape),
+    "test": test["loss"].reshape(loss.shape),
+    "error": 100 * (1 - test["accuracy"]).reshape(loss.shape),
   }
 
 
 def search(arm: Arm, config: Config, pool: Pool) -> Parts:
-  """Returns losses `[rates, seeds]`, and the largest rates that train."""
+  """Returns losses `[rates, seeds]`, and the largest rates that train.
+
+  "bound" is 1 where the largest rate is at least the one that is returned,
+  because all train, -1 where it is less, because none does, and 0 otherwise.
+  """
   rates, seeds = RATES[arm[0]], config.seed_numbers
   _, loss = Trainer(arm, config, pool, seeds, len(rates))(rates[:, None])
-  low, high = bracket(loss < TRAINS_BELOW, rates)
+  trains = loss < TRAINS_BELOW
+  low, high = bracket(trains, rates)
   trainer = Trainer(arm, config, pool, seeds, 1)
   largest = bisected(
     low, high, lambda rate: trainer(rate[None])[1][0] < TRAINS_BELOW
   )
-  return {"loss": loss, "largest": largest, "bound": low == high}
+  bound = trains[-1].astype(int) - ~trains.any(axis=0)
+  return {"loss": loss, "largest": largest, "bound": bound}
 
 
 def bracket(
@@ -410,15 +418,15 @@ def _show(
         optimizer,
         norm,
         f"{np.median(grid['largest']):.2g}",
-        int(grid["bound"].sum()),
+        *(int((grid["bound"] == side).sum()) for side in (-1, 1)),
         f"{arm['rate']:.2g}",
-        shown(arm["validation"], ".3f"),
+        shown(arm["test"], ".3f"),
         shown(arm["error"], ".2f"),
         shown(scales, ".1f") if optimizer == "sgd" else None,
       ]
     )
-  headers = ["optimizer", "norm", "largest rate", "bounds", "best rate"]
-  headers += ["validation loss", "test error (%)", "scales that train"]
+  headers = ["optimizer", "norm", "largest rate", "none trains", "all train"]
+  headers += ["best rate", "test loss", "test error (%)", "scales that train"]
   print(table(rows, headers))
 
 
@@ -440,10 +448,8 @@ def judge(
   """
   for optimizer in OPTIMIZERS:
     bn, none = (optimizer, "bn"), (optimizer, "none")
-    largest = (grids[arm]["largest"] for arm in (bn, none))
-    run.judge(HIGHER[optimizer], *largest)
-    validation = (tuned[arm]["validation"] for arm in (bn, none))
-    run.judge(LOWER[optimizer], *validation)
+    run.judge(HIGHER[optimizer], *_largest(grids[bn], grids[none]))
+    run.judge(LOWER[optimizer], *(tuned[arm]["test"] for arm in (bn, none)))
     run.judge(GAIN[optimizer], plain[optimizer], tuned[none]["error"])
   for norm, claim in (("bn", ROBUST), ("none", SENSITIVE)):
     # `fmin` leaves out diverged scales, `max` does not.
@@ -453,6 +459,12 @@ def judge(
     WIDER,
     *((starts[norm] < TRAINS_BELOW).sum(axis=0) for norm in ("bn", "none")),
   )
+
+
+def _largest(bn: Parts, none: Parts) -> list[np.ndarray]:
+  """Returns the largest rates, equal where a bound leaves the ratio open."""
+  open_ = (bn["bound"] < 0) | (none["bound"] > 0)
+  return [np.where(open_, 1.0, arm["largest"]) for arm in (bn, none)]
 
 
 def _draw(
@@ -504,7 +516,7 @@ STUDY = study.Study(
     "norm": ("none", "bn"),
   },
   full={"steps": 20_000, "halve": False},
-  confirm={"seed": 100, "seeds": 20},
+  confirm={"seed": 120, "seeds": 20},
   sensitivity={
     "rate_factor": (10**-0.5, 10**0.5),
     "gain": (0.5, 2.0),

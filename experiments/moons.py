@@ -26,7 +26,6 @@ share of grid points that change class.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,7 +44,7 @@ from experiments.lab.options import option
 from experiments.lab.statistics import interval, shown
 from experiments.lab.study import Parts, Run
 from experiments.lab.tables import table
-from experiments.lab.training import classification
+from experiments.lab.training import classification, losses
 
 RATES = tuning.half_decades(-6, -2)
 TUTORIAL_RATE = 0.01
@@ -55,7 +54,7 @@ GRID = 100  # Points per side.
 
 _CLAIMED: Mapping[str, Any] = {
   "source": "tutorials",
-  "analysis": Ratio(cap=math.log(2)),  # The loss of guessing.
+  "analysis": Ratio(cap=losses.guessing(2)),
   "criterion": Effect(0.8, none=1),
   "why": "a fifth is about what one sees in a plotted curve",
 }

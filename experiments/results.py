@@ -3,10 +3,13 @@
     python -m experiments.results
     python -m experiments.results --compare=runs/batch_size/20261126-101500
     python -m experiments.results --add=runs/batch_size/20261126-101500
+    python -m experiments.results --rejudge
     python -m experiments.results --write
 
 Without flags, every verdict in results/ is made again from its numbers per
 seed, without training, and printed; a difference from the file is an error.
+--rejudge writes the differences into the files: after a change of the
+statistics or of a sentence, it shows what that changes.
 --compare shows a finished run beside the committed results. --add takes a
 finished run with --confirm into results/ and its figures into docs/studies/, or
 one with --sensitivity into results/STUDY/sensitivity/. --write makes
@@ -23,6 +26,7 @@ from absl import app, flags
 
 from experiments import catalog
 from experiments.lab import pages, results, sensitivity
+from experiments.lab.claims import Finding
 from experiments.lab.errors import RefusedError
 from experiments.lab.runs import files, workdir
 from experiments.lab.tables import table
@@ -107,8 +111,12 @@ def demonstrations(names: Iterable[str]) -> dict[str, str]:
   }
 
 
-def judge_again(root: pathlib.Path = ROOT) -> list[str]:
+def judge_again(root: pathlib.Path = ROOT, write: bool = False) -> list[str]:
   """Prints all verdicts, judged again; returns what differs from the files.
+
+  Args:
+    root: Folder with results/.
+    write: Whether to write the differences into the files.
 
   Raises:
     RefusedError: A claim is not declared any more.
@@ -121,11 +129,15 @@ def judge_again(root: pathlib.Path = ROOT) -> list[str]:
       study = catalog.declared(name)
       for data, record in records.items():
         print(f"\n{' '.join(filter(None, (name, kind)))}, {data}")
-        changes += results.differences(record, study)
-        for finding in results.judged_again(record, study):
-          print(finding)
+        again = results.judged_anew(record, study)
+        different = results.differences(record, again)
+        if different and write:
+          results.write(again, root / "results")
+        changes += different
+        for finding in again["findings"]:
+          print(Finding(**finding))
         if kind:
-          print(sensitivity.shown(record["variations"]))
+          print(sensitivity.shown(again["variations"]))
   return changes
 
 
@@ -159,9 +171,10 @@ def main(argv: Sequence[str]) -> None:
       print("Wrote docs/studies.md and README.md")
     if given.compare or given.add or given.write:
       return
-    changes = judge_again()
-    if changes:
+    changes = judge_again(write=given.rejudge)
+    if changes and not given.rejudge:
       raise RefusedError("\n".join(changes))
+    print("\n".join(["", *changes]))
   except (RefusedError, files.DamagedError) as error:
     sys.exit(str(error))
 
@@ -174,6 +187,9 @@ if __name__ == "__main__":
     "add",
     [],
     "Folders of finished runs to add to results/, with their figures.",
+  )
+  flags.DEFINE_bool(
+    "rejudge", False, "Write verdicts that changed into results/."
   )
   flags.DEFINE_bool(
     "write", False, "Write docs/studies.md and the table in README.md."

@@ -87,16 +87,18 @@ SAME_TRAINING = Check(
 CHECKS = (INVERSE, EPSILON_SHOWS, ORTHOGONAL, SAME_TRAINING)
 
 _ANGLES = {
-  "sgd": "with SGD, units rotate per step by sqrt(2 r d)",
-  "momentum": "with momentum m, units rotate per step by sqrt(2 r d / (1 + m))",
-  "adamw": "with AdamW, units rotate per step by"
-  " sqrt(2 r d (1 - b1) / (1 + b1))",
+  "sgd": "with SGD of rate r and weight decay d, units rotate per step by"
+  " sqrt(2 r d)",
+  "momentum": "with SGD of rate r, weight decay d and momentum m, units rotate"
+  " per step by sqrt(2 r d / (1 + m))",
+  "adamw": "with AdamW of rate r, weight decay d and b1, units rotate per step"
+  " by sqrt(2 r d (1 - b1) / (1 + b1))",
 }
 _SPREADS = {"sgd": 0.0049, "momentum": 0.0016, "adamw": 0.010}
 ROTATION = {
   kind: Claim(
     f"{kind}_rotation",
-    f"{angle}, within a share of {{margin}} at every setting",
+    f"{angle}, with a relative error below {{margin}} at every setting",
     source="Kosson et al. 2024",
     quantity="largest |measured / predicted angle - 1| of"
     f" {len(CELLS[kind])} settings",

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import linen as nn
 
 from experiments.lab import options, parsers, tuning
@@ -19,15 +18,12 @@ from experiments.lab.options import option
 from experiments.lab.probes import signals
 from experiments.lab.study import Parts
 from experiments.lab.training import classification
+from experiments.lab.training.optimizers import OPTIMIZERS
 
 # Half decades: 0.03 to 3, and 0.0003 to 0.03.
 RATES: Mapping[str, Sequence[float]] = {
   "sgd": tuning.half_decades(-3, 1),
   "adam": tuning.half_decades(-7, -3),
-}
-OPTIMIZERS: Mapping[str, Callable[..., optax.GradientTransformation]] = {
-  "sgd": optax.sgd,
-  "adam": optax.adam,
 }
 GAIN = 4  # Advised for sigmoids, whose slope at 0 is a quarter.
 PROBE = 500  # Number of images for the percentiles of activations.
@@ -39,7 +35,7 @@ class Config(options.TunedConfig):
 
   norm: tuple[str, ...] = option(
     ("none", "bn", "ln"),
-    "Norms to compare; the first must be none, which is also trained with"
+    "Norms to compare; the first must be none. It and bn are also trained with"
     f" {GAIN} times the initial kernels.",
     parsers.NORMS_AFTER_NONE,
   )
@@ -91,13 +87,16 @@ class Arm(NamedTuple):
   optimizer: str
 
 
-NONE, NONE_GAIN, BN = Kind("none"), Kind("none", GAIN), Kind("bn")
+NONE, BN = Kind("none"), Kind("bn")
+NONE_GAIN, BN_GAIN = Kind("none", GAIN), Kind("bn", GAIN)
 
 
 def kinds(config: Config) -> list[Kind]:
   """Returns the kinds of net."""
-  none, *others = map(Kind, config.norm)
-  return [none, NONE_GAIN, *others]
+  kinds = [*map(Kind, config.norm)]
+  return kinds + [
+    k for k in (NONE_GAIN, BN_GAIN) if k._replace(gain=1) in kinds
+  ]
 
 
 def binarized(pool: Pool) -> Pool:

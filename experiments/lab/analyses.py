@@ -4,17 +4,20 @@ Seeds are paired: the same position in two samples is the same seed, which
 shares data, initial kernels and order. The analysis is of the differences or
 ratios, seed by seed.
 
-The interval of a mean is Student's t. If five seeds or more are skewed
-(skewness beyond 1), it is that of the studentized bootstrap, because Student's
-t is then too narrow on the side of the tail.
+The interval of a mean is Student's t. If ten seeds or more are skewed (skewness
+beyond 1), it is that of the studentized bootstrap, because Student's t is then
+too narrow on the side of the tail.
+
+A few seeds may fail, such as nets that never leave the error of guessing. Then
+a mean says mostly how many failed, and a sample without a failure says nothing
+of the next one. Claims where pilots show this are judged `by_rank`: the
+estimate is the median, its interval is between two order statistics, and its
+test is the sign test.
 
 A seed that diverged has no number. It is never left out. It counts as `cap` if
 the analysis has one, such as the loss of guessing. Otherwise it is infinitely
-bad, and two that diverged are equally bad. The estimate is then the median,
-with the interval by rank (sign test).
-
-The same is done if all numbers are equal, or so many that the bootstrap has no
-bounds: their spread says nothing of other seeds.
+bad, two that diverged are equally bad, and the analysis is by rank. So it is if
+all numbers are equal, since they have no spread.
 
 >>> print(Difference().estimate([2.0, 3.0, 4.5], [1.0, 2.5, 3.0]))
 1 [-0.242, 2.24]
@@ -29,7 +32,7 @@ bounds: their spread says nothing of other seeds.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -37,7 +40,7 @@ import numpy as np
 from experiments.lab import statistics
 from experiments.lab.statistics import Seeds
 
-SKEWED, LEAST = 1.0, 5  # Skewness, seeds: see above.
+SKEWED, LEAST = 1.0, 10  # Skewness, seeds: see above.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +53,10 @@ class Estimate:
     seeds: Number of seeds.
     method: What the interval is: "t", "bootstrap" or "ranks".
     test: Two-sided p value of "the quantity is this number".
-    effect: Size of the effect against a number: the distance in standard
-      deviations over seeds (Cohen's d for pairs), for ranks the share of seeds
-      above it minus the share below.
+    effect: Size of the effect: the distance from no effect in standard
+      deviations over seeds (Cohen's d of paired samples), for ranks the share
+      of seeds above no effect minus the share below; None for a single sample,
+      which is compared with nothing.
   """
 
   center: float
@@ -61,7 +65,7 @@ class Estimate:
   seeds: int
   method: str
   test: Callable[[float], float]
-  effect: Callable[[float], float]
+  effect: float | None
 
   def __str__(self) -> str:
     return self.text(".3g")
@@ -73,7 +77,18 @@ class Estimate:
 
 
 class Analysis(Protocol):
-  """Turns samples, one number per seed, into an estimate."""
+  """Turns samples, one number per seed, into an estimate.
+
+  Converts to text such as "mean of paired differences".
+  """
+
+  @property
+  def by_rank(self) -> bool:
+    """Whether it is always by rank."""
+
+  @property
+  def none(self) -> float | None:
+    """The estimate without an effect; None if it is of a single sample."""
 
   def estimate(self, *samples: Seeds) -> Estimate: ...
 
@@ -84,16 +99,24 @@ class Level:
 
   Attributes:
     cap: Larger numbers, and seeds that diverged, count as this.
+    by_rank: Whether to take the median instead, with the interval by rank: for
+      samples in which seeds may fail, and for numbers that are known only in
+      order, such as bounds.
   """
 
   cap: float | None = None
+  by_rank: bool = False
+
+  @property
+  def none(self) -> None:
+    return None
 
   def estimate(self, *samples: Seeds) -> Estimate:
-    (values,) = _paired(samples, 1, self.cap)
-    return _estimate(values)
+    (values,) = found = _paired(samples, 1, self.cap)
+    return _estimate(values, self.by_rank or _diverged(found), None)
 
   def __str__(self) -> str:
-    return f"mean over seeds{_capped(self.cap)}"
+    return f"{_average(self)} over seeds{_capped(self.cap)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,17 +124,23 @@ class Difference:
   """The mean of the first sample minus the second, seed by seed.
 
   Attributes:
-    cap: As in `Level`.
+    cap, by_rank: As in `Level`.
   """
 
   cap: float | None = None
+  by_rank: bool = False
+
+  @property
+  def none(self) -> float:
+    return 0.0
 
   def estimate(self, *samples: Seeds) -> Estimate:
-    first, second = _paired(samples, 2, self.cap)
-    return _estimate(_difference(first, second))
+    first, second = found = _paired(samples, 2, self.cap)
+    by_rank = self.by_rank or _diverged(found)
+    return _estimate(_difference(first, second), by_rank, 0.0)
 
   def __str__(self) -> str:
-    return f"mean of paired differences{_capped(self.cap)}"
+    return f"{_average(self)} of paired differences{_capped(self.cap)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,9 +148,7 @@ class Ratio:
   """The geometric mean of first / second, seed by seed, by logarithms.
 
   Attributes:
-    cap: As in `Level`.
-    by_rank: Whether to take the median instead, with the interval by rank, for
-      numbers that are not known exactly but in order, such as bounds.
+    cap, by_rank: As in `Level`.
 
   Raises:
     ValueError: `estimate` gets a number that is not positive.
@@ -130,43 +157,35 @@ class Ratio:
   cap: float | None = None
   by_rank: bool = False
 
+  @property
+  def none(self) -> float:
+    return 1.0
+
   def estimate(self, *samples: Seeds) -> Estimate:
-    first, second = _paired(samples, 2, self.cap)
+    first, second = paired = _paired(samples, 2, self.cap)
     if (first <= 0).any() or (second <= 0).any():
       raise ValueError(
         f"A ratio needs positive numbers, got {first.tolist()} and"
         f" {second.tolist()}; use Difference."
       )
     logs = _difference(np.log(first), np.log(second))
-    found = _by_rank(logs) if self.by_rank else _estimate(logs)
+    found = _estimate(logs, self.by_rank or _diverged(paired), 0.0)
     return dataclasses.replace(
       found,
       center=_exp(found.center),
       low=_exp(found.low),
       high=_exp(found.high),
       test=lambda ratio: found.test(math.log(ratio)),
-      effect=lambda ratio: found.effect(math.log(ratio)),
     )
 
   def __str__(self) -> str:
-    mean = "median" if self.by_rank else "geometric mean"
-    ranks = ", by rank (sign test)" if self.by_rank else ""
-    return f"{mean} of paired ratios{ranks}{_capped(self.cap)}"
+    return (
+      f"{_average(self, 'geometric mean')} of paired ratios{_capped(self.cap)}"
+    )
 
 
-@dataclasses.dataclass(frozen=True)
-class Ranks:
-  """The median of the first sample minus the second, by ranks.
-
-  For numbers that are not known exactly but in order, such as bounds.
-  """
-
-  def estimate(self, *samples: Seeds) -> Estimate:
-    first, second = _paired(samples, 2, None)
-    return _by_rank(_difference(first, second))
-
-  def __str__(self) -> str:
-    return "median of paired differences, by rank (sign test)"
+def _average(analysis: Analysis, mean: str = "mean") -> str:
+  return "median (sign test)" if analysis.by_rank else mean
 
 
 def _capped(cap: float | None) -> str:
@@ -199,6 +218,10 @@ def _paired(
   return [np.minimum(array, cap) for array in filled]
 
 
+def _diverged(samples: Sequence[np.ndarray]) -> bool:
+  return bool(np.isinf(samples).any())
+
+
 def _difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
   """Returns the first minus the second; 0 where both diverged."""
   both = np.isinf(first) & (first == second)
@@ -210,32 +233,31 @@ def _exp(number: float) -> float:
     return float(np.exp(number))
 
 
-def _estimate(values: np.ndarray) -> Estimate:
-  """Returns the mean, or the median if nothing is known of the mean."""
-  if not np.isfinite(values).all() or np.ptp(values) == 0:
-    return _by_rank(values)
+def _estimate(
+  values: np.ndarray, by_rank: bool, none: float | None
+) -> Estimate:
+  """Returns the mean, or the median if it is by rank.
+
+  Args:
+    values: A number per seed.
+    by_rank: Whether it is.
+    none: The number without an effect, if there is one.
+  """
+  if by_rank or np.ptp(values) == 0:
+    return _by_rank(values, none)
   known = statistics.interval(values)
   low, high, method = known.low, known.high, "t"
   test: Callable[[float], float] = functools.partial(statistics.t_test, values)
   if values.size >= LEAST and abs(statistics.skewness(values)) > SKEWED:
     resampled = statistics.bootstrapped(values)
     low, high = resampled.interval()
-    if not math.isfinite(high - low):
-      return _by_rank(values)
     test, method = resampled.test, "bootstrap"
   mean, spread = float(values.mean()), float(values.std(ddof=1))
-  return Estimate(
-    mean,
-    low,
-    high,
-    values.size,
-    method,
-    test,
-    lambda number: (mean - number) / spread,
-  )
+  effect = None if none is None else (mean - none) / spread
+  return Estimate(mean, low, high, values.size, method, test, effect)
 
 
-def _by_rank(values: np.ndarray) -> Estimate:
+def _by_rank(values: np.ndarray, none: float | None) -> Estimate:
   low, high = statistics.median_interval(values)
   with np.errstate(invalid="ignore"):
     median = np.median(values)
@@ -248,5 +270,5 @@ def _by_rank(values: np.ndarray) -> Estimate:
     values.size,
     "ranks",
     lambda median: statistics.sign_test(values, median),
-    lambda number: float(np.sign(values - number).mean()),
+    None if none is None else float(np.sign(values - none).mean()),
   )

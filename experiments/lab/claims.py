@@ -39,7 +39,6 @@ from experiments.lab import criteria, statistics
 from experiments.lab.analyses import Analysis, Estimate
 from experiments.lab.analyses import Difference as Difference
 from experiments.lab.analyses import Level as Level
-from experiments.lab.analyses import Ranks as Ranks
 from experiments.lab.analyses import Ratio as Ratio
 from experiments.lab.criteria import Above as Above
 from experiments.lab.criteria import Below as Below
@@ -101,15 +100,13 @@ class Claim:
 
   def said(self, settings: Mapping[str, Any]) -> str:
     """Returns the sentence with its margin and settings filled in."""
-    margin = abs(self.criterion.boundaries[-1])
-    if isinstance(self.criterion, criteria.Within):
-      margin = self.criterion.margin
-    return self.sentence.format_map({**settings, "margin": f"{margin:g}"})
+    margin = f"{self.criterion.claimed:g}"
+    return self.sentence.format_map({**settings, "margin": margin})
 
   @property
   def measured(self) -> str:
     """What is estimated, in words."""
-    between = {Difference: " minus ", Ranks: " minus ", Ratio: " / "}
+    between = {Difference: " minus ", Ratio: " / "}
     joined = between.get(type(self.analysis), ", ").join(self.samples)
     return f"{self.quantity}, {joined}"
 
@@ -128,13 +125,14 @@ class Finding(NamedTuple):
     values: The samples by name, a number per seed; None for diverged seeds.
     estimate, low, high: The estimate and its 95% interval; None for infinite.
     method: How the interval was made: "t", "bootstrap" or "ranks".
-    effect: Size of the effect; see `analyses.Estimate`.
+    effect: Size of the effect, or None; see `analyses.Estimate`.
     p, holm: p value of the verdict, and Holm's correction of it for all claims
       of the study.
     seeds: Number of seeds.
     verdict: A `Verdict`, by the corrected p value.
     number: The estimate and its interval as text.
-    remark: What an UNRESOLVED claim leaves open, or an empty text.
+    remark: Whether the estimate is a median instead of a mean, and what an
+      UNRESOLVED claim leaves open; often empty.
     headline: See `Claim`.
   """
 
@@ -161,9 +159,9 @@ class Finding(NamedTuple):
   def evidence(self) -> str:
     """Effect size, p values and number of seeds as text."""
     name = "shares" if self.method == "ranks" else "d"
-    effect = "inf" if self.effect is None else f"{self.effect:.1f}"
+    effect = "" if self.effect is None else f"{name} = {self.effect:.1f}, "
     return (
-      f"{name} = {effect}, p = {_p(self.p)} (Holm {_p(self.holm)}),"
+      f"{effect}p = {_p(self.p)} (Holm {_p(self.holm)}),"
       f" {self.seeds} seed{'s' * (self.seeds > 1)}"
     )
 
@@ -223,18 +221,37 @@ def _finding(
     low=_finite(estimate.low),
     high=_finite(estimate.high),
     method=estimate.method,
-    effect=_finite(estimate.effect(claim.criterion.null)),
+    effect=estimate.effect,
     p=p,
     holm=holm,
     seeds=estimate.seeds,
     verdict=str(verdict),
     number=estimate.text(claim.form, claim.unit),
-    remark=_remark(claim, estimate, verdict, level),
+    remark="; ".join(
+      filter(
+        None,
+        (
+          _median(claim, values, estimate),
+          _open(claim, estimate, verdict, level),
+        ),
+      )
+    ),
     headline=claim.headline,
   )
 
 
-def _remark(
+def _median(claim: Claim, values: Sequence[Seeds], estimate: Estimate) -> str:
+  """Says so if the median replaces the mean that was registered."""
+  if claim.analysis.by_rank or estimate.method != "ranks":
+    return ""
+  seeds = np.isfinite(np.asarray(values, np.float64)).all(axis=0)
+  if seeds.all():
+    return "the median, because all seeds are equal"
+  count = int((~seeds).sum())
+  return f"the median, because {count} seed{'s' * (count > 1)} diverged"
+
+
+def _open(
   claim: Claim, estimate: Estimate, verdict: Verdict, level: float
 ) -> str:
   """Returns what is known of an unresolved effect.

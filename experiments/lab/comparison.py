@@ -6,7 +6,6 @@ The result of a model is a dict of JSON values: a list over seeds for
 what `outcome` returns. Seeds are paired: the same position is the same seed.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 from experiments.lab.data.arrays import Images
 from experiments.lab.statistics import shown
 from experiments.lab.tables import table
+from experiments.lab.training import losses
 from experiments.lab.training.batches import Shuffled
 from experiments.lab.training.engine import Engine
 from experiments.lab.training.fit import Progress
@@ -85,7 +85,7 @@ def outcome(stopping: Stopping, classes: int) -> dict[str, Any]:
     loss of equal probabilities for all classes. A seed beats it if its best
     validation loss is lower.
   """
-  guessing = math.log(classes)
+  guessing = losses.guessing(classes)
   return {
     "guessing_loss": guessing,
     "diverged": np.asarray(stopping.diverged).tolist(),

@@ -36,12 +36,12 @@ class Criterion(Protocol):
   """
 
   @property
-  def boundaries(self) -> tuple[float, ...]:
-    """The numbers between the regions."""
+  def claimed(self) -> float:
+    """The size of the margin or limit, for the sentence of a claim."""
 
   @property
-  def null(self) -> float:
-    """The number against which the size of the effect is measured."""
+  def boundaries(self) -> tuple[float, ...]:
+    """The numbers between the regions."""
 
   def at(self, number: float) -> Verdict:
     """Returns the verdict if the quantity is exactly this number."""
@@ -70,12 +70,12 @@ class Effect:
       raise ValueError(f"The margin must differ from {self.none:g}.")
 
   @property
-  def boundaries(self) -> tuple[float, ...]:
-    return self.none, self.margin
+  def claimed(self) -> float:
+    return abs(self.margin)
 
   @property
-  def null(self) -> float:
-    return self.none
+  def boundaries(self) -> tuple[float, ...]:
+    return self.none, self.margin
 
   def at(self, number: float) -> Verdict:
     sign = 1 if self.margin > self.none else -1
@@ -97,12 +97,12 @@ class _Limit:
   limit: float
 
   @property
-  def boundaries(self) -> tuple[float, ...]:
-    return (self.limit,)
+  def claimed(self) -> float:
+    return abs(self.limit)
 
   @property
-  def null(self) -> float:
-    return self.limit
+  def boundaries(self) -> tuple[float, ...]:
+    return (self.limit,)
 
 
 class Below(_Limit):
@@ -137,48 +137,36 @@ class Within:
   Attributes:
     margin: A positive number.
     of: The number to be equal to.
-    ratio: Whether the margin is a factor: from `of / margin` to `of * margin`.
 
   Reference: Schuirmann, 1987, https://doi.org/10.1007/BF01068419.
 
   Raises:
-    ValueError: `margin` is not positive, or is a factor of at most 1, or of a
-      number that is not positive.
+    ValueError: `margin` is not positive.
 
-  >>> print(Within(0.05, of=1), "and", Within(1.25, of=1, ratio=True))
-  within 0.05 of 1 and within a factor of 1.25 of 1
+  >>> print(Within(0.05, of=1), "and", Within(2))
+  within 0.05 of 1 and within ±2
   """
 
   margin: float
   of: float = 0.0
-  ratio: bool = False
 
   def __post_init__(self) -> None:
-    if not self.margin > (1 if self.ratio else 0):
-      raise ValueError(
-        f"margin must be {'above 1' if self.ratio else 'positive'}, got"
-        f" {self.margin}."
-      )
-    if self.ratio and not self.of > 0:
-      raise ValueError(f"`of` must be positive for a factor, got {self.of}.")
+    if not self.margin > 0:
+      raise ValueError(f"margin must be positive, got {self.margin}.")
+
+  @property
+  def claimed(self) -> float:
+    return self.margin
 
   @property
   def boundaries(self) -> tuple[float, ...]:
-    if self.ratio:
-      return self.of / self.margin, self.of * self.margin
     return self.of - self.margin, self.of + self.margin
-
-  @property
-  def null(self) -> float:
-    return self.of
 
   def at(self, number: float) -> Verdict:
     low, high = self.boundaries
     return Verdict.CONFIRMED if low < number < high else Verdict.REFUTED
 
   def __str__(self) -> str:
-    if self.ratio:
-      return f"within a factor of {self.margin:.3g} of {self.of:.3g}"
     if self.of == 0:
       return f"within ±{self.margin:.3g}"
     return f"within {self.margin:.3g} of {self.of:.3g}"

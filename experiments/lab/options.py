@@ -32,6 +32,8 @@ from experiments.lab.parsers import (
 from experiments.lab.runs.workdir import Files
 
 SCALES = ("small", "full")
+# As many as the sign test needs after a correction for ten claims.
+SENSITIVITY_SEEDS = 10
 DTYPES = ("float32", "bfloat16")
 
 
@@ -216,6 +218,7 @@ def define(
   quick: Mapping[str, Any],
   full: Mapping[str, Any],
   confirm: Mapping[str, Any],
+  varied: Mapping[str, Any] = {},
   values: flags.FlagValues = flags.FLAGS,
 ) -> Callable[[], tuple[AnyConfig, Files]]:
   """Defines the flags of a study.
@@ -227,12 +230,15 @@ def define(
       there is no such flag.
     confirm: The defaults of `--confirm` that differ, by field: the registered
       seeds.
+    varied: The settings that `--sensitivity` tries; without any there is no
+      such flag.
     values: Where to define the flags.
 
   Returns:
     A function to call after parsing, which returns the settings of the command
-    line. A flag on the command line wins over `--quick`, `--confirm` and
-    `--scale`. It raises RefusedError if `--data_dir` does not exist.
+    line. A flag on the command line wins over `--quick`, `--confirm`,
+    `--sensitivity` and `--scale`. It raises RefusedError if `--data_dir` does
+    not exist.
   """
   names = [field.name for field in dataclasses.fields(small)]
   for field in dataclasses.fields(small):
@@ -260,6 +266,15 @@ def define(
     f" experiments/REGISTERED.md. {_changes(confirm)}",
     flag_values=values,
   )
+  sensitive = with_sensitivity(confirm)
+  if varied:
+    flags.DEFINE_bool(
+      "sensitivity",
+      False,
+      "Measure instead how much the headline claims depend on the settings:"
+      f" {', '.join(varied)}, one at a time. {_changes(sensitive)}",
+      flag_values=values,
+    )
   workdir = flags.DEFINE_string(
     "workdir",
     None,
@@ -290,6 +305,8 @@ def define(
     preset = full if full and values["scale"].value == "full" else {}
     if is_confirming.value:
       preset = {**preset, **confirm}
+    if varied and values["sensitivity"].value:
+      preset = {**preset, **sensitive}
     if is_quick.value:
       preset = {**preset, **quick}
     given = {name: values[name] for name in names}
@@ -302,6 +319,11 @@ def define(
     return config, Files(workdir.value or None, resume.value, data_dir.value)
 
   return read
+
+
+def with_sensitivity(confirm: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the defaults of `--sensitivity`, which has fewer seeds."""
+  return {**confirm, "seeds": SENSITIVITY_SEEDS}
 
 
 def _define_option(

@@ -41,16 +41,20 @@ run is in its file in [results/](../results).
   lowest validation loss on the seeds {", ".join(map(str, tuning.SEEDS))}, which
   are not judged. A grid whose best rate is its first or last one grows. Each
   study says below which rates are chosen.
-- **Number of seeds.** 20, and 10 where a study without headline claims is
-  expensive or far from its margins. "Resolved" is the distance from the margin
-  that these seeds resolve in {_SHARE:.0%} of the runs, with the pilot's spread,
-  after Holm's correction (noncentral t).
+- **Number of seeds.** 20 in most studies, 40 where a headline claim needs them,
+  10 where a study is expensive or far from its margins. "Resolved" is the
+  distance from the margin that these seeds resolve in {_SHARE:.0%} of the runs,
+  with the pilot's spread, after Holm's strictest correction (noncentral t).
+  Where an effect is claimed or denied, it also says how often the margin would
+  be excluded if there were no effect at all. By rank, it is the number of seeds
+  that may lie on the other side of the margin.
 - **Analysis.** Seeds are paired. The interval of a mean is Student's t, or that
-  of the studentized bootstrap if the sample is skewed (skewness beyond 1).
-  Ratios are analysed as logarithms. Seeds that diverged count as the cap where
-  there is one; otherwise the median is judged by ranks. So it is if the numbers
-  are equal, or nearly all of them. Holm's correction is for all claims of a
-  study on one data set.
+  of the studentized bootstrap if ten seeds or more are skewed (skewness beyond
+  1). Ratios are analysed as logarithms. Claims about nets of which a few seeds
+  may fail, and about numbers that are known only in order, are judged by the
+  median and the sign test. Seeds that diverged count as the cap where there is
+  one; otherwise they are infinitely bad, and the median is judged. Holm's
+  correction is for all claims of a study on one data set.
 - **Verdicts.** CONFIRMED: beyond the margin. SMALLER THAN CLAIMED: there is an
   effect, but it does not reach the margin. REFUTED: the opposite. UNRESOLVED:
   the data do not decide.
@@ -105,15 +109,53 @@ def _entry(
 
 
 def _resolved(claim: Claim, seeds: int, claims: int) -> str:
+  level = statistics.LEVEL / claims
+  counts = dict.fromkeys((seeds, 5))
+  if claim.analysis.by_rank:
+    return ", ".join(_by_rank(count, level) for count in counts)
   if claim.spread is None:
     return "no spread is known"
-  level = statistics.LEVEL / claims
   parts = []
-  for count in dict.fromkeys((seeds, 5)):
+  for count in counts:
     distance = claim.spread * statistics.resolved_by(count, _SHARE, level)
     if isinstance(claim.analysis, Ratio):
       parts.append(f"a factor of {math.exp(distance):.3g} with {count} seeds")
     else:
       unit = f" {claim.unit}".rstrip()
       parts.append(f"{distance:.2g}{unit} with {count} seeds")
-  return f"{', '.join(parts)} (spread {claim.spread:.2g})"
+  text = f"{', '.join(parts)} (spread {claim.spread:.2g})"
+  if claim.analysis.none is not None:
+    text += _without_effect(claim, claim.spread, seeds, level)
+  return text
+
+
+def _by_rank(seeds: int, level: float) -> str:
+  count = statistics.wrong_seeds(seeds, level)
+  if count is None:
+    return f"nothing with {seeds} seeds"
+  return f"with at most {count} of {seeds} seeds on the other side"
+
+
+def _without_effect(
+  claim: Claim, spread: float, seeds: int, level: float
+) -> str:
+  """Says how often the margin is excluded if there is no effect."""
+  scale = math.log if isinstance(claim.analysis, Ratio) else float
+  none = claim.analysis.none
+  assert none is not None
+  distances = [
+    abs(scale(boundary) - scale(none)) / spread
+    for boundary in claim.criterion.boundaries
+    if boundary != none
+  ]
+  # By Bonferroni, since the interval must exclude all of them.
+  missed = sum(1 - statistics.power(far, seeds, level) for far in distances)
+  share = max(0.0, 1 - missed)
+  text = (
+    f"; if there is no effect, the margin is excluded in {share:.0%} of runs"
+  )
+  if share < _SHARE:
+    each = 1 - (1 - _SHARE) / len(distances)
+    needed = statistics.seeds_for(min(distances), each, level)
+    text += f" ({_SHARE:.0%} would need {needed} seeds)"
+  return text

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.lab import claims as claiming
-from experiments.lab import sensitivity
+from experiments.lab import options, sensitivity
 from experiments.lab.claims import Finding
 from experiments.lab.declaration import Study
 from experiments.lab.errors import RefusedError
@@ -22,7 +22,7 @@ from experiments.lab.runs import files
 
 FOLDER = pathlib.Path(__file__).parents[2] / "results"
 SENSITIVITY = "sensitivity"
-# No pilot has used this seed or a later one.
+# No pilot has judged this seed or a later one.
 FIRST_SEED = 100
 
 Record = Mapping[str, Any]
@@ -50,11 +50,13 @@ def of_summary(
 
   Raises:
     RefusedError: The run used seeds that pilots may have seen, has other
-      settings than those that are registered, such as those of `--quick`, or
-      was made with files that are in no commit.
+      settings than those that are registered, such as those of `--quick`, was
+      made with files that are in no commit, or found no worse learning rate on
+      one side of the best.
   """
   config = summary["config"]
-  if summary["findings"] and config["seed"] < FIRST_SEED:
+  varied = "variations" in summary
+  if (varied or summary["findings"]) and config["seed"] < FIRST_SEED:
     raise RefusedError(
       f"The run of {name} began at seed {config['seed']}. Verdicts need seeds"
       f" from {FIRST_SEED} on, which no pilot has seen: run it with --confirm."
@@ -65,18 +67,27 @@ def of_summary(
       f"The run of {name} was made with files that are in no commit, so nobody"
       " can tell what was registered. Commit them, then run it again."
     )
-  # Checks have no seeds, and sensitivity may be measured with any.
-  free = {"dataset"} | (set() if summary["findings"] else {*study.confirm})
-  registered = dataclasses.asdict(study.config) | dict(study.confirm)
+  preset = options.with_sensitivity(study.confirm) if varied else study.confirm
+  registered = dataclasses.asdict(study.config) | dict(preset)
   others = [
     f"--{field}={config[field]} instead of {value}"
     for field, value in files.plain(registered).items()
-    if config.get(field, value) != value and field not in free
+    if config.get(field, value) != value and field != "dataset"
   ]
   if others:
     raise RefusedError(
       f"The run of {name} has other settings than those that are registered:"
-      f" {', '.join(others)}. Run it with --confirm, and without these flags."
+      f" {', '.join(others)}. Run it with"
+      f" --{'sensitivity' if varied else 'confirm'}, and without these flags."
+    )
+  edges = [
+    arm for arm, choice in summary["rates"].items() if not choice["interior"]
+  ]
+  if edges and not varied:
+    raise RefusedError(
+      f"The best learning rate of {', '.join(edges)} in the run of {name} is at"
+      " the edge of its grid, which grew as far as it may. Register another"
+      " grid, then run it again."
     )
   return {key: summary[key] for key in _KEPT if key in summary} | {
     "study": name
@@ -138,21 +149,44 @@ def judged_again(record: Record, study: Study[Any]) -> list[Finding]:
   return claiming.judged(samples, record["config"])
 
 
-def differences(record: Record, study: Study[Any]) -> list[str]:
-  """Returns what judging again changes, one sentence for each entry.
+def judged_anew(record: Record, study: Study[Any]) -> dict[str, Any]:
+  """Returns the record with its samples judged by the claims of today.
 
   Raises:
     RefusedError: As for `judged_again`.
   """
+  if "variations" in record:
+    parts = [part for _, part in _judged_parts(record)][1:]
+    variations = [
+      {**found, "findings": _findings(part, study)}
+      for found, part in zip(record["variations"], parts, strict=True)
+    ]
+    return {**record, "variations": variations}
+  return {**record, "findings": _findings(record, study)}
+
+
+def _findings(record: Record, study: Study[Any]) -> list[dict[str, Any]]:
+  again = judged_again(record, study)
+  return [files.plain(finding._asdict()) for finding in again]
+
+
+def differences(record: Record, again: Record) -> list[str]:
+  """Returns what judging again changed, one sentence for each entry.
+
+  Args:
+    record: The record as it is in the file.
+    again: From `judged_anew`.
+  """
   changes = []
-  for where, part in _judged_parts(record):
-    again = judged_again(part, study)
-    for old, new in zip(part["findings"], again, strict=True):
-      for name, value in new._asdict().items():
-        if name != "values" and not _equal(old[name], files.plain(value)):
+  for (where, old), (_, new) in zip(
+    _judged_parts(record), _judged_parts(again), strict=True
+  ):
+    for before, after in zip(old["findings"], new["findings"], strict=True):
+      for name, value in after.items():
+        if not _equal(before[name], value):
           changes.append(
-            f"{record['study']}/{new.claim} on {where}: {name} is {old[name]}"
-            f" in the file, {value} when judged again"
+            f"{record['study']}/{after['claim']} on {where}: {name} is"
+            f" {before[name]} in the file, {value} when judged again"
           )
   return changes
 

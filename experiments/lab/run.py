@@ -36,8 +36,8 @@ class Run:
     data_dir: Folder of TensorFlow Datasets; None means the default.
     mesh: Devices that share every batch; None for one device.
     data: Name of the loaded data; None before they are loaded.
-    rates: How the learning rates were chosen: a `tuning.Choice` as a dict, by
-      arm.
+    rates: How the learning rates were chosen: a `tuning.RateChoice` as a dict,
+      by arm.
   """
 
   def __init__(

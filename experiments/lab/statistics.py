@@ -239,6 +239,53 @@ def resolved_by(seeds: int, share: float = 0.8, level: float = LEVEL) -> float:
   )
 
 
+def seeds_for(distance: float, share: float = 0.8, level: float = LEVEL) -> int:
+  """Returns how many seeds a t test needs to resolve a distance.
+
+  Args:
+    distance: As in `power`, not 0.
+    share: Share of runs in which it is to be resolved.
+    level: Level of the test.
+
+  >>> seeds_for(0.66), seeds_for(1.68)
+  (21, 6)
+  """
+  few, enough = 1, 2
+  while power(distance, enough, level) < share:
+    few, enough = enough, 2 * enough
+  while enough - few > 1:
+    middle = (few + enough) // 2
+    if power(distance, middle, level) < share:
+      few = middle
+    else:
+      enough = middle
+  return enough
+
+
+def wrong_seeds(seeds: int, level: float = LEVEL) -> int | None:
+  """Returns how many seeds may contradict a verdict by rank.
+
+  Args:
+    seeds: Number of seeds.
+    level: Level of the sign test.
+
+  Returns:
+    The largest number of seeds on the other side of the boundary at which the
+    test still resolves; None if it never does.
+
+  >>> wrong_seeds(20), wrong_seeds(6), wrong_seeds(5)
+  (5, 0, None)
+  """
+  from scipy import stats
+
+  counts = [
+    count
+    for count in range(seeds // 2 + 1)
+    if 2 * stats.binom.cdf(count, seeds, 0.5) <= level
+  ]
+  return counts[-1] if counts else None
+
+
 def shown(values: Seeds, form: str = "") -> str:
   """Returns the interval of `values` as text, for tables.
 

@@ -13,7 +13,7 @@ summary.json:
      "findings": [...], "checks": [...], "figures": ["curves.png", ...]}
 
 A finding is a `claims.Finding`, a check a `claims.Outcome`; "rates" has a
-`tuning.Choice` for each arm whose learning rate was chosen.
+`tuning.RateChoice` for each arm whose learning rate was chosen.
 """
 
 import dataclasses
@@ -183,17 +183,8 @@ def main(
   """
   print_lines_at_once()
   read_flags = options.define(
-    study.config, study.quick, study.full, study.confirm
+    study.config, study.quick, study.full, study.confirm, study.sensitivity
   )
-  if study.sensitivity:
-    varied = ", ".join(study.sensitivity)
-    flags.DEFINE_bool(
-      "sensitivity",
-      False,
-      "Measure instead how much the headline claims depend on the settings:"
-      f" {varied}, one at a time.",
-      module_name=options.__name__,
-    )
   if several_devices:
     connect, read_mesh = processes.define(), devices.define()
   program = sys.modules["__main__"]

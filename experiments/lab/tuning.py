@@ -27,7 +27,7 @@ _BY = "validation"
 Train = Callable[[Sequence[float], Sequence[int]], Parts]
 
 
-class Choice(NamedTuple):
+class RateChoice(NamedTuple):
   """The chosen rate of an arm, and what it was chosen from.
 
   Attributes:
@@ -103,7 +103,7 @@ def chosen(
   train: Train,
   rates: Sequence[float],
   seeds: Sequence[int] = SEEDS,
-) -> Choice:
+) -> RateChoice:
   """Chooses a rate; see `tuned`."""
   grid = [float(rate) for rate in rates]
   step = (grid[-1] / grid[0]) ** (1 / (len(grid) - 1))
@@ -129,7 +129,7 @@ def chosen(
       grid[-1],
     )
   means = [float(np.mean(loss)) for loss in losses]
-  return Choice(
+  return RateChoice(
     grid[best],
     grid,
     [mean if np.isfinite(mean) else None for mean in means],

@@ -16,8 +16,8 @@ statistics (momentum 0.9), with statistics that are re-estimated over 50 batches
 of training data, and with those of each batch of 16 shuffled sequences, which
 see later positions.
 
-A seed determines the initial kernels and the batches. Verdicts are on the
-validation text, the same for all seeds, and hold for this text.
+A seed determines the initial kernels and the batches. Verdicts are on the test
+text, the same for all seeds, and hold for this text.
 
 Source: Shen et al., 2020, https://arxiv.org/abs/2003.07845: batch norm clearly
 hurts in language tasks, whose statistics vary much from batch to batch. They
@@ -32,13 +32,11 @@ import numpy as np
 
 from experiments.lab import figures, study
 from experiments.lab.claims import (
-  Above,
   Below,
   Check,
   Claim,
   Difference,
   Effect,
-  Level,
 )
 from experiments.lab.data.sequences import Task
 from experiments.lab.study import Parts, Run
@@ -52,7 +50,7 @@ REESTIMATED_OVER = 50  # Batches of training data.
 
 _LOSS: dict[str, Any] = {
   "source": "Shen et al. 2020",
-  "quantity": "final validation loss, at most that of guessing",
+  "quantity": "final test loss, at most that of guessing",
   "unit": "nats",
   "form": "+.3f",
 }
@@ -60,18 +58,19 @@ _FIVE_PERCENT = (
   "five percent of perplexity; the source says that batch norm clearly hurts"
 )
 DIFFERS = Claim(
-  "bn_running_differs",
-  "batch norm's loss with running statistics differs by more than {margin} nats"
-  " from that with the statistics of each batch",
-  samples=("absolute difference of the two",),
-  analysis=Level(),
-  criterion=Above(0.02),
+  "bn_running_above_batch",
+  "batch norm's loss with running statistics is at least {margin} nats above"
+  " that with the statistics of each batch, which see later positions",
+  samples=("running", "of each batch"),
+  analysis=Difference(),
+  criterion=Effect(0.02),
   pilot="in a first pilot, the sequences of a batch were neighbours in the text"
   " and had other statistics for that reason (0.18 instead of 0.06 nats); now"
-  " they are shuffled",
+  " they are shuffled. On pydoc's seeds 100 to 119 the size of the difference,"
+  " without its sign, was judged",
   spread=0.016,
-  why="two percent of perplexity, as for the difference of RMS and layer norm",
-  **_LOSS,
+  why="ours: two percent of perplexity, as for RMS and layer norm",
+  **_LOSS | {"source": "ours: the source shows distances of statistics"},
 )
 WORSE_RUNNING = Claim(
   "bn_worse_running",
@@ -100,12 +99,12 @@ LN_IS_SAME = Check(
   "ln_is_the_same",
   "layer norm does the same in training and in evaluation",
   source="its definition: it has no running statistics",
-  quantity="largest difference of its two validation losses in nats",
+  quantity="largest difference of its two test losses in nats",
   criterion=Below(1e-5),
 )
 
 STATISTICS = {
-  "validation": "running",
+  "test": "running",
   "reestimated": "re-estimated",
   "of_each_batch": "of each batch",
 }
@@ -121,7 +120,8 @@ def measure(config: Config, run: Run) -> None:
     norm: sweep.tuned(run, norm, model, task, more(task))
     for norm, model in models.items()
   }
-  sweep.show(found, {key: f"loss, {name}" for key, name in STATISTICS.items()})
+  columns = {key: f"test loss, {name}" for key, name in STATISTICS.items()}
+  sweep.show(found, {"validation": "validation loss", **columns})
   judge(found, task, run)
   _draw(found, config, task, run)
 
@@ -133,8 +133,10 @@ def more(task: Task) -> sweep.More:
     variables = state.variables
     again = engine.reestimate(variables, engine.source, REESTIMATED_OVER)
     return {
-      "reestimated": engine.evaluate(again, task.validation)["loss"],
-      "of_each_batch": training.loss_in_training_mode(engine, variables, task),
+      "reestimated": engine.evaluate(again, task.test)["loss"],
+      "of_each_batch": training.loss_in_training_mode(
+        engine, variables, task.test
+      ),
     }
 
   return evaluate
@@ -152,11 +154,11 @@ def judge(found: Mapping[str, Parts], task: Task, run: Run) -> None:
     {name: sweep.capped(found[norm][name], task) for name in STATISTICS}
     for norm in NORMS
   )
-  difference = np.abs(ln["validation"] - ln["of_each_batch"])
+  difference = np.abs(ln["test"] - ln["of_each_batch"])
   run.check(LN_IS_SAME, difference.max())
-  run.judge(DIFFERS, np.abs(bn["validation"] - bn["of_each_batch"]))
-  run.judge(WORSE_RUNNING, bn["validation"], ln["validation"])
-  run.judge(WORSE_REESTIMATED, bn["reestimated"], ln["validation"])
+  run.judge(DIFFERS, bn["test"], bn["of_each_batch"])
+  run.judge(WORSE_RUNNING, bn["test"], ln["test"])
+  run.judge(WORSE_REESTIMATED, bn["reestimated"], ln["test"])
 
 
 def _draw(
@@ -181,9 +183,7 @@ def _draw(
         norm,
         style="none",
       )
-    figures.label(
-      final, "Last parameters", "Statistics", "Validation loss (nats)"
-    )
+    figures.label(final, "Last parameters", "Statistics", "Test loss (nats)")
     final.set_xticks(range(len(STATISTICS)), [*STATISTICS.values()])
 
 

@@ -61,11 +61,15 @@ _SENTENCES = {
     " to a power within {margin} of -0.5",
   ),
 }
+_SOURCES = {
+  "lecun": "ours: the source has Xavier's",
+  "xavier": "Xiong et al. 2020, reading of figure 3 and of theorem 1",
+}
 CLAIMS = {
   (placement, init): Claim(
     f"{placement}_exponent_{init}",
     f"with {init} initialization, {sentence}",
-    source="Xiong et al. 2020, reading of figure 3 and of theorem 1",
+    source=_SOURCES[init],
     quantity="exponent of the number of blocks",
     samples=(f"{placement}, {init}",),
     analysis=Level(),

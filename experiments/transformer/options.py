@@ -71,7 +71,7 @@ class Config(options.TuningConfig):
     "none",
     "Test the claims of warmup, depth, norms or batch_norm (see above). A study"
     " has other defaults, compares its own models and runs on one device. With"
-    " --confirm, norms has 20 seeds.",
+    " --confirm, all but batch_norm have 20 seeds.",
     parsers.one_of(list(STUDIES)),
   )
   task: str = option(

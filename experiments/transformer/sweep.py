@@ -5,7 +5,6 @@ models of the free comparison, those of a study have no checkpoints.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from experiments.lab.study import Parts, Run
 from experiments.lab.tables import table
 from experiments.lab.training import devices
 from experiments.lab.training.engine import Engine
+from experiments.lab.training.losses import guessing
 from experiments.lab.training.step import TrainState
 from experiments.transformer import training
 from experiments.transformer.options import Config
@@ -53,7 +53,7 @@ QUICK: Mapping[str, Any] = {
   "steps": 10,
   "batch_size": 4,
 }
-CONFIRM: Mapping[str, Any] = {"seed": 100, "seeds": 10}
+CONFIRM: Mapping[str, Any] = {"seed": 120, "seeds": 10}
 
 _POINTS = 30  # Of a curve of the training loss.
 
@@ -85,10 +85,13 @@ def load(config: Config, run: Run) -> Task:
     run.data = task.name
   run.tell(
     f"{task.name}: {len(task.validation.targets):,} sequences of"
-    f" {task.context} for validation. {devices.describe(None)}."
+    f" {task.context} for validation, {len(task.test.targets):,} for the test."
+    f" {devices.describe(None)}."
   )
   return dataclasses.replace(
-    task, validation=devices.replicate(task.validation, None)
+    task,
+    validation=devices.replicate(task.validation, None),
+    test=devices.replicate(task.test, None),
   )
 
 
@@ -118,9 +121,9 @@ def train(
     more: Measures more of the last parameters.
 
   Returns:
-    Arrays `[rates, seeds]`: the loss on the "validation" set, and what `more`
-    returns. The training "loss", `[rates, seeds, points]`, is averaged over
-    steps between points. Lanes that diverged are NaN.
+    Arrays `[rates, seeds]`: the loss on the "validation" and the "test" set,
+    and what `more` returns. The training "loss", `[rates, seeds, points]`, is
+    averaged over steps between points. Lanes that diverged are NaN.
   """
   engine = training.make_engine(config, task, swept=True)
   state = engine.init(seeds, learning_rate=rates)
@@ -128,6 +131,7 @@ def train(
   points = np.array_split(records.loss, min(_POINTS, config.steps), axis=1)
   found = {
     "validation": engine.evaluate(state.variables, task.validation)["loss"],
+    "test": engine.evaluate(state.variables, task.test)["loss"],
     "loss": np.stack([part.mean(axis=1) for part in points], axis=1),
     **more(engine, state),
   }
@@ -178,7 +182,7 @@ def capped(losses: np.ndarray, task: Task) -> np.ndarray:
   >>> capped(np.array([1.0, np.nan, 9.0]), type("Two", (), {"classes": 2}))
   array([0.69314718, 0.69314718, 0.69314718])
   """
-  return np.fmin(losses, math.log(task.classes))
+  return np.fmin(losses, guessing(task.classes))
 
 
 def show(results: Mapping[str, Parts], columns: Mapping[str, str]) -> None:

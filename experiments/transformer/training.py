@@ -12,6 +12,7 @@ import optax
 from jax.sharding import Mesh
 
 from experiments.lab.data import sequences
+from experiments.lab.data.batch import Batch
 from experiments.lab.data.sequences import Task
 from experiments.lab.errors import RefusedError
 from experiments.lab.models.norms import (
@@ -43,7 +44,7 @@ _TOKENS_AT_ONCE = 8192  # Approximate number of tokens in an evaluation batch.
 
 
 def load_task(config: Config, data_dir: str | None) -> Task:
-  """Returns the task of a configuration, its validation set shuffled.
+  """Returns the task of a configuration, validation and test set shuffled.
 
   A batch of windows in the order of the text would share a topic, and have
   other statistics than a training batch, whose windows are from anywhere.
@@ -58,9 +59,14 @@ def load_task(config: Config, data_dir: str | None) -> Task:
     context=config.context,
     unit=config.tokens,
   )
-  order = np.random.default_rng(0).permutation(len(task.validation.targets))
-  shuffled = jax.tree.map(lambda array: array[order], task.validation)
-  return dataclasses.replace(task, validation=shuffled)
+  return dataclasses.replace(
+    task, validation=_shuffled(task.validation), test=_shuffled(task.test)
+  )
+
+
+def _shuffled(examples: Batch) -> Batch:
+  order = np.random.default_rng(0).permutation(len(examples.targets))
+  return jax.tree.map(lambda array: array[order], examples)
 
 
 def make_engine(
@@ -231,7 +237,7 @@ def _more_metrics(
     found: dict[str, Any] = {"largest_logit": largest(state.variables)}
     if "batch_stats" in state.collections:
       found["val_loss_batch_statistics"] = loss_in_training_mode(
-        engine, state.variables, task
+        engine, state.variables, task.validation
       )
     return found
 
@@ -239,15 +245,15 @@ def _more_metrics(
 
 
 def loss_in_training_mode(
-  engine: Engine, variables: PyTree, task: Task
+  engine: Engine, variables: PyTree, examples: Batch
 ) -> np.ndarray:
-  """Returns the validation loss `[lanes]` with the statistics of each batch.
+  """Returns the loss `[lanes]` with the statistics of each batch of examples.
 
   The batches have the size of those in training, and there is no dropout.
   """
   return engine.evaluate(
     variables,
-    task.validation,
+    examples,
     model=without_dropout(engine.model),
     train=True,
     size=engine.source.size,

@@ -8,6 +8,7 @@ A loss is a function `loss(model, variables, batch, key, train)` that returns
     added and divided once (see `means`).
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -39,6 +40,11 @@ def means(sums: Mapping[str, Any]) -> dict[str, np.ndarray]:
     for name, total in sums.items()
     if name != "count"
   }
+
+
+def guessing(classes: int) -> float:
+  """Returns the cross-entropy of equal probabilities, in nats."""
+  return math.log(classes)
 
 
 def cross_entropy(
@@ -95,6 +101,8 @@ def _sums(logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
     counted = jnp.ones(targets.shape, bool)
   losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
   correct = (jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32)
+  # `argmax` of NaN is class 0, which would be an answer.
+  correct = jnp.where(jnp.isnan(losses), jnp.nan, correct)
   return {
     "loss": jnp.sum(losses, where=counted),
     "accuracy": jnp.sum(correct, where=counted),

@@ -1,6 +1,7 @@
-"""Adam as transformers use it: weight decay, warm-up, schedule, clipping."""
+"""Optimizers by name, and Adam as transformers use it."""
 
 import functools
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,11 @@ import optax
 
 from experiments.lab.training.weight_decay import decay_mask
 
+OPTIMIZERS: Mapping[str, Callable[..., optax.GradientTransformation]] = {
+  "sgd": optax.sgd,
+  "adam": optax.adam,
+}
+TITLES = {"sgd": "SGD", "adam": "Adam"}
 SCHEDULES = ("constant", "cosine")
 
 # Vaswani et al., 2017, section 5.3. With 0.999 the large first gradients would

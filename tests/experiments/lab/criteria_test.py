@@ -33,7 +33,7 @@ def estimate(center, half_width):
     seeds=20,
     method="t",
     test=lambda number: 2 * stats.norm.sf(abs(center - number) / error),
-    effect=lambda number: (center - number) / error,
+    effect=center / error,
   )
 
 
@@ -82,11 +82,6 @@ class VerdictTest(parameterized.TestCase):
     (Within(0.5), -1.0, 0.36, REFUTED),
     (Within(0.5, of=3), 3.1, 0.3, CONFIRMED),
     (Within(0.5, of=3), 0.1, 0.3, REFUTED),
-    (Within(2, of=1, ratio=True), 0.6, 0.09, CONFIRMED),
-    (Within(2, of=1, ratio=True), 0.6, 0.11, UNRESOLVED),
-    (Within(2, of=1, ratio=True), 1.9, 0.09, CONFIRMED),
-    (Within(2, of=1, ratio=True), 2.2, 0.1, REFUTED),
-    (Within(2, of=1, ratio=True), 0.4, 0.09, REFUTED),
   )
   def test_verdict(self, criterion, center, half_width, expected):
     found = estimate(center, half_width)
@@ -119,7 +114,7 @@ class VerdictTest(parameterized.TestCase):
     self.assertEqual(judge(Effect(2), found, 0.05), CONFIRMED)
 
   @parameterized.parameters(
-    Effect(0.5), Effect(-9), Below(9), Above(0.5), Within(9), Within(3, 1, True)
+    Effect(0.5), Effect(-9), Below(9), Above(0.5), Within(9), Within(3, 1)
   )
   def test_unknown(self, criterion):
     """One seed, diverged seeds of few, or two equal ones decide nothing."""
@@ -144,8 +139,6 @@ class VerdictTest(parameterized.TestCase):
     (functools.partial(Within, 0.0), "margin must be positive, got 0"),
     (functools.partial(Within, -0.5), "margin must be positive"),
     (functools.partial(Within, NAN), "margin must be positive"),
-    (functools.partial(Within, 1.0, of=1, ratio=True), "must be above 1"),
-    (functools.partial(Within, 2.0, ratio=True), "`of` must be positive"),
   )
   def test_refuses(self, make, message):
     with self.assertRaisesRegex(ValueError, message):
@@ -159,7 +152,6 @@ class VerdictTest(parameterized.TestCase):
     (Above(1e-7), "above 1e-07"),
     (Within(0.5), "within ±0.5"),
     (Within(0.5, of=3), "within 0.5 of 3"),
-    (Within(1.25, of=1, ratio=True), "within a factor of 1.25 of 1"),
   )
   def test_text(self, criterion, expected):
     self.assertEqual(f"{criterion}", expected)
@@ -175,10 +167,7 @@ class FalseVerdictsTest(parameterized.TestCase):
   # One end of each is the true number; the other one is far away.
   equivalences = {  # noqa: RUF012
     "level": (Within(5, of=5), Within(5, of=-5)),
-    "ratio": (
-      Within(99, of=99, ratio=True),
-      Within(99, of=1 / 99, ratio=True),
-    ),
+    "ratio": (Within(0.99, of=1.99), Within(0.99, of=0.01)),
   }
 
   def share(self, kind, seeds, criterion, *verdicts):
@@ -226,8 +215,6 @@ class RatioTest(absltest.TestCase):
           judge(Effect(margin, none=1), up),
           judge(Effect(1 / margin, none=1), down),
         )
-        within = Within(margin, of=1, ratio=True)
-        self.assertEqual(judge(within, up), judge(within, down))
 
 
 if __name__ == "__main__":

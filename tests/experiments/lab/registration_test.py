@@ -6,6 +6,7 @@ import math
 from absl.testing import absltest
 
 from experiments.lab import registration, statistics
+from experiments.lab.claims import Below, Difference, Effect, Within
 from tests.experiments.lab.small_study import EQUAL, IDENTITY, LOWER, STUDY
 
 
@@ -42,7 +43,7 @@ class TextTest(absltest.TestCase):
     self.assertIn("numbers capped at 3; to be below -0.5 nats.", found)
     self.assertIn("Pilot: the number of steps.", found)
     found = entry(EQUAL, page)
-    self.assertIn("within a factor of 1.2.\n", found)
+    self.assertIn("within 0.2 of 1.\n", found)
     self.assertNotIn("headline", found)
     self.assertNotIn("Pilot", found)
     self.assertIn("Headline claims: `small/lower`.", page)
@@ -52,7 +53,7 @@ class TextTest(absltest.TestCase):
     ten, five = (statistics.resolved_by(n, 0.8, 0.025) for n in (10, 5))
     self.assertIn(
       f"Resolved: {0.1 * ten:.2g} nats with 10 seeds, {0.1 * five:.2g} nats"
-      " with 5 seeds (spread 0.1).",
+      " with 5 seeds (spread 0.1); if there is no effect",
       entry(LOWER, text()),
     )
     self.assertIn(
@@ -62,6 +63,34 @@ class TextTest(absltest.TestCase):
     unknown = dataclasses.replace(LOWER, spread=None)
     page = text(dataclasses.replace(STUDY, claims=(unknown,)))
     self.assertIn("no spread is known", entry(unknown, page))
+
+  def test_says_how_often_the_margin_is_excluded(self):
+    # Margins of 5, 0.6 and, on the scale of logarithms, about 0.2 spreads.
+    for criterion, spread, expected in (
+      (Effect(-0.5), 0.1, "is excluded in 100% of runs."),
+      (
+        Below(0.06),
+        0.1,
+        "is excluded in 27% of runs (80% would need 29 seeds)",
+      ),
+      (
+        Within(0.06),
+        0.1,
+        "is excluded in 0% of runs (80% would need 38 seeds)",
+      ),
+    ):
+      claim = dataclasses.replace(LOWER, criterion=criterion, spread=spread)
+      page = text(dataclasses.replace(STUDY, claims=(claim, EQUAL)))
+      self.assertIn(expected, " ".join(entry(claim, page).split()))
+
+  def test_says_how_many_seeds_may_contradict(self):
+    claim = dataclasses.replace(LOWER, analysis=Difference(by_rank=True))
+    page = text(dataclasses.replace(STUDY, claims=(claim,)))
+    self.assertIn(
+      "Resolved: with at most 1 of 10 seeds on the other side, nothing with 5"
+      " seeds.",
+      entry(claim, page),
+    )
 
   def test_says_how_the_study_runs(self):
     page = text()

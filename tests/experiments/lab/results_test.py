@@ -29,6 +29,10 @@ def with_claims(*claims):
   return dataclasses.replace(STUDY, claims=claims)
 
 
+def differences(record, study):
+  return results.differences(record, results.judged_anew(record, study))
+
+
 def variations():
   """Returns a record of --sensitivity."""
   found = {"change": {"steps": 7}, "findings": RECORD["findings"]}
@@ -89,11 +93,22 @@ class RecordTest(parameterized.TestCase):
     with self.assertRaisesRegex(RefusedError, "files that are in no commit"):
       results.of_summary("small", summary, STUDY)
 
-  def test_without_claims_or_of_sensitivity_may_have_any_seeds(self):
-    summary = {**with_config(seed=0), "findings": []}
-    self.assertNotIn("variations", results.of_summary("s", summary, STUDY))
-    summary["variations"] = []
+  @parameterized.parameters(
+    ({"seed": 99}, "began at seed 99"),
+    ({"seeds": 4}, "--seeds=4 instead of 10. Run it with --sensitivity, and w"),
+  )
+  def test_of_sensitivity_needs_fresh_seeds(self, settings, message):
+    varied = {"findings": [], "variations": []}
+    summary = {**with_config(), **varied}
     self.assertIn("variations", results.of_summary("s", summary, STUDY))
+    with self.assertRaisesRegex(RefusedError, message):
+      results.of_summary("s", {**with_config(**settings), **varied}, STUDY)
+
+  def test_refuses_rates_at_the_edge(self):
+    edge = {**RECORD["rates"]["norm"], "interior": False}
+    summary = {**RECORD, "rates": {**RECORD["rates"], "edge": edge}}
+    with self.assertRaisesRegex(RefusedError, "rate of edge in the run of s"):
+      results.of_summary("s", summary, STUDY)
 
 
 class JudgedAgainTest(parameterized.TestCase):
@@ -103,12 +118,12 @@ class JudgedAgainTest(parameterized.TestCase):
       files.plain([finding._asdict() for finding in again]),
       RECORD["findings"],
     )
-    self.assertEmpty(results.differences(RECORD, STUDY))
+    self.assertEmpty(differences(RECORD, STUDY))
 
   def test_shows_a_changed_margin(self):
     bolder = dataclasses.replace(LOWER, criterion=Effect(-1.5))
     study = with_claims(bolder, EQUAL)
-    changes = "\n".join(results.differences(RECORD, study))
+    changes = "\n".join(differences(RECORD, study))
     self.assertIn(
       "small/lower on digits: rule is below -0.5 nats in the file, below -1.5"
       " nats when judged again",
@@ -121,7 +136,7 @@ class JudgedAgainTest(parameterized.TestCase):
   def test_allows_for_rounding(self, change, count):
     (first, *others) = RECORD["findings"]
     findings = [{**first, "low": first["low"] * (1 + change)}, *others]
-    changes = results.differences({**RECORD, "findings": findings}, STUDY)
+    changes = differences({**RECORD, "findings": findings}, STUDY)
     self.assertLen(changes, count)
 
   def test_refuses_what_is_not_declared_any_more(self):
@@ -135,7 +150,7 @@ class JudgedAgainTest(parameterized.TestCase):
         results.judged_again(RECORD, study)
 
   def test_judges_variations_with_their_settings(self):
-    changes = results.differences(variations(), STUDY)
+    changes = differences(variations(), STUDY)
     self.assertLen(changes, 1)
     self.assertStartsWith(
       changes[0],

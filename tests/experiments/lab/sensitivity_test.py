@@ -10,7 +10,7 @@ import tempfile
 
 from absl.testing import absltest
 
-from experiments.lab import results, sensitivity, study
+from experiments.lab import options, results, sensitivity, study
 from experiments.lab.runs import files, workdir
 from tests.experiments import programs
 from tests.experiments.lab import small_study
@@ -28,7 +28,8 @@ class SensitivityTest(absltest.TestCase):
   def run_(self, measured=measure, name="small_study_sensitivity", **where):
     """Runs the variations; returns their summary and what is printed."""
     varied = dataclasses.replace(STUDY, measure=measured)
-    config = Config(dataset="digits")
+    preset = options.with_sensitivity(STUDY.confirm)
+    config = Config(dataset="digits", **preset)
     where = study.Files(str(self.folder), **where)
     output = io.StringIO()
     with contextlib.redirect_stdout(output), small_study.committed:
@@ -63,14 +64,16 @@ class SensitivityTest(absltest.TestCase):
     header, _, *rows = table.splitlines()
     self.assertEqual(header.split(), ["|", "setting", "|", "lower", "|"])
     self.assertEqual([row.split()[1] for row in rows], NAMES)
-    self.assertIn("SMALLER THAN CLAIMED, -0.08 [", rows[-1])
+    self.assertIn("SMALLER THAN CLAIMED, -0.12 [", rows[-1])
     for name in NAMES:
       self.assertTrue((self.folder / name / "parts/losses.npz").exists())
 
   def test_can_be_judged_again(self):
     summary, _ = self.run_()
     record = results.of_summary("small", summary, STUDY)
-    self.assertEmpty(results.differences(files.plain(record), STUDY))
+    record = files.plain(record)
+    again = results.judged_anew(record, STUDY)
+    self.assertEmpty(results.differences(record, again))
 
   def test_continues_where_it_was_killed(self):
     measured = []

@@ -260,5 +260,26 @@ class BestRateTest(absltest.TestCase):
     self.assertEqual(statistics.best_rate(losses), 2)
 
 
+class SeedsTest(parameterized.TestCase):
+  """How many seeds are needed, and how many may contradict."""
+
+  @parameterized.product(distance=(0.3, 0.66, 2.0), level=(0.05, 0.005))
+  def test_the_fewest_seeds_that_resolve(self, distance, level):
+    count = statistics.seeds_for(distance, 0.8, level)
+    self.assertGreaterEqual(statistics.power(distance, count, level), 0.8)
+    self.assertLess(statistics.power(distance, count - 1, level), 0.8)
+
+  @parameterized.product(seeds=(2, 5, 6, 10, 20, 40), level=(0.05, 0.005))
+  def test_seeds_that_may_contradict(self, seeds, level):
+    """By the definition: the sign test of so many seeds on the other side."""
+    count = statistics.wrong_seeds(seeds, level)
+    resolved = [
+      wrong
+      for wrong in range(seeds // 2 + 1)
+      if statistics.sign_test([-1] * wrong + [1] * (seeds - wrong), 0) <= level
+    ]
+    self.assertEqual(count, max(resolved, default=None))
+
+
 if __name__ == "__main__":
   absltest.main()
