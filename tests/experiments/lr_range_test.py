@@ -81,7 +81,7 @@ class TrainerTest(absltest.TestCase):
     pool = pool._replace(examples=pool.examples._replace(targets=targets))
     found = lr_range.search(("sgd", "bn"), self.config, pool)
     np.testing.assert_array_equal(found["largest"], lr_range.RATES["sgd"][0])
-    self.assertTrue(found["bound"].all())
+    np.testing.assert_array_equal(found["bound"], -1)
 
   def test_group_norm_gets_advice_that_fits(self):
     config = lr_range.Config(seeds=1, steps=20, hidden=(12,))
@@ -119,13 +119,15 @@ class ClaimsTest(absltest.TestCase):
     peaked[:5] = 2.3, 2.3, 2.3, 0.8, 0.3
     self.robust = {
       "largest": 4 * scatter[0],
-      "validation": 0.2 * scatter[0],
+      "bound": np.zeros(SEEDS),
+      "test": 0.2 * scatter[0],
       "error": 5 * scatter[0],
       "starts": flat[:, None] * scatter[0],
     }
     self.fragile = {
       "largest": 0.4 * scatter[1],
-      "validation": 0.4 * scatter[1],
+      "bound": np.zeros(SEEDS),
+      "test": 0.4 * scatter[1],
       "error": 5.2 * scatter[1],
       "starts": peaked[:, None] * scatter[1],
     }
@@ -151,10 +153,30 @@ class ClaimsTest(absltest.TestCase):
       self.assertNotEqual(found[name], "CONFIRMED")
 
   def test_bounds_show_no_more_than_they_know(self):
-    """If no rate trains either net, nothing is known of the larger rate."""
-    nowhere = self.fragile | {"largest": np.full(SEEDS, 0.03)}
-    found = self.verdicts(nowhere, nowhere, nowhere["error"])
-    self.assertEqual(found["higher_rate_sgd"], "UNRESOLVED")
+    """Batch norm that trains nowhere, or a net without one everywhere."""
+    nowhere = self.robust | {"bound": np.full(SEEDS, -1)}
+    everywhere = self.fragile | {"bound": np.full(SEEDS, 1)}
+    for bn, none in (
+      (nowhere, self.fragile),
+      (self.robust, everywhere),
+      (nowhere, nowhere),
+    ):
+      found = self.verdicts(bn, none, bn["error"])
+      self.assertEqual(found["higher_rate_sgd"], "UNRESOLVED")
+
+  def test_bounds_on_the_other_side_do_show_it(self):
+    everywhere = self.robust | {"bound": np.full(SEEDS, 1)}
+    nowhere = self.fragile | {"bound": np.full(SEEDS, -1)}
+    found = self.verdicts(everywhere, nowhere, self.robust["error"])
+    self.assertEqual(found["higher_rate_sgd"], "CONFIRMED")
+
+  def test_a_few_seeds_that_fail_change_no_verdict(self):
+    failed = self.fragile["error"].copy()
+    failed[:2] = 90.0
+    found = self.verdicts(
+      self.robust, self.fragile | {"error": failed}, self.robust["error"]
+    )
+    self.assertEqual(found["gain_at_plain_rate_sgd"], "CONFIRMED")
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ from absl.testing import absltest, parameterized
 from experiments.deep_sigmoid import __main__ as deep_sigmoid
 from experiments.deep_sigmoid.training import (
   BN,
+  BN_GAIN,
   NONE,
   NONE_GAIN,
-  OPTIMIZERS,
   Arm,
   Config,
   binarized,
@@ -24,6 +24,7 @@ from experiments.deep_sigmoid.training import (
 )
 from experiments.lab import study
 from experiments.lab.data import arrays
+from experiments.lab.training.optimizers import OPTIMIZERS
 
 SEEDS = 20
 
@@ -55,6 +56,7 @@ def whole():
   parts = {
     BN: part(4.0, 0.2, 0.1),
     NONE: part(89.0, 2.3, 0.4),
+    BN_GAIN: part(5.0, 0.3, 0.1),
     NONE_GAIN: part(10.0, 0.5, 0.2),
   }
   return {
@@ -89,9 +91,9 @@ class ControlTest(parameterized.TestCase):
     ("trains_with_bn_{}", BN, NONE, 8),
     ("fails_without_norm_lecun_{}", NONE, NONE_GAIN, 8),
     ("trains_without_norm_gain4_{}", NONE_GAIN, NONE, 8),
-    ("bn_better_than_gain4_{}", BN, NONE_GAIN, 8),
+    ("bn_better_than_gain4_{}", BN_GAIN, NONE_GAIN, 8),
     ("faster_at_3_{}", BN, NONE, 3),
-    ("faster_than_gain4_at_3_{}", BN, NONE_GAIN, 3),
+    ("faster_than_gain4_at_3_{}", BN_GAIN, NONE_GAIN, 3),
     ("calmer", BN, NONE, 3),
   )
   def test_fails_if_one_arm_is_another(self, claim, replaced, by, depth):

@@ -48,9 +48,12 @@ class SweepTest(absltest.TestCase):
     params = kernels.scaled(state.params, 2.0)
     state, records = engine.train(dataclasses.replace(state, params=params), 3)
     np.testing.assert_allclose(found["loss"][1], records.loss, rtol=1e-5)
-    expected = engine.evaluate(state.variables, TASK.validation)["loss"]
-    np.testing.assert_allclose(found["validation"][1], expected, rtol=1e-5)
-    self.assertGreater(np.ptp(found["validation"], axis=0).min(), 1e-3)
+    for name in ("validation", "test"):
+      examples = getattr(TASK, name)
+      expected = engine.evaluate(state.variables, examples)["loss"]
+      np.testing.assert_allclose(found[name][1], expected, rtol=1e-5)
+      self.assertGreater(np.ptp(found[name], axis=0).min(), 1e-3)
+    self.assertGreater(np.abs(found["test"] - found["validation"]).min(), 1e-6)
 
 
 if __name__ == "__main__":
