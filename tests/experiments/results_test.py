@@ -42,8 +42,13 @@ class CommittedTest(absltest.TestCase):
           )
 
   def test_were_registered_before(self):
-    """The commit of a run has its claims in the register, with their rules."""
+    """The register in the commit of a run has its claims and analyses.
+
+    Sentences may be put in better words later; what is measured, how it is
+    analysed and its margin may not change.
+    """
     for name, records in recorded.read(catalog.ENTRIES).items():
+      declared = {claim.name: claim for claim in catalog.declared(name).claims}
       for data, record in records.items():
         commit = record["machine"]["commit"]
         shown = subprocess.run(
@@ -64,8 +69,12 @@ class CommittedTest(absltest.TestCase):
               for text in entries
               if text.startswith(f"{finding['claim']}**")
             )
-            self.assertIn(f": {finding['sentence']}.\n", entry)
-            self.assertIn(f"; to be {finding['rule']}.\n", entry)
+            claim = declared[finding["claim"]]
+            self.assertIn(
+              f"  - Quantity: {claim.measured}; {claim.analysis}; to be"
+              f" {finding['rule']}.\n",
+              entry,
+            )
 
   def test_are_on_the_pages(self):
     for page, text in results.written().items():
@@ -176,6 +185,17 @@ class ProgramTest(absltest.TestCase):
     changes, output = self.judge_again()
     self.assertIn("SMALLER THAN CLAIMED: after", output)
     self.assertIn("small_study/lower on digits: rule is below", changes[1])
+
+  def test_what_a_change_makes_of_verdicts_can_be_written(self):
+    path = results.add(self.run_(), self.root)
+    bolder = dataclasses.replace(LOWER, criterion=Effect(-1.5))
+    self.declare(dataclasses.replace(STUDY, claims=(bolder, EQUAL)))
+    with contextlib.redirect_stdout(io.StringIO()):
+      changes = results.judge_again(self.root, write=True)
+    self.assertNotEmpty(changes)
+    self.assertIn("below -1.5 nats", path.read_text())
+    changes, _ = self.judge_again()
+    self.assertEmpty(changes)
 
   def test_compares_a_run_with_the_record(self):
     folder = self.run_()

@@ -54,6 +54,17 @@ class EvaluateTest(parameterized.TestCase):
       found["accuracy"][lane], correct.mean(), rtol=1e-6
     )
 
+  def test_a_diverged_lane_has_no_accuracy(self):
+    """It would be that of class 0, which `argmax` of NaN is."""
+    made = engine("none")
+    variables = made.init([0, 1]).variables
+    params = jax.tree.map(
+      lambda leaf: leaf.at[0].set(np.nan), variables["params"]
+    )
+    found = made.evaluate({"params": params}, problems.examples(20))
+    for name in ("loss", "accuracy"):
+      np.testing.assert_array_equal(np.isnan(found[name]), [True, False])
+
   def test_notices_a_lost_example(self):
     whole = cross_entropy(problems.prepare)
 
