@@ -362,6 +362,7 @@ STUDY = study.Study(
   quick={
     "seeds": 1,
     "tuning_seeds": 1,
+    "norm": ("none", "bn"),
     "train": 256,
     "epochs": 3,
     "hidden": (32, 32),

@@ -171,9 +171,7 @@ def _draw(
     caption=f"Left: mean of {config.tuning_seeds} tuning seeds; right:"
     f" {figures.seeds_caption(config.seeds)}",
   ) as (over_rates, final):
-    for norm in NORMS:
-      sweep.draw_rates(over_rates, run, norm, task, norm)
-    sweep.label_rates(over_rates)
+    sweep.draw_choice(over_rates, run, NORMS, task)
     for norm in NORMS:
       values = [sweep.capped(found[norm][name], task) for name in STATISTICS]
       figures.curve(

@@ -166,8 +166,7 @@ def _draw(
     caption=f"Left: mean of {config.tuning_seeds} tuning seeds; right:"
     f" {figures.seeds_caption(config.seeds)}; at most the loss of guessing",
   ) as (over_rates, over_steps):
-    for norm in NORMS:
-      sweep.draw_rates(over_rates, run, norm, task, norm)
+    sweep.draw_choice(over_rates, run, NORMS, task)
     for name, qk_norm in HIGH.items():
       curve = sweep.capped(found[name]["loss"], task)
       figures.curve(
@@ -178,7 +177,6 @@ def _draw(
         name="ln with QK norm" if qk_norm else "ln",
         style="--" if qk_norm else "-",
       )
-    sweep.label_rates(over_rates)
     figures.label(
       over_steps,
       f"Learning rate {HIGH_RATE:g}",

@@ -224,6 +224,15 @@ def draw_rates(
   )
 
 
+def draw_choice(
+  panel: "Axes", run: Run, norms: Iterable[str], task: Task
+) -> None:
+  """Draws `draw_rates` of each norm, whose arms have their names."""
+  for norm in norms:
+    draw_rates(panel, run, norm, task, norm)
+  label_rates(panel)
+
+
 def label_rates(panel: "Axes") -> None:
   figures.label(
     panel,
