@@ -9,6 +9,7 @@ the digits of one, because `x - mean` needs them. See docs/numerics.md.
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -75,6 +76,21 @@ class Moments(_Moments):
     if m2_tail is None:
       m2_tail = jnp.zeros_like(m2)
     return super().__new__(cls, count, mean, mean_tail, m2, count_tail, m2_tail)
+
+  @classmethod
+  def empty(
+    cls, shape: Sequence[int], dtype: jax.typing.DTypeLike = jnp.float32
+  ) -> "Moments":
+    """Returns the moments of empty groups, to merge others into.
+
+    Args:
+      shape: The shape of `mean`.
+      dtype: The dtype of `mean`, float32 or wider.
+    """
+    real = jnp.finfo(dtype).dtype
+    # Six arrays, because one array must not be donated twice.
+    dtypes = cls(real, dtype, dtype, real, real, real)
+    return cls(*(jnp.zeros(shape, dtype) for dtype in dtypes))
 
   @property
   def var(self) -> jax.Array:
@@ -207,9 +223,14 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
       )
   count, count_tail = _added((a.count, a.count_tail), (b.count, b.count_tail))
   share = b.count / jnp.maximum(count, 1)
-  gap = (b.mean - a.mean) + (b.mean_tail - a.mean_tail)
+  # An empty group has no mean: the step from zero would round the other's.
+  start, start_tail = (
+    sharding.where(a.count > 0, own, other)
+    for own, other in zip(a[1:3], b[1:3], strict=True)
+  )
+  gap = (b.mean - start) + (b.mean_tail - start_tail)
   step = _rounded(gap * share.astype(gap.dtype))
-  mean, mean_tail = _added((a.mean, a.mean_tail), (step, jnp.zeros_like(step)))
+  mean, mean_tail = _added((start, start_tail), (step, jnp.zeros_like(step)))
   between = _rounded(squared_magnitude(gap) * (a.count * share))
   m2, m2_tail = _added((a.m2, a.m2_tail), (b.m2, b.m2_tail))
   m2, m2_tail = _added((m2, m2_tail), (between, jnp.zeros_like(between)))

@@ -152,6 +152,7 @@ class MergeMomentsTest(parameterized.TestCase):
       self.assertEqual(merged.count, 9)
       np.testing.assert_allclose(merged.mean, m.mean, rtol=1e-7)
       np.testing.assert_allclose(merged.m2, m.m2, rtol=1e-6)
+      np.testing.assert_array_equal(merged.mean_tail, m.mean_tail)
     both = normjax.merge_moments(empty, empty)
     for field in both:
       self.assertEqual(field, 0)
