@@ -7,6 +7,7 @@ them, imported separately so that `import normjax` needs JAX alone.
 from normjax.config import Config, get_config, show_config
 from normjax.functional import (
   BatchStats,
+  DebiasedStats,
   Moments,
   batch_norm,
   group_norm,
@@ -16,11 +17,13 @@ from normjax.functional import (
   moments,
   rms_norm,
   standardize,
+  update_stats,
 )
 
 __all__ = [
   "BatchStats",
   "Config",
+  "DebiasedStats",
   "Moments",
   "batch_norm",
   "get_config",
@@ -32,6 +35,7 @@ __all__ = [
   "rms_norm",
   "show_config",
   "standardize",
+  "update_stats",
 ]
 
 __version__ = "0.1.0"

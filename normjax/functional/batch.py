@@ -1,11 +1,7 @@
-"""Batch normalization and its running statistics."""
-
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+"""Batch normalization."""
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
 from normjax.functional import sharding
@@ -13,7 +9,6 @@ from normjax.functional.arguments import (
   Axes,
   AxisIndexGroups,
   AxisName,
-  as_array,
   canonical_axes,
   canonical_mask,
   check_axis_name,
@@ -28,47 +23,25 @@ from normjax.functional.axes import fold
 from normjax.functional.dispatch import apply_norm, with_epsilon
 from normjax.functional.formulas import Norm, normalize_by
 from normjax.functional.groups import Groups, check_more_than_one
-from normjax.functional.moments import GroupMoments
-
-
-class BatchStats(NamedTuple):
-  """Running mean and variance, shaped like the feature axes, >= float32."""
-
-  mean: jax.Array
-  var: jax.Array
-
-
-def _check_given(given: Mapping[str, Any]) -> None:
-  """Raises unless `stats` are BatchStats and `momentum` is in [0, 1]."""
-  stats = given.get("stats")
-  if stats is not None and not isinstance(stats, BatchStats):
-    raise TypeError(
-      f"stats must be a normjax.BatchStats, got {type(stats).__name__}. Pass"
-      " normjax.BatchStats(mean, var)."
-    )
-  momentum = as_array("momentum", given.get("momentum", 0.0))
-  if isinstance(momentum, jax.core.Tracer):
-    return
-  if isinstance(momentum, jax.Array):
-    # Inside of jax.jit, JAX would trace the comparison.
-    momentum = np.asarray(momentum)
-  if momentum is None or np.ndim(momentum) or not 0 <= momentum <= 1:
-    raise ValueError(
-      f"momentum must be a number between 0 and 1, got {momentum}. It is the"
-      " share of the old statistics that is kept, such as 0.99. PyTorch's is"
-      " one minus this: its 0.1 is 0.9 here."
-    )
+from normjax.functional.moments import GroupMoments, Moments
+from normjax.functional.running import (
+  BatchStats,
+  RunningStats,
+  Stats,
+  check_running,
+  updated,
+)
 
 
 @jit(
   "use_running_average", "axis", "epsilon", "axis_name", "axis_index_groups",
-  "running_var_ddof", "scale_offset", check=_check_given,
+  "running_var_ddof", "scale_offset", check=check_running,
 )  # fmt: skip
 def batch_norm(
   x: jax.Array,
   scale: jax.Array | None = None,
   bias: jax.Array | None = None,
-  stats: BatchStats | None = None,
+  stats: Stats | None = None,
   *,
   use_running_average: bool,
   axis: Axes = -1,
@@ -79,21 +52,27 @@ def batch_norm(
   axis_index_groups: AxisIndexGroups | None = None,
   running_var_ddof: int = 0,
   scale_offset: float = 0.0,
-) -> tuple[jax.Array, BatchStats]:
+) -> tuple[jax.Array, Stats]:
   """Standardizes each channel over the batch, or by running statistics.
 
   Training (`use_running_average=False`) standardizes by the mean and the
-  biased variance of the batch and returns updated running statistics,
-  `momentum * old + (1 - momentum) * new`. Evaluation standardizes by `stats`
-  and returns them unchanged.
+  biased variance of the batch and returns updated running statistics. The type
+  of `stats` says how they are updated:
+
+  - `BatchStats`: `momentum * old + (1 - momentum) * new`.
+  - `DebiasedStats`: the same average without the initial statistics. With
+    `momentum=1.0` it is the cumulative average, which weighs all batches alike.
+  - `Moments`: those of all values so far, exactly. There is no momentum.
+
+  Evaluation standardizes by `stats` and returns them unchanged.
 
   Args:
     x: Real or complex floating array `[batch, ..., channels]`.
     scale: Gain, shaped like the feature axes of `x` in ascending order; None
       means one.
     bias: Shift, shaped like `scale`; None means zero.
-    stats: Running mean and variance, shaped like `scale`. If None in training,
-      the statistics of the batch are returned.
+    stats: Running statistics, shaped like `scale`. If None in training, those
+      of the batch are returned, as `BatchStats`.
     use_running_average: False in training, True in evaluation.
     axis: The feature axis, or axes. Everything else is averaged over.
     momentum: The share of the old statistic that is kept. A number or a scalar
@@ -112,12 +91,12 @@ def batch_norm(
     scale_offset: The gain is `scale_offset + scale`.
 
   Returns:
-    An array with the shape and dtype of `x`, and `BatchStats`. Half precision
-    is computed in float32 and rounded once, at the end.
+    An array with the shape and dtype of `x`, and statistics of the type of
+    `stats`. Half precision is computed in float32 and rounded once, at the end.
 
   Raises:
     TypeError: `x`, `scale`, `bias` or `stats` is not floating, `stats` are
-      narrower than float32 or no `BatchStats`, `mask` or `use_running_average`
+      narrower than float32 or of another type, `mask` or `use_running_average`
       is not boolean, or an axis is not an integer.
     ValueError: training with one value per channel, evaluation without
       `stats`, a parameter or statistic of the wrong shape, an axis out of
@@ -164,7 +143,8 @@ def batch_norm(
         " statistics, got stats=None. Pass the BatchStats that training"
         " returned, or use_running_average=False."
       )
-    return _evaluate(x, scale, bias, stats, mask, epsilon, norm), stats
+    running = _as_moments(stats, running_var_ddof)
+    return _evaluate(x, scale, bias, running, mask, epsilon, norm), stats
   check_axis_name(axis_name)
   check_more_than_one(
     groups,
@@ -174,15 +154,29 @@ def batch_norm(
     advice="Use a larger batch, use_running_average=True, or a norm that does"
     " not look at the batch, such as layer_norm or group_norm.",
   )
-  y, batch = apply_norm(x, scale, bias, mask, epsilon, norm)
-  return y, _update(stats, batch.squeeze(axes), momentum, running_var_ddof)
+  y, kept = apply_norm(x, scale, bias, mask, epsilon, norm)
+  batch = kept.squeeze(axes)
+  if stats is None:
+    of_batch = BatchStats(batch.mean, batch.variance(running_var_ddof))
+    return y, of_batch  # type: ignore[return-value]  # The default of Stats.
+  return y, updated(stats, batch, momentum, running_var_ddof)
+
+
+def _as_moments(stats: RunningStats, ddof: int) -> GroupMoments:
+  """Returns running statistics as moments with count one."""
+  tail, var = jnp.zeros_like(stats.mean), stats.var
+  if isinstance(stats, Moments):
+    tail, var = stats.mean_tail, stats.variance(ddof)
+    # As untrained statistics are: mean zero, variance one.
+    var = sharding.where(stats.count > 0, var, jnp.ones_like(var))
+  return GroupMoments(jnp.ones_like(var), stats.mean, tail, var)
 
 
 def _evaluate(
   x: jax.Array,
   scale: jax.Array | None,
   bias: jax.Array | None,
-  stats: BatchStats,
+  running: GroupMoments,
   mask: jax.Array | None,
   epsilon: float | jax.Array,
   norm: Norm,
@@ -192,9 +186,17 @@ def _evaluate(
   traced, norm = with_epsilon(epsilon, norm)
   view = fold(x, mask, norm.groups, features)
   wide = view.array(x).astype(statistics_dtype(x.dtype))
-  running = BatchStats(*(view.parameter(value, features) for value in stats))
+  real = jnp.finfo(wide.dtype).dtype
+  axes = view.axes(norm.groups.axes)
+
+  def broadcast(value: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    value = view.parameter(value, features).astype(dtype)
+    return jnp.expand_dims(value, axes)
+
   y = normalize_by(
-    _as_moments(running, wide, view.axes(norm.groups.axes)),
+    GroupMoments(
+      *map(broadcast, running, (real, wide.dtype, wide.dtype, real))
+    ),
     wide,
     view.parameter(scale, features),
     view.parameter(bias, features),
@@ -205,52 +207,16 @@ def _evaluate(
   return view.unfold(y.astype(x.dtype))
 
 
-def _as_moments(
-  stats: BatchStats, x: jax.Array, axes: tuple[int, ...]
-) -> GroupMoments:
-  """Returns running statistics as moments that broadcast, with count one."""
-  mean = jnp.expand_dims(stats.mean.astype(x.dtype), axes)
-  var = jnp.expand_dims(stats.var.astype(jnp.finfo(x.dtype).dtype), axes)
-  return GroupMoments(jnp.ones_like(var), mean, jnp.zeros_like(mean), var)
-
-
-def _update(
-  stats: BatchStats | None,
-  batch: GroupMoments,
-  momentum: float | jax.Array,
-  ddof: int,
-) -> BatchStats:
-  """Returns updated running statistics in their old dtype and sharding.
-
-  A channel keeps its old statistics if it has no elements, or if its new
-  statistics are not finite: an infinite value would never leave the average.
-  """
-  new = BatchStats(batch.mean, batch.variance(ddof))
-  if stats is None:
-    return new
-  finite = jnp.isfinite(new.mean) & jnp.isfinite(new.var)
-
-  def mix(old: jax.Array, new: jax.Array, known: jax.Array) -> jax.Array:
-    share = jnp.asarray(momentum).astype(jnp.finfo(old.dtype).dtype)
-    new = sharding.placed_like(new.astype(old.dtype), old)
-    mixed = share * old + (1 - share) * new
-    return sharding.where(sharding.placed_like(known, old), mixed, old)
-
-  return BatchStats(
-    mean=mix(stats.mean, new.mean, finite & (batch.count > 0)),
-    var=mix(stats.var, new.var, finite & (batch.count > ddof)),
-  )
-
-
 def _check_stats(
-  stats: BatchStats | None,
+  stats: RunningStats | None,
   x: jax.Array,
   features: tuple[int, ...],
   origin: str,
 ) -> None:
   if stats is None:
     return
-  for name, value in zip(("stats.mean", "stats.var"), stats, strict=True):
+  for field, value in stats._asdict().items():
+    name = f"stats.{field}"
     if value is None:
       raise TypeError(f"{name} must be an array, got None.")
     check_parameters(x, features, origin, **{name: value})

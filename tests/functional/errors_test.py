@@ -1,5 +1,7 @@
 """Wrong calls raise while tracing, and the message says what to do."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,6 +42,15 @@ STATS = normjax.BatchStats(
   jax.ShapeDtypeStruct((6,), jnp.float32),
 )
 MASK = np.ones((2, 3, 4, 6), bool)
+MOMENTS = normjax.Moments(*[jax.ShapeDtypeStruct((6,), jnp.float32)] * 6)
+
+
+class Standardized(NamedTuple):
+  """A tuple with names that is not one of running statistics."""
+
+  mean: jax.Array
+  var: jax.Array
+
 
 # Name, function, arguments, options, exception, and what the message holds:
 # what came, what was expected, what to do.
@@ -184,7 +195,7 @@ CALLS = (
      rf"normjax.BatchStats, got {name}.*normjax.BatchStats\(mean, var\)")
     for name, stats in (
       ("tuple", tuple(STATS)), ("list", list(STATS)), ("dict", STATS._asdict()),
-      ("Moments", normjax.Moments(*[STATS.mean] * 6)),
+      ("Standardized", Standardized(*STATS)),
     )
     for mode in (False, True)
   ],
@@ -233,6 +244,20 @@ CALLS = (
    ValueError, "ddof=6"),
   ("merged_arrays", normjax.merge_moments, (ROWS, ROWS), {}, TypeError,
    "merge_moments needs two Moments"),
+  ("update_of_none", normjax.update_stats, (None, MOMENTS), {}, TypeError,
+   r"stats=None.*normjax.BatchStats\(jnp.zeros"),
+  ("update_of_tuple", normjax.update_stats, (Standardized(*STATS), MOMENTS),
+   {}, TypeError, "got Standardized.*DebiasedStats or Moments"),
+  ("update_by_stats", normjax.update_stats, (STATS, STATS), {}, TypeError,
+   "Moments of the batch, as normjax.moments.*got BatchStats"),
+  ("update_shape", normjax.update_stats,
+   (normjax.BatchStats(STATS.mean, FIVE), MOMENTS), {}, ValueError,
+   r"stats.var has shape \(5,\).*have \(6,\).*all axes but"),
+  ("update_momentum", normjax.update_stats, (STATS, MOMENTS),
+   {"momentum": 9}, ValueError, "between 0 and 1, got 9"),
+  ("stats_shape_of_moments", train,
+   (ROWS, None, None, MOMENTS._replace(m2=FIVE)), {}, ValueError,
+   r"stats.m2 must have shape \(6,\).*\(5,\)"),
   ("moments_name", normjax.moments, (ROWS,), {"axes": 1, "axis_name": "who"},
    NameError, "'who'.*not bound"),
 )  # fmt: skip

@@ -103,20 +103,31 @@ class ExplicitShardingTest(parameterized.TestCase):
             jax.device_get(actual), expected, rtol=1e-4, atol=1e-4
           )
 
-  def test_running_statistics_keep_their_sharding(self):
+  @parameterized.named_parameters(
+    ("exponential", lambda stats: stats),
+    ("debiased", lambda stats: normjax.DebiasedStats(*stats, 0 * stats.var)),
+    ("moments", lambda stats: normjax.Moments.empty(stats.mean.shape)),
+  )
+  def test_running_statistics_keep_their_sharding(self, kind):
     """So that they fit the carry of a scan."""
+    x, *_, stats, _ = arguments()
+    stats = kind(stats)
+
+    @jax.jit
+    def twice(x, stats):
+      def step(stats, _):
+        return train(x, None, None, stats)[1], None
+
+      return jax.lax.scan(step, stats, length=2)[0]
+
+    expected = twice(x, stats)
     mesh = jax.make_mesh((2, 4), ("data", "model"), (AxisType.Explicit,) * 2)
     with jax.set_mesh(mesh):
-      x, *_, stats, _ = arguments()
       x = jax.device_put(x, NamedSharding(mesh, SPECS[0][0]))
       for spec in (P(None), P("model")):
-        placed = jax.device_put(stats, NamedSharding(mesh, spec))
-
-        def step(stats, _):
-          return train(x, None, None, stats)[1], None
-
-        new, _ = jax.jit(lambda stats: jax.lax.scan(step, stats, length=2))(
-          placed
-        )
+        new = twice(x, jax.device_put(stats, NamedSharding(mesh, spec)))
         for value in new:
           self.assertEqual(value.sharding.spec, spec)
+        chex.assert_trees_all_close(
+          jax.device_get(new), expected, rtol=1e-5, atol=1e-5
+        )
