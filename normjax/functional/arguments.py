@@ -64,7 +64,7 @@ def jit(
 
       def canonical(name: str, value: Any) -> Any:
         if name in static:
-          return _option(name, value)
+          return option(name, value)
         return as_array(name, value)
 
       # If there are too many arguments, the function itself raises.
@@ -92,7 +92,7 @@ def jit(
   return decorate
 
 
-def _option(name: str, value: Any) -> Any:
+def option(name: str, value: Any) -> Any:
   """Returns a static argument in hashable form."""
   if isinstance(value, jax.core.Tracer):
     raise TypeError(
@@ -104,7 +104,7 @@ def _option(name: str, value: Any) -> Any:
   if isinstance(value, np.generic | np.ndarray | jax.Array):
     value = value.tolist()
   if isinstance(value, Iterable) and not isinstance(value, str):
-    return tuple(_option(name, item) for item in value)
+    return tuple(option(name, item) for item in value)
   return value
 
 

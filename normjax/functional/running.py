@@ -4,6 +4,7 @@ The type of the statistics says what they are an average of: `BatchStats` and
 `DebiasedStats` of recent batches, `Moments` of all values alike.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -156,6 +157,37 @@ def update_stats(
     [0.5 0.6]
   """
   return updated(stats, batch, momentum, running_var_ddof)
+
+
+def after_microbatch(
+  stats: Stats,
+  pending: Moments,
+  calls: jax.Array,
+  microbatches: int,
+  *,
+  momentum: float | jax.Array,
+  running_var_ddof: int,
+) -> tuple[Stats, Moments, jax.Array]:
+  """Returns statistics that change with the last microbatch of a batch.
+
+  Args:
+    stats: Statistics before the batch.
+    pending: Moments of the batch so far, with those of this microbatch.
+    calls: How many microbatches came before this one, an integer.
+    microbatches: The number of microbatches in a batch.
+    momentum, running_var_ddof: As in `update_stats`.
+
+  Returns:
+    Statistics, pending moments and calls, for the next microbatch.
+  """
+  last = calls + 1 >= microbatches
+  whole = updated(stats, pending, momentum, running_var_ddof)
+  after = whole, jax.tree.map(jnp.zeros_like, pending), jnp.zeros_like(calls)
+  return jax.tree.map(
+    functools.partial(sharding.where, last),
+    after,
+    (stats, pending, calls + 1),
+  )
 
 
 def updated(

@@ -1,6 +1,8 @@
 """Batch normalization and its running statistics."""
 
+import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,13 @@ from flax.typing import Dtype, Initializer
 from jax.typing import ArrayLike
 
 from normjax import functional
-from normjax.functional.arguments import Axes, AxisIndexGroups, AxisName
+from normjax.functional.arguments import (
+  Axes,
+  AxisIndexGroups,
+  AxisName,
+  option,
+)
+from normjax.functional.running import after_microbatch
 from normjax.linen.constructors import explained
 from normjax.linen.parameters import (
   bias_parameter,
@@ -42,6 +50,15 @@ class BatchNorm(nn.Module):
       scale_offset: As in `LayerNorm`.
     running_var_ddof: The running variance divides by `count` minus this number:
       0 as in Flax and Keras, 1 as in PyTorch.
+    debias: Keeps the initial mean and variance, zero and one, out of the
+      running average: the first batch replaces them. With `momentum=1.0` it is
+      the cumulative average of all batches, PyTorch's `momentum=None`. See
+      `normjax.DebiasedStats`, whose `weight` joins the collection.
+    microbatches: Number of calls after which the running statistics change, by
+      the statistics of all their values together. If gradients are accumulated
+      over as many calls, as by `optax.MultiSteps`, these are the statistics of
+      the whole batch. Each call standardizes by those of its own `x`. The
+      moments so far, `pending`, and the number of `calls` join the collection.
 
   The running `mean` and `var` are in the collection `batch_stats`. Training
   updates it, so it must be mutable. They are float32, or float64 if `x`, the
@@ -79,6 +96,8 @@ class BatchNorm(nn.Module):
   force_float32_reductions: bool = True
   scale_offset: float = 0.0
   running_var_ddof: int = 0
+  debias: bool = False
+  microbatches: int = 1
 
   @nn.compact
   def __call__(
@@ -102,7 +121,8 @@ class BatchNorm(nn.Module):
       Array shaped like `x`, computed in float32 or wider and rounded once.
 
     Raises:
-      ValueError: training with one value per channel.
+      ValueError: training with one value per channel, or a `microbatches` that
+        is not a positive integer.
       ModifyScopeVariableError: training while `batch_stats` is not mutable.
     """
     use_running_average = nn.merge_param(
@@ -114,18 +134,15 @@ class BatchNorm(nn.Module):
     bias = bias_parameter(self, shape)
     dtype = result_dtype(x, scale, bias, self.dtype)
     x = widened(x, dtype)
-    real = jnp.finfo(x.dtype).dtype
-    mean = self.variable("batch_stats", "mean", jnp.zeros, shape, x.dtype)
-    var = self.variable("batch_stats", "var", jnp.ones, shape, real)
     if self.is_initializing() and x.size == math.prod(shape):
       use_running_average = True  # One value per channel is enough to init.
-    y, stats = functional.batch_norm(
+    train = not option("use_running_average", use_running_average)
+    kept = self._declare(shape, x.dtype, train or self.is_initializing())
+    normalize = functools.partial(
+      functional.batch_norm,
       x,
       scale,
       bias,
-      functional.BatchStats(
-        widened(mean.value, x.dtype), widened(var.value, real)
-      ),
       use_running_average=use_running_average,
       axis=self.axis,
       momentum=self.momentum,
@@ -136,15 +153,73 @@ class BatchNorm(nn.Module):
       running_var_ddof=self.running_var_ddof,
       scale_offset=self.scale_offset,
     )
-    if not use_running_average and not self.is_initializing():
-      try:
-        mean.value, var.value = stats
-      except errors.ModifyScopeVariableError as error:
-        error.add_note(
-          "Training updates the running statistics. Make them mutable:\n"
-          "  y, updates = model.apply(variables, x, mutable=['batch_stats'])\n"
-          "  variables = {**variables, **updates}\n"
-          "or evaluate with use_running_average=True."
-        )
-        raise
+    stats = _running(kept, x.dtype)
+    if train and self.microbatches > 1:
+      y, pending = normalize(stats=kept["pending"].value)
+      stats, pending, calls = after_microbatch(
+        stats,
+        pending,
+        kept["calls"].value,
+        self.microbatches,
+        momentum=self.momentum,
+        running_var_ddof=self.running_var_ddof,
+      )
+      new = {**stats._asdict(), "pending": pending, "calls": calls}
+    else:
+      y, stats = normalize(stats=stats)
+      new = stats._asdict()
+    if train and not self.is_initializing():
+      _assign(kept, new)
     return y.astype(dtype)
+
+  def _declare(
+    self, shape: tuple[int, ...], dtype: jnp.dtype, train: bool
+  ) -> dict[str, nn.Variable]:
+    """Declares the variables in `batch_stats`: in evaluation, mean and var."""
+    if not isinstance(self.microbatches, int) or self.microbatches < 1:
+      raise ValueError(
+        f"microbatches must be a positive integer, got {self.microbatches!r}."
+        " It is the number of calls whose values make one batch; 1 means that"
+        " each call is a batch."
+      )
+    real = jnp.finfo(dtype).dtype
+    inits: dict[str, Any] = {
+      "mean": (jnp.zeros, shape, dtype),
+      "var": (jnp.ones, shape, real),
+    }
+    if train and self.debias:
+      inits["weight"] = jnp.zeros, shape, real
+    if train and self.microbatches > 1:
+      inits["pending"] = functional.Moments.empty, shape, dtype
+      inits["calls"] = jnp.zeros, (), jnp.int32
+    return {
+      name: self.variable("batch_stats", name, *init)
+      for name, init in inits.items()
+    }
+
+
+def _running(
+  kept: dict[str, nn.Variable], dtype: jnp.dtype
+) -> functional.BatchStats | functional.DebiasedStats:
+  """Returns the values of the variables as running statistics."""
+  real = jnp.finfo(dtype).dtype
+  mean = widened(kept["mean"].value, dtype)
+  var = widened(kept["var"].value, real)
+  if "weight" in kept:
+    return functional.DebiasedStats(mean, var, kept["weight"].value)
+  return functional.BatchStats(mean, var)
+
+
+def _assign(kept: dict[str, nn.Variable], new: dict[str, Any]) -> None:
+  """Assigns values to variables; an error shows how to make them mutable."""
+  try:
+    for name, value in new.items():
+      kept[name].value = value
+  except errors.ModifyScopeVariableError as error:
+    error.add_note(
+      "Training updates the running statistics. Make them mutable:\n"
+      "  y, updates = model.apply(variables, x, mutable=['batch_stats'])\n"
+      "  variables = {**variables, **updates}\n"
+      "or evaluate with use_running_average=True."
+    )
+    raise
