@@ -19,6 +19,7 @@ from normjax.functional import (
   standardize,
   update_stats,
 )
+from normjax.weight_decay import decay_mask
 
 __all__ = [
   "BatchStats",
@@ -26,6 +27,7 @@ __all__ = [
   "DebiasedStats",
   "Moments",
   "batch_norm",
+  "decay_mask",
   "get_config",
   "group_norm",
   "instance_norm",

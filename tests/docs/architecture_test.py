@@ -71,7 +71,12 @@ class ImportsTest(absltest.TestCase):
   def test_of_the_library_point_one_way(self):
     for path in (ROOT / "normjax").rglob("*.py"):
       below = {
-        "normjax": ("normjax.functional", "normjax.native", "normjax.config"),
+        "normjax": (
+          "normjax.functional",
+          "normjax.native",
+          "normjax.config",
+          "normjax.weight_decay",
+        ),
         "functional": ("normjax.functional", "normjax.native"),
         "native": ("normjax.native",),
         "linen": ("normjax.functional", "normjax.linen"),

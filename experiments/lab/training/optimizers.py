@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.lab.training.weight_decay import decay_mask
+from normjax import decay_mask
 
 OPTIMIZERS: Mapping[str, Callable[..., optax.GradientTransformation]] = {
   "sgd": optax.sgd,
