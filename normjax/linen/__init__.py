@@ -1,6 +1,7 @@
 """Normalization as Flax Linen modules, drop-in for those of `flax.linen`."""
 
 from normjax.linen.batch import BatchNorm
+from normjax.linen.frozen import frozen, frozen_mask
 from normjax.linen.group import GroupNorm, InstanceNorm
 from normjax.linen.layer import LayerNorm, RMSNorm
 from normjax.linen.registry import (
@@ -17,6 +18,8 @@ __all__ = [
   "InstanceNorm",
   "LayerNorm",
   "RMSNorm",
+  "frozen",
+  "frozen_mask",
   "make_norm",
   "norm_names",
   "register_norm",

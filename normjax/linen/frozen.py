@@ -1,0 +1,197 @@
+"""Batch norms that keep their running statistics while others train."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+from flax import linen as nn
+from flax.linen.module import InterceptorContext
+
+from normjax.linen.selection import (
+  Path,
+  Which,
+  called_in_mode,
+  canonical,
+  is_batch_norm,
+  listed,
+  norm_paths,
+  selects,
+)
+
+PyTree = Any
+
+# What is frozen, for those who must know, and for the caches of `jax.jit`:
+# a function that was compiled in another context is traced again.
+_frozen = jax.make_user_context(default_value=())
+
+
+@contextlib.contextmanager
+def frozen(which: Which = None, *, missing_ok: bool = False) -> Iterator[None]:
+  """Freezes batch norms: they use and keep their running statistics.
+
+  A context in which models are called, or traced by `jax.jit`. The model trains
+  as usual, but the chosen batch norms of `normjax.linen` and `flax.linen` work
+  as in evaluation. Contexts can be nested; then all that is chosen is frozen.
+  Also a decorator, for a training step: `@frozen("encoder")`.
+
+  Their gain and bias still train. To freeze them too, give
+  `frozen_mask(variables, which)` to the optimizer.
+
+  Args:
+    which: The norms to freeze; None means all.
+      - A string is a pattern of paths as in `fnmatch`. `"encoder"` chooses all
+        norms in the submodule `encoder`, `"*/BatchNorm_0"` the first of every
+        block.
+      - A class of modules chooses its instances.
+      - A function gets the path, a tuple of names, and returns a boolean.
+      - A collection chooses what any of its items chooses.
+    missing_ok: Whether a model of whose batch norms none is chosen may be
+      called. Otherwise that is an error.
+
+  Raises:
+    TypeError: `which` is of another type.
+    ValueError: a model has batch norms and none of them is chosen.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from flax import linen as nn
+    >>> from normjax.linen import BatchNorm, frozen
+    >>> model = nn.Sequential([
+    ...   BatchNorm(use_running_average=False),
+    ...   nn.Dense(2),
+    ...   BatchNorm(use_running_average=False)])
+    >>> x = jnp.array([[1.0, 2.0], [3.0, 8.0]])
+    >>> variables = model.init(jax.random.key(0), x)
+    >>> with frozen("layers_0"):
+    ...   y, updates = model.apply(variables, x, mutable=["batch_stats"])
+    >>> for name, stats in updates["batch_stats"].items():
+    ...   print(name, "trains" if stats["mean"].any() else "is frozen")
+    layers_0 is frozen
+    layers_2 trains
+  """
+  check = _Check(which, missing_ok)
+  chosen = canonical(which)
+
+  def intercept(
+    next_fun: Any, args: Any, kwargs: Any, context: InterceptorContext
+  ) -> Any:
+    module = context.module
+    if context.method_name == "__call__" and is_batch_norm(module):
+      freezes = selects(chosen, module.path, module)
+      check.add(module.path, freezes)
+      if freezes:
+        return called_in_mode(True, next_fun, args, kwargs, context)
+    if context.method_name == "setup" or not _is_root(module):
+      return next_fun(*args, **kwargs)
+    with check.model(type(module).__name__):
+      return next_fun(*args, **kwargs)
+
+  with _frozen((*_frozen.value, chosen)), nn.intercept_methods(intercept):
+    yield
+
+
+def is_frozen(module: nn.Module) -> bool:
+  """Returns whether a batch norm is frozen in this context."""
+  return any(selects(which, module.path, module) for which in _frozen.value)
+
+
+def frozen_mask(
+  variables: Mapping[str, PyTree],
+  which: Which = None,
+  *,
+  missing_ok: bool = False,
+) -> PyTree:
+  """Returns which parameters belong to the batch norms that are frozen.
+
+  Args:
+    variables: Variables of a Linen model, with `params` and `batch_stats`.
+      Batch norms are told from others by their running statistics.
+    which: As in `frozen`, but no class.
+    missing_ok: Whether none may be chosen. Otherwise that is an error.
+
+  Returns:
+    A tree of booleans of the structure of `params`, True for the gain and bias
+    of chosen batch norms. Optax leaves them alone with
+    `optax.selective_transform(optimizer, freeze_mask=mask)`. That spares them
+    weight decay too, other than `optax.freeze(mask)` before the optimizer.
+
+  Raises:
+    TypeError: `which` is a class, or of another type than `frozen` takes.
+    ValueError: `variables` have no `params`, or none is chosen.
+
+  Example:
+    >>> import jax, jax.numpy as jnp, optax
+    >>> from flax import linen as nn
+    >>> from normjax.linen import BatchNorm, frozen_mask
+    >>> model = nn.Sequential([nn.Dense(3), BatchNorm(True), nn.LayerNorm()])
+    >>> variables = model.init(jax.random.key(0), jnp.ones((1, 2)))
+    >>> mask = frozen_mask(variables)
+    >>> for name, frozen in mask.items():
+    ...   print(name, frozen)
+    layers_0 {'bias': False, 'kernel': False}
+    layers_1 {'bias': True, 'scale': True}
+    layers_2 {'bias': False, 'scale': False}
+    >>> tx = optax.selective_transform(optax.adamw(1e-3), freeze_mask=mask)
+  """
+  if "params" not in variables:
+    raise ValueError(
+      "frozen_mask needs the variables of a model, with 'params' and"
+      f" 'batch_stats', got {', '.join(map(repr, variables)) or 'nothing'}."
+    )
+  chosen = canonical(which)
+  paths = [*norm_paths(variables.get("batch_stats", {}))]
+  norms = [path for path in paths if selects(chosen, path)]
+  if not norms and not missing_ok:
+    raise ValueError(_nothing(which, "These variables", paths))
+
+  def belongs(path: jax.tree_util.KeyPath, leaf: Any) -> bool:
+    del leaf
+    names = tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
+    return any(names[: len(norm)] == norm for norm in norms)
+
+  return jax.tree_util.tree_map_with_path(belongs, variables["params"])
+
+
+class _Check:
+  """Notices models of whose batch norms none is frozen."""
+
+  def __init__(self, which: Which, missing_ok: bool):
+    self._which = which
+    self._missing_ok = missing_ok
+    self._depth = 0
+    self._passed: set[Path] = set()
+    self._matched = False
+
+  def add(self, path: Path, freezes: bool) -> None:
+    """Notes a batch norm that is called."""
+    self._passed.add(path)
+    self._matched |= freezes
+
+  @contextlib.contextmanager
+  def model(self, name: str) -> Iterator[None]:
+    """Raises at the end of a call of a model, which may call itself."""
+    if self._depth == 0:
+      self._passed.clear()
+    self._depth += 1
+    try:
+      yield
+    finally:
+      self._depth -= 1
+    # Matched once is enough: `nn.jit` calls no module of a cached trace.
+    done = self._depth == 0 and self._passed and not self._matched
+    if done and not self._missing_ok:
+      raise ValueError(_nothing(self._which, name, self._passed))
+
+
+def _nothing(which: Which, owner: str, paths: Any) -> str:
+  found = f"has {listed(paths)}" if paths else "has none"
+  return (
+    f"{which!r} chooses no batch norm of {owner}, which {found}. Name one of"
+    " these or a module around it, or pass missing_ok=True."
+  )
+
+
+def _is_root(module: nn.Module) -> bool:
+  """Whether it is the model itself, and not one of its modules."""
+  return not module.path and not isinstance(module.parent, nn.Module)
