@@ -15,15 +15,16 @@ class GhostBatchNorm(nn.Module):
 
   Attributes:
     size: Size of a ghost batch; it must divide the batch size.
-    train: Whether to use the statistics of ghost batches. If not, running
-      statistics are used, which are over whole batches.
+    use_running_average: False in training, where the statistics of ghost
+      batches are used; True in evaluation. Running statistics are over whole
+      batches.
     momentum, epsilon, dtype: As in `normjax.linen.BatchNorm`.
 
   Reference: Hoffer et al., 2017, https://arxiv.org/abs/1705.08741, algorithm 1.
   """
 
   size: int
-  train: bool
+  use_running_average: bool
   momentum: float = 0.9
   epsilon: float = 1e-5
   dtype: Dtype | None = None
@@ -37,7 +38,7 @@ class GhostBatchNorm(nn.Module):
     mean = self.variable("batch_stats", "mean", jnp.zeros, (features,))
     var = self.variable("batch_stats", "var", jnp.ones, (features,))
     stats = normjax.BatchStats(mean.value, var.value)
-    if not self.train:
+    if self.use_running_average:
       y, _ = normjax.batch_norm(
         x, scale, bias, stats, use_running_average=True, epsilon=self.epsilon
       )
@@ -57,4 +58,4 @@ def make_ghost(
   *, size: int, train: bool, dtype: Any = None, momentum: float = 0.9
 ) -> nn.Module:
   """Returns the module, with the signature of a norm factory."""
-  return GhostBatchNorm(size, train, momentum=momentum, dtype=dtype)
+  return GhostBatchNorm(size, not train, momentum=momentum, dtype=dtype)

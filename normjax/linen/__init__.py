@@ -4,6 +4,7 @@ from normjax.linen.batch import BatchNorm
 from normjax.linen.frozen import frozen, frozen_mask
 from normjax.linen.group import GroupNorm, InstanceNorm
 from normjax.linen.layer import LayerNorm, RMSNorm
+from normjax.linen.reestimate import reestimate
 from normjax.linen.registry import (
   Identity,
   make_norm,
@@ -22,5 +23,6 @@ __all__ = [
   "frozen_mask",
   "make_norm",
   "norm_names",
+  "reestimate",
   "register_norm",
 ]

@@ -14,16 +14,18 @@ from normjax.linen.selection import (
   called_in_mode,
   canonical,
   is_batch_norm,
-  listed,
   norm_paths,
+  nothing_chosen,
   selects,
 )
 
 PyTree = Any
 
-# What is frozen, for those who must know, and for the caches of `jax.jit`:
-# a function that was compiled in another context is traced again.
+# All that is frozen here. It is a part of the key of JAX's caches, so a function
+# that was compiled in another context is traced again.
 _frozen = jax.make_user_context(default_value=())
+
+_MISSING_OK = " If that is meant, pass missing_ok=True."
 
 
 @contextlib.contextmanager
@@ -77,7 +79,7 @@ def frozen(which: Which = None, *, missing_ok: bool = False) -> Iterator[None]:
     next_fun: Any, args: Any, kwargs: Any, context: InterceptorContext
   ) -> Any:
     module = context.module
-    if context.method_name == "__call__" and is_batch_norm(module):
+    if is_batch_norm(context):
       freezes = selects(chosen, module.path, module)
       check.add(module.path, freezes)
       if freezes:
@@ -112,9 +114,9 @@ def frozen_mask(
 
   Returns:
     A tree of booleans of the structure of `params`, True for the gain and bias
-    of chosen batch norms. Optax leaves them alone with
-    `optax.selective_transform(optimizer, freeze_mask=mask)`. That spares them
-    weight decay too, other than `optax.freeze(mask)` before the optimizer.
+    of chosen batch norms. `optax.selective_transform(optimizer,
+    freeze_mask=mask)` leaves them alone. Zero gradients would not be enough:
+    weight decay and momentum would still change them.
 
   Raises:
     TypeError: `which` is a class, or of another type than `frozen` takes.
@@ -143,7 +145,9 @@ def frozen_mask(
   paths = [*norm_paths(variables.get("batch_stats", {}))]
   norms = [path for path in paths if selects(chosen, path)]
   if not norms and not missing_ok:
-    raise ValueError(_nothing(which, "These variables", paths))
+    raise ValueError(
+      nothing_chosen(which, "these variables", paths) + _MISSING_OK
+    )
 
   def belongs(path: jax.tree_util.KeyPath, leaf: Any) -> bool:
     del leaf
@@ -160,36 +164,30 @@ class _Check:
     self._which = which
     self._missing_ok = missing_ok
     self._depth = 0
-    self._passed: set[Path] = set()
+    self._called: set[Path] = set()
     self._matched = False
 
   def add(self, path: Path, freezes: bool) -> None:
     """Notes a batch norm that is called."""
-    self._passed.add(path)
+    self._called.add(path)
     self._matched |= freezes
 
   @contextlib.contextmanager
   def model(self, name: str) -> Iterator[None]:
     """Raises at the end of a call of a model, which may call itself."""
     if self._depth == 0:
-      self._passed.clear()
+      self._called.clear()
     self._depth += 1
     try:
       yield
     finally:
       self._depth -= 1
     # Matched once is enough: `nn.jit` calls no module of a cached trace.
-    done = self._depth == 0 and self._passed and not self._matched
+    done = self._depth == 0 and self._called and not self._matched
     if done and not self._missing_ok:
-      raise ValueError(_nothing(self._which, name, self._passed))
-
-
-def _nothing(which: Which, owner: str, paths: Any) -> str:
-  found = f"has {listed(paths)}" if paths else "has none"
-  return (
-    f"{which!r} chooses no batch norm of {owner}, which {found}. Name one of"
-    " these or a module around it, or pass missing_ok=True."
-  )
+      raise ValueError(
+        nothing_chosen(self._which, name, self._called) + _MISSING_OK
+      )
 
 
 def _is_root(module: nn.Module) -> bool:

@@ -2,7 +2,7 @@
 
 import fnmatch
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from flax import linen as nn
@@ -13,9 +13,17 @@ Path = tuple[str, ...]
 Which = str | type[nn.Module] | Callable[[Path], bool] | Collection[Any] | None
 
 
-def is_batch_norm(module: nn.Module) -> bool:
-  """Whether a module has the two modes of batch norm, of any library."""
-  return hasattr(module, "use_running_average")
+def is_batch_norm(context: InterceptorContext) -> bool:
+  """Whether a batch norm of any library is called, and not initialized.
+
+  It has running statistics and two modes. A module around a batch norm may have
+  a field of that name too.
+  """
+  return (
+    context.method_name == "__call__"
+    and hasattr(context.module, "use_running_average")
+    and context.module.has_variable("batch_stats", "mean")
+  )
 
 
 def canonical(which: Which) -> Any:
@@ -63,39 +71,54 @@ def selects(which: Any, path: Path, module: nn.Module | None = None) -> bool:
   return isinstance(module, which)
 
 
-def norm_paths(
-  batch_stats: Mapping[str, Any], path: Path = ()
-) -> Iterator[Path]:
-  """Yields the paths of everything that keeps a running `mean`."""
-  if "mean" in batch_stats:
+def norm_paths(stats: Mapping[str, Any], path: Path = ()) -> Iterator[Path]:
+  """Yields the paths of everything in `batch_stats` that has a `mean`."""
+  if "mean" in stats:
     yield path
-  for name, value in batch_stats.items():
+  for name, value in stats.items():
     if isinstance(value, Mapping):
       yield from norm_paths(value, (*path, name))
 
 
-def listed(paths: Collection[Path]) -> str:
+def listed(paths: Iterable[Path]) -> str:
   """Returns the names of batch norms, for a message."""
-  return ", ".join(sorted({"/".join(path) or "itself" for path in paths}))
+  return ", ".join(sorted("/".join(path) or "itself" for path in paths))
+
+
+def nothing_chosen(which: Which, owner: str, paths: Collection[Path]) -> str:
+  """Returns the message if none of the batch norms is chosen."""
+  found = f"has {listed(paths)}" if paths else "has none"
+  return (
+    f"{which!r} chooses no batch norm of {owner}, which {found}. Name one of"
+    " these, or a module around it."
+  )
+
+
+def arguments(
+  context: InterceptorContext, args: Any, kwargs: Any
+) -> inspect.BoundArguments:
+  """Returns the arguments of an intercepted call by name."""
+  return inspect.signature(context.orig_method).bind(*args, **kwargs)
 
 
 def called_in_mode(
   use_running_average: bool,
   next_fun: Callable[..., Any],
-  args: tuple[Any, ...],
-  kwargs: dict[str, Any],
+  args: Any,
+  kwargs: Any,
   context: InterceptorContext,
 ) -> Any:
   """Calls a batch norm in a mode, whatever the field and the call say."""
-  bound = inspect.signature(context.orig_method).bind(*args, **kwargs)
-  if bound.arguments.get("use_running_average") is not None:
-    bound.arguments["use_running_average"] = use_running_average
-    return next_fun(*bound.args, **bound.kwargs)
+  mode = "use_running_average"
+  given = arguments(context, args, kwargs)
+  if given.arguments.get(mode) is not None:
+    given.arguments[mode] = use_running_average
+    return next_fun(*given.args, **given.kwargs)
   module: Any = context.module
-  given = module.use_running_average
+  field = module.use_running_average
   # A module of a running model is a copy of the user's; it refuses `setattr`.
-  object.__setattr__(module, "use_running_average", use_running_average)
+  object.__setattr__(module, mode, use_running_average)
   try:
     return next_fun(*args, **kwargs)
   finally:
-    object.__setattr__(module, "use_running_average", given)
+    object.__setattr__(module, mode, field)

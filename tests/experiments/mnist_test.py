@@ -7,12 +7,14 @@ import json
 import os
 import pathlib
 import tempfile
+from typing import Any
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
+from flax import linen as nn
 
 from experiments import mnist
 from experiments.lab import comparison, options, study
@@ -20,7 +22,7 @@ from experiments.lab.data import arrays
 from experiments.lab.errors import RefusedError
 from experiments.lab.runs.workdir import Files, WorkdirError
 from experiments.mnist import Config
-from normjax.linen import BatchNorm, registry
+from normjax.linen import registry
 from tests.experiments import programs
 
 CONFIG = Config(
@@ -188,12 +190,20 @@ class RunTest(Folders, parameterized.TestCase):
     self.assertEmpty(list(self.folder.iterdir()))
 
   def test_refuses_running_statistics_that_cannot_be_reestimated(self):
-    def factory(*, train, dtype=None, epsilon=1e-5):
-      return BatchNorm(not train, dtype=dtype, epsilon=epsilon)
+    class Foreign(nn.Module):
+      """Keeps statistics, but its mode has another name."""
+
+      train: bool
+      dtype: Any = None
+
+      @nn.compact
+      def __call__(self, x):
+        self.variable("batch_stats", "mean", jnp.zeros, x.shape[-1:])
+        return x
 
     with (
-      mock.patch.dict(registry._FACTORIES, fixed=factory),
-      self.assertRaisesRegex(RefusedError, "momentum"),
+      mock.patch.dict(registry._FACTORIES, fixed=Foreign),
+      self.assertRaisesRegex(RefusedError, "no field use_running_average"),
     ):
       run(Config(dataset="digits", norm=("fixed",)))
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from flax import linen as nn
+from flax.linen.module import InterceptorContext
 
 from normjax.linen import make_norm
 
@@ -46,19 +47,29 @@ def error_text(error: Exception, widths: str) -> str:
   return f"{found}; make {widths} a multiple of {groups}."
 
 
-def without_memory(model: Any) -> Any:
-  """Returns the model with momentum 0: each batch replaces the statistics.
-
-  Dropout is off too, so that the statistics are those of evaluation.
-
-  Args:
-    model: Has the fields `norm`, called as `norm(train=...)`, and `dropout`.
+def check_statistics(
+  next_fun: Callable[..., Any],
+  args: Any,
+  kwargs: Any,
+  context: InterceptorContext,
+) -> Any:
+  """Raises if a norm's statistics cannot be re-estimated; an interceptor.
 
   Raises:
-    TypeError: The norm has no momentum.
+    TypeError: A module keeps a running mean, but its mode has another name than
+      in `normjax.linen.BatchNorm`.
   """
-  forgetful = functools.partial(model.norm, momentum=0.0)
-  return without_dropout(model.clone(norm=forgetful))
+  module = context.module
+  if (
+    context.method_name == "__call__"
+    and module.has_variable("batch_stats", "mean")
+    and not hasattr(module, "use_running_average")
+  ):
+    raise TypeError(
+      f"{type(module).__name__} keeps batch_stats that cannot be re-estimated:"
+      " it has no field use_running_average, which is False in training."
+    )
+  return next_fun(*args, **kwargs)
 
 
 def without_dropout(model: Any) -> Any:

@@ -155,9 +155,8 @@ class Engine:
       plan = self._plan_lane(state.key, zero, lanes.one(own, 0))
       return self._step_lane(state, plan, zero, data)[0]
 
-    state = jax.eval_shape(first_step, self.source.data, self.source.own)
-    if "batch_stats" in state.collections:
-      norms.without_memory(self.model).norm(train=True)  # For `reestimate`.
+    with nn.intercept_methods(norms.check_statistics):
+      state = jax.eval_shape(first_step, self.source.data, self.source.own)
     memory.check(state, count)
     return state
 
@@ -236,6 +235,8 @@ class Engine:
     self, variables: PyTree, source: Source, batches: int = 0
   ) -> PyTree:
     """Returns the variables with batch statistics re-estimated for them.
+
+    See `normjax.linen.reestimate`.
 
     Args:
       variables: Variables of the model, with a leading axis of lanes. Without

@@ -1,6 +1,7 @@
 """Evaluation on every example once, and re-estimation of batch statistics."""
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -10,10 +11,10 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from experiments.lab.data.batch import Batch, Choice, Examples, parts
-from experiments.lab.models.norms import without_memory
-from experiments.lab.training import batch_statistics, devices, lanes, losses
+from experiments.lab.training import devices, lanes, losses
 from experiments.lab.training.batches import Source
 from experiments.lab.training.losses import Loss
+from normjax import linen
 
 PyTree = Any
 
@@ -83,42 +84,37 @@ class Evaluator:
     if "batch_stats" not in variables:
       return variables
     lanes.check(source.own, len(jax.tree.leaves(variables)[0]))
-    forgetful = without_memory(model)
+    make_plan, plan_axis = source.plan, None
+    if source.own is not None:
+      make_plan = lanes.vmapped(source.plan, in_axes=(None, None, 0))
+      plan_axis = 0
+    make_plan = devices.jit(make_plan, self._mesh)
     key = devices.replicate(jax.random.key(0), self._mesh)
 
-    def add(
-      pooled: batch_statistics.Pooled,
-      variables: PyTree,
-      plan: PyTree,
-      step: jax.Array,
-      data: PyTree,
-    ) -> batch_statistics.Pooled:
+    def batch_of_lane(
+      variables: PyTree, plan: PyTree, step: jax.Array, data: PyTree
+    ) -> PyTree:
       batch = devices.split(source.batch(plan, step, data), self._mesh)
-      variables = {**variables, "batch_stats": pooled.average}
       no_key = jax.random.key(0)  # Nothing is dropped.
-      _, changed, _ = self._loss(forgetful, variables, batch, no_key, True)
-      return batch_statistics.add(pooled, changed["batch_stats"])
+      _, changed, _ = self._loss(model, variables, batch, no_key, False)
+      return changed
 
-    plan_of, plan_axis = source.plan, None
-    if source.own is not None:
-      plan_of = lanes.vmapped(source.plan, in_axes=(None, None, 0))
-      plan_axis = 0
-    make_plan = devices.jit(plan_of, self._mesh)
-    in_axes = (0, 0, plan_axis, None, None)
-    add_batch = devices.jit(
-      self._over_lanes(add, in_axes), self._mesh, donate_argnums=0
+    batch_of_lanes = devices.jit(
+      self._over_lanes(batch_of_lane, (0, plan_axis, None, None)), self._mesh
     )
-    start, finish = (
-      devices.jit(jax.vmap(function), self._mesh)
-      for function in (batch_statistics.start, batch_statistics.finish)
+
+    def steps() -> Iterator[tuple[PyTree, int]]:
+      for number in range(batches):
+        period, step = divmod(number, source.period)
+        if step == 0:
+          plan = make_plan(key, period, source.own)
+        yield plan, step
+
+    return linen.reestimate(
+      lambda variables, at: batch_of_lanes(variables, *at, source.data),
+      variables,
+      steps(),
     )
-    pooled = start(variables["batch_stats"])
-    for number in range(batches):
-      period, step = divmod(number, source.period)
-      if step == 0:
-        plan = make_plan(key, period, source.own)
-      pooled = add_batch(pooled, variables, plan, step, source.data)
-    return {**variables, "batch_stats": finish(pooled)}
 
   def _of_all_lanes(
     self,

@@ -15,7 +15,7 @@ class GhostTest(absltest.TestCase):
     variables = whole.init(jax.random.key(0), x)
     expected, updates = whole.apply(variables, x, mutable=["batch_stats"])
     for size in (40, 20):
-      ghost = GhostBatchNorm(size=size, train=True)
+      ghost = GhostBatchNorm(size=size, use_running_average=False)
       y, found = ghost.apply(variables, x, mutable=["batch_stats"])
       jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, updates
@@ -25,7 +25,9 @@ class GhostTest(absltest.TestCase):
       halves = y.reshape(-1, size, 6)
       np.testing.assert_allclose(halves.mean(axis=1), 0, atol=1e-6)
     self.assertGreater(np.abs(y - expected).max(), 0.01)
-    evaluated = GhostBatchNorm(size=7, train=False).apply(variables, x)
+    evaluated = GhostBatchNorm(size=7, use_running_average=True).apply(
+      variables, x
+    )
     np.testing.assert_allclose(
       evaluated, BatchNorm(True).apply(variables, x), rtol=1e-6
     )

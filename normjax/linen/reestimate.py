@@ -1,0 +1,276 @@
+"""Statistics of a whole population, for a model whose parameters are final."""
+
+import functools
+from collections.abc import Callable, Container, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax import traverse_util
+from flax.linen.module import InterceptorContext
+
+from normjax import functional
+from normjax.functional import sharding
+from normjax.functional.arguments import (
+  canonical_axes,
+  complement,
+  statistics_dtype,
+)
+from normjax.linen.frozen import is_frozen
+from normjax.linen.parameters import boolean, mapped_axis, widened
+from normjax.linen.selection import (
+  Path,
+  Which,
+  arguments,
+  called_in_mode,
+  canonical,
+  is_batch_norm,
+  listed,
+  norm_paths,
+  nothing_chosen,
+  selects,
+)
+
+PyTree = Any
+Variables = Mapping[str, PyTree]
+
+# The name of the moments so far, beside the `mean` and `var` of a batch norm.
+_POOL = "pool"
+
+
+def reestimate(
+  model: nn.Module | Callable[[Variables, Any], Variables],
+  variables: Variables,
+  batches: Iterable[Any],
+  *,
+  which: Which = None,
+  method: Callable[..., Any] | str | None = None,
+  **options: Any,
+) -> Variables:
+  """Returns the variables with statistics of a population ("PreciseBN").
+
+  Running averages contain statistics of earlier parameters, and are dominated
+  by the last batches. This computes mean and variance of all values that a
+  batch norm sees, for the parameters as they are: after training, after
+  averaging the parameters (EMA, SWA), or on unlabeled data of another domain
+  (adaptive batch norm). Each value counts once, however the batches are cut.
+
+  Every batch goes through the model once, in one compiled step. The model is
+  called as in evaluation, so nothing is dropped, but each batch norm of
+  `normjax.linen` or `flax.linen` standardizes by the statistics of the batch,
+  as it did in training. What a layer after the first sees depends on the size
+  of the batches, so take that of training.
+
+  Args:
+    model: A Linen module. Or a function of variables and a batch that returns
+      the updates of `model.apply(..., mutable=["batch_stats"])`, for example
+      mapped over many sets of variables, or over devices. Compile it with
+      `jax.jit`.
+    variables: Variables of the model.
+    batches: A batch is the argument of the model. They may differ in size; a
+      size that comes for the first time is compiled. Each needs at least two
+      values per channel.
+    which: The norms to re-estimate; None means all. As in `frozen`, but no
+      class. The others work as in evaluation.
+    method: As in `model.apply`: how to call the model with a batch that is not
+      one array, such as `lambda model, batch: model(batch["x"],
+      mask=batch["mask"], train=False)`.
+    **options: Constant options of the call, such as `train=False`.
+
+  Returns:
+    Variables in which each chosen batch norm has the mean and the variance of
+    all its values, with its `running_var_ddof`. A channel without values keeps
+    its own. Variables without `batch_stats` are returned as they are.
+
+  Raises:
+    TypeError: an option is not constant, or `which` is a class.
+    ValueError: a chosen norm got no values, or does not keep a mean and a
+      variance of its input.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from flax import linen as nn
+    >>> from normjax.linen import reestimate
+    >>> model = nn.BatchNorm()
+    >>> batches = [jnp.array([[1.0], [3.0]]), jnp.array([[5.0], [6.0], [7.0]])]
+    >>> variables = model.init(jax.random.key(0), batches[0], True)
+    >>> variables = reestimate(
+    ...   model, variables, batches, use_running_average=True)
+    >>> stats = variables["batch_stats"]
+    >>> print(stats["mean"], stats["var"])
+    [4.4] [4.64]
+
+  References: Wu & Johnson, 2021, https://arxiv.org/abs/2105.07576, section 3;
+    of another domain: Li et al., 2016, https://arxiv.org/abs/1603.04779.
+  """
+  if "batch_stats" not in variables:
+    return variables
+  apply: Callable[[Variables, Any], Variables]
+  if isinstance(model, nn.Module):
+    apply = functools.partial(_apply, model, method, _constant(options))
+  elif options or method is not None:
+    raise TypeError(
+      "A function instead of a model is called as function(variables, batch),"
+      f" got also {', '.join(options) or 'method'}. Bind it in the function."
+    )
+  else:
+    apply = model
+  before = variables["batch_stats"]
+  stats = _with_pools(before, _chosen(before, which))
+  for batch in batches:
+    with nn.intercept_methods(_intercept):
+      updates = apply({**variables, "batch_stats": stats}, batch)
+    stats = updates["batch_stats"]
+  _check_values(stats)
+  return {**variables, "batch_stats": _with_structure(before, stats)}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _apply(
+  model: nn.Module,
+  method: Callable[..., Any] | str | None,
+  options: tuple[tuple[str, Any], ...],
+  variables: Variables,
+  batch: Any,
+) -> Variables:
+  _, updates = model.apply(
+    variables, batch, method=method, mutable=["batch_stats"], **dict(options)
+  )
+  return updates
+
+
+def _constant(options: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+  """Returns options in hashable form."""
+  for name, value in options.items():
+    try:
+      hash(value)
+    except TypeError as error:
+      raise TypeError(
+        f"{name} must be a constant such as train=False, got"
+        f" {type(value).__name__}. Make arrays a part of the batch, and call"
+        " the model with method=lambda model, batch: model(...)."
+      ) from error
+  return tuple(sorted(options.items()))
+
+
+def _chosen(stats: Variables, which: Which) -> set[Path]:
+  """Returns the paths of the norms to re-estimate."""
+  paths = [*norm_paths(stats)]
+  which = canonical(which)
+  chosen = {path for path in paths if selects(which, path)}
+  if not chosen:
+    raise ValueError(nothing_chosen(which, "these variables", paths))
+  return chosen
+
+
+def _with_pools(
+  stats: Variables, chosen: Container[Path], path: Path = ()
+) -> dict[str, PyTree]:
+  """Returns `batch_stats` with empty moments for every chosen norm."""
+  new = {
+    name: _with_pools(value, chosen, (*path, name))
+    if isinstance(value, Mapping)
+    else value
+    for name, value in stats.items()
+  }
+  if path not in chosen:
+    return new
+  if "var" not in stats:
+    raise ValueError(
+      f"{listed([path])} keeps {', '.join(stats)} in batch_stats; only a mean"
+      " and a var can be re-estimated. Choose other norms by `which`."
+    )
+  # Zeros on the devices of the statistics.
+  mean, var = (
+    jnp.zeros_like(value, dtype=statistics_dtype(value.dtype))
+    for value in (stats["mean"], stats["var"])
+  )
+  return {**new, _POOL: functional.Moments(var, mean, mean, var)}
+
+
+def _intercept(
+  next_fun: Callable[..., Any],
+  args: Any,
+  kwargs: Any,
+  context: InterceptorContext,
+) -> Any:
+  """Calls a batch norm in training, and keeps the moments of all its values."""
+  module = context.module
+  if (
+    not is_batch_norm(context)
+    or not module.has_variable("batch_stats", _POOL)
+    or is_frozen(module)
+  ):
+    return next_fun(*args, **kwargs)
+  before = dict(module.variables["batch_stats"])
+  given = arguments(context, args, kwargs).arguments
+  batch = _moments(module, given, before[_POOL])
+  pool = functional.update_stats(before[_POOL], batch)
+  y = called_in_mode(False, next_fun, args, kwargs, context)
+  ddof = getattr(module, "running_var_ddof", 0)
+  # What the norm itself has made of its statistics is undone.
+  after = {
+    **before,
+    _POOL: pool,
+    "mean": _known(pool.count > 0, pool.mean, before["mean"]),
+    "var": _known(pool.count > ddof, pool.variance(ddof), before["var"]),
+  }
+  for name, value in after.items():
+    module.put_variable("batch_stats", name, value)
+  return y
+
+
+def _moments(
+  module: Any, given: Mapping[str, Any], pool: functional.Moments
+) -> functional.Moments:
+  """Returns the moments of the input of a batch norm."""
+  x = widened(jnp.asarray(next(iter(given.values()))), pool.mean.dtype)
+  features = canonical_axes(getattr(module, "axis", -1), x.ndim, "axis")
+  shape = tuple(x.shape[axis] for axis in features)
+  if shape != pool.mean.shape:
+    raise ValueError(
+      f"The statistics of {'/'.join(module.path)!r} have shape"
+      f" {pool.mean.shape}, but its input {x.shape} has features {shape}."
+      " Choose other norms by `which`."
+    )
+  return functional.moments(
+    x,
+    complement(features, x.ndim),
+    mask=boolean(given.get("mask")),
+    axis_name=mapped_axis(module),
+    axis_index_groups=getattr(module, "axis_index_groups", None),
+  )
+
+
+def _known(known: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+  return sharding.where(known, new.astype(old.dtype), old)
+
+
+def _check_values(stats: Variables) -> None:
+  """Raises if a norm that was chosen has got no values."""
+  counts = {
+    path[:-1]: pool.count
+    for path, pool in traverse_util.flatten_dict(stats).items()
+    if path[-1] == _POOL
+  }
+  if any(isinstance(count, jax.core.Tracer) for count in counts.values()):
+    return
+  empty = [path for path, count in counts.items() if not np.any(count)]
+  if empty:
+    raise ValueError(
+      f"No batch had values for {listed(empty)}. There may be no batches, or"
+      " the model does not call these norms, or they are no batch norms: those"
+      " have `use_running_average`. Choose others by `which`."
+    )
+
+
+def _with_structure(like: Variables, stats: Variables) -> dict[str, PyTree]:
+  """Returns the statistics that were there before."""
+  return {
+    name: _with_structure(value, stats[name])
+    if isinstance(value, Mapping)
+    else stats[name]
+    for name, value in like.items()
+  }
