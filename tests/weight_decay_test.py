@@ -35,8 +35,10 @@ def array(*shape):
 TREES = (
   ("haiku",
    {"net/~/layer_norm": {"scale": array(4, 3), "offset": array(1, 1, 1, 3)},
+    "net/~/bn": {"offset": array(1, 1, 1, 3)},
     "net/~/linear": {"w": array(3, 2), "b": array(2)}},
    {"net/~/layer_norm": {"scale": False, "offset": False},
+    "net/~/bn": {"offset": False},
     "net/~/linear": {"w": True, "b": False}}),
   ("equinox",
    Net(Layer(array(4, 4), array(4, 4)), Layer(array(2, 2), array(2))),
