@@ -21,8 +21,8 @@ from normjax.linen.selection import (
 
 PyTree = Any
 
-# All that is frozen here. It is a part of the key of JAX's caches, so a function
-# that was compiled in another context is traced again.
+# All that is frozen here. It is a part of the keys of JAX's caches, so what was
+# compiled in another context is traced again.
 _frozen = jax.make_user_context(default_value=())
 
 _MISSING_OK = " If that is meant, pass missing_ok=True."
