@@ -18,7 +18,11 @@ from normjax.functional.arguments import (
 )
 from normjax.functional.dispatch import apply_norm
 from normjax.functional.formulas import Norm
-from normjax.functional.groups import Groups, check_more_than_one
+from normjax.functional.groups import (
+  Groups,
+  check_more_than_one,
+  count_groups,
+)
 
 _MORE_IN_A_GROUP = (
   "Put more channels in a group, normalize a larger image, or use layer_norm."
@@ -115,7 +119,7 @@ def group_norm(
   groups = Groups(
     tuple(axis for axis in axes if axis != channel),
     channel,
-    _count_groups(channels, num_groups, group_size),
+    count_groups(channels, num_groups, group_size),
     axis_name,
     axis_index_groups,
   )
@@ -130,32 +134,6 @@ def group_norm(
   mask = canonical_mask(mask, x.shape)
   y, _ = apply_norm(x, scale, bias, mask, epsilon, norm)
   return y
-
-
-def _count_groups(
-  channels: int, num_groups: int | None, group_size: int | None
-) -> int:
-  """Returns the number of groups, computed from the option that is given."""
-  if (num_groups is None) == (group_size is None):
-    raise ValueError(
-      f"Give exactly one of num_groups and group_size, got {num_groups} and"
-      f" {group_size}. num_groups is 32 by default: to give group_size, set"
-      " num_groups=None. The number of channels is taken from x."
-    )
-  name, value = (
-    ("num_groups", num_groups)
-    if num_groups is not None
-    else ("group_size", group_size)
-  )
-  if not isinstance(value, int):
-    raise TypeError(f"{name} must be an integer, got {value!r}.")
-  if value <= 0 or channels % value:
-    divisors = [n for n in range(1, channels + 1) if channels % n == 0]
-    raise ValueError(
-      f"{name}={value} does not divide the {channels} channels. Use one of"
-      f" {divisors}."
-    )
-  return value if num_groups is not None else channels // value
 
 
 @jit(

@@ -114,3 +114,34 @@ def check_ddof(ddof: int, groups: Groups, shape: tuple[int, ...]) -> None:
       f" {groups.axes} of x with shape {shape} have {size}. Reduce over more"
       " axes or use ddof=0."
     )
+
+
+def count_groups(
+  channels: int, num_groups: int | None, group_size: int | None
+) -> int:
+  """Returns the number of groups, computed from the option that is given.
+
+  Raises:
+    TypeError: it is not an integer.
+    ValueError: it does not divide the channels, or both or none are given.
+  """
+  if (num_groups is None) == (group_size is None):
+    raise ValueError(
+      f"Give exactly one of num_groups and group_size, got {num_groups} and"
+      f" {group_size}. num_groups has a default: to give group_size, set"
+      " num_groups=None. The number of channels is taken from x."
+    )
+  name, value = (
+    ("num_groups", num_groups)
+    if num_groups is not None
+    else ("group_size", group_size)
+  )
+  if not isinstance(value, int):
+    raise TypeError(f"{name} must be an integer, got {value!r}.")
+  if value <= 0 or channels % value:
+    divisors = [n for n in range(1, channels + 1) if channels % n == 0]
+    raise ValueError(
+      f"{name}={value} does not divide the {channels} channels. Use one of"
+      f" {divisors}."
+    )
+  return value if num_groups is not None else channels // value

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import errors
 from flax import linen as nn
 from flax.typing import Dtype, Initializer
 from jax.typing import ArrayLike
@@ -21,6 +20,7 @@ from normjax.functional.arguments import (
 from normjax.functional.running import after_microbatch
 from normjax.linen.constructors import explained
 from normjax.linen.parameters import (
+  assign,
   bias_parameter,
   boolean,
   feature_shape,
@@ -169,7 +169,7 @@ class BatchNorm(nn.Module):
       y, stats = normalize(stats=stats)
       new = stats._asdict()
     if train and not self.is_initializing():
-      _assign(kept, new)
+      assign(kept, new)
     return y.astype(dtype)
 
   def _declare(
@@ -208,18 +208,3 @@ def _running(
   if "weight" in kept:
     return functional.DebiasedStats(mean, var, kept["weight"].value)
   return functional.BatchStats(mean, var)
-
-
-def _assign(kept: dict[str, nn.Variable], new: dict[str, Any]) -> None:
-  """Assigns values to variables; an error shows how to make them mutable."""
-  try:
-    for name, value in new.items():
-      kept[name].value = value
-  except errors.ModifyScopeVariableError as error:
-    error.add_note(
-      "Training updates the running statistics. Make them mutable:\n"
-      "  y, updates = model.apply(variables, x, mutable=['batch_stats'])\n"
-      "  variables = {**variables, **updates}\n"
-      "or evaluate with use_running_average=True."
-    )
-    raise

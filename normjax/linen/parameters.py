@@ -1,10 +1,12 @@
-"""Parameters and dtypes, which all modules treat in the same way."""
+"""Parameters, statistics and dtypes, which all modules treat alike."""
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import errors
 from flax import linen as nn
 from flax.linen import dtypes
 from flax.typing import Dtype
@@ -97,3 +99,24 @@ def mapped_axis(module: nn.Module) -> AxisName | None:
   Models are initialized outside of the mapping that binds the name.
   """
   return None if module.is_initializing() else module.axis_name
+
+
+def assign(
+  variables: Mapping[str, nn.Variable], values: Mapping[str, Any]
+) -> None:
+  """Puts new running statistics into the variables of the same names.
+
+  Raises:
+    ModifyScopeVariableError: `batch_stats` is not mutable.
+  """
+  try:
+    for name, value in values.items():
+      variables[name].value = value
+  except errors.ModifyScopeVariableError as error:
+    error.add_note(
+      "Training updates the running statistics. Make them mutable:\n"
+      "  y, updates = model.apply(variables, x, mutable=['batch_stats'])\n"
+      "  variables = {**variables, **updates}\n"
+      "or evaluate with use_running_average=True."
+    )
+    raise
