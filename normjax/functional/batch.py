@@ -28,7 +28,9 @@ from normjax.functional.running import (
   BatchStats,
   RunningStats,
   Stats,
+  check_mode,
   check_running,
+  check_statistic,
   updated,
 )
 
@@ -122,11 +124,7 @@ def batch_norm(
   """
   check_floating(x, "batch_norm")
   check_epsilon(epsilon)
-  if not isinstance(use_running_average, bool):
-    raise TypeError(
-      "use_running_average must be False (training) or True (evaluation), got"
-      f" {use_running_average!r}."
-    )
+  check_mode("batch_norm", "BatchStats", use_running_average, stats)
   features = canonical_axes(axis, x.ndim, "axis")
   check_parameters(x, features, f"axis={axis}", scale=scale, bias=bias)
   _check_stats(stats, x, features, f"axis={axis}")
@@ -136,13 +134,7 @@ def batch_norm(
     axes, axis_name=axis_name, axis_index_groups=axis_index_groups
   )
   norm = Norm(groups, features, scale_offset=scale_offset)
-  if use_running_average:
-    if stats is None:
-      raise ValueError(
-        "batch_norm with use_running_average=True standardizes by running"
-        " statistics, got stats=None. Pass the BatchStats that training"
-        " returned, or use_running_average=False."
-      )
+  if stats is not None and use_running_average:
     running = _as_moments(stats, running_var_ddof)
     return _evaluate(x, scale, bias, running, mask, epsilon, norm), stats
   check_axis_name(axis_name)
@@ -217,14 +209,8 @@ def _check_stats(
     return
   for field, value in stats._asdict().items():
     name = f"stats.{field}"
-    if value is None:
-      raise TypeError(f"{name} must be an array, got None.")
     check_parameters(x, features, origin, **{name: value})
-    if statistics_dtype(value.dtype) != value.dtype:
-      raise TypeError(
-        f"{name} must be float32 or wider, got {value.dtype}. Convert it: in"
-        " half precision, rounding would lose the updates."
-      )
+    check_statistic(name, value)
   if jnp.iscomplexobj(x) and not jnp.iscomplexobj(stats.mean):
     raise TypeError(
       f"stats.mean is {stats.mean.dtype} but x is {x.dtype}, so its mean is"

@@ -1,10 +1,12 @@
 """Running statistics: what the statistics of a batch do to those so far.
 
-The type of the statistics says what they are an average of: `BatchStats` and
-`DebiasedStats` of recent batches, `Moments` of all values alike.
+The type of the statistics says what they are an average of: `BatchStats`,
+`DebiasedStats` and `WhiteningStats` of recent batches, `Moments` of all values
+alike.
 """
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from normjax.functional import sharding
-from normjax.functional.arguments import as_array, jit
+from normjax.functional.arguments import as_array, jit, statistics_dtype
 from normjax.functional.moments import GroupMoments, Moments, merge_moments
 
 if TYPE_CHECKING:
@@ -61,6 +63,20 @@ class DebiasedStats(NamedTuple):
   weight: jax.Array
 
 
+class WhiteningStats(NamedTuple):
+  """Running mean and covariance of norms that whiten, >= float32.
+
+  An exponential average, as in `BatchStats`.
+
+  Attributes:
+    mean: `[channels]`.
+    cov: The biased covariance in every group, `[groups, size, size]`.
+  """
+
+  mean: jax.Array
+  cov: jax.Array
+
+
 RunningStats = BatchStats | DebiasedStats | Moments
 if TYPE_CHECKING:
   # The default is what a call without statistics returns.
@@ -78,6 +94,21 @@ def check_running(given: Mapping[str, Any]) -> None:
       f" {type(stats).__name__}. Pass normjax.BatchStats(mean, var), or"
       " normjax.DebiasedStats or Moments."
     )
+  _check_momentum(given)
+
+
+def check_whitening(given: Mapping[str, Any]) -> None:
+  """As `check_running`, for norms that whiten."""
+  stats = given.get("stats")
+  if stats is not None and not isinstance(stats, WhiteningStats):
+    raise TypeError(
+      f"stats must be a normjax.WhiteningStats, got {type(stats).__name__}."
+      " Pass normjax.WhiteningStats(mean, cov)."
+    )
+  _check_momentum(given)
+
+
+def _check_momentum(given: Mapping[str, Any]) -> None:
   momentum = as_array("momentum", given.get("momentum", 0.0))
   if isinstance(momentum, jax.core.Tracer):
     return
@@ -89,6 +120,41 @@ def check_running(given: Mapping[str, Any]) -> None:
       f"momentum must be a number between 0 and 1, got {momentum}. It is the"
       " share of the old statistics that is kept, such as 0.99. PyTorch's is"
       " one minus this: its 0.1 is 0.9 here."
+    )
+
+
+def check_mode(
+  function: str, kind: str, use_running_average: bool, stats: Any
+) -> None:
+  """Raises unless the mode is boolean, and evaluation has statistics.
+
+  Args:
+    function: The name of the norm.
+    kind: The name of the statistics that it returns.
+    use_running_average, stats: Arguments of the norm.
+  """
+  if not isinstance(use_running_average, bool):
+    raise TypeError(
+      "use_running_average must be False (training) or True (evaluation), got"
+      f" {use_running_average!r}."
+    )
+  if use_running_average and stats is None:
+    raise ValueError(
+      f"{function} with use_running_average=True needs running statistics, got"
+      f" stats=None. Pass the {kind} that training returned, or"
+      " use_running_average=False."
+    )
+
+
+def check_statistic(name: str, value: jax.Array | None) -> None:
+  """Raises TypeError unless a statistic is an array, float32 or wider."""
+  if value is None:
+    raise TypeError(f"{name} must be an array, got None.")
+  floating = jnp.issubdtype(value.dtype, jnp.inexact)
+  if not floating or statistics_dtype(value.dtype) != value.dtype:
+    raise TypeError(
+      f"{name} must be float32 or wider, got {value.dtype}. Convert it: in"
+      " half precision, rounding would lose the updates."
     )
 
 
@@ -229,13 +295,13 @@ def _debiased(
 ) -> DebiasedStats:
   # There is one weight, so a batch counts for mean and variance or for none.
   known = finite & (batch.count > ddof)
-  seen = _real(momentum, stats.weight) * stats.weight
+  seen = _number(momentum, stats.weight) * stats.weight
 
   def mixed(old: jax.Array, new: jax.Array) -> jax.Array:
     new = _cast(new, old)
     before = sharding.where(seen > 0, old, new)
     # A step: an average of equal values stays as it is, in every digit.
-    step = (new - before) / _real(1 + seen, old)
+    step = (new - before) / _number(1 + seen, old)
     return _where(known, before + step, old)
 
   return DebiasedStats(
@@ -252,20 +318,92 @@ def _exponential(
   momentum: float | jax.Array,
   ddof: int,
 ) -> BatchStats:
-  def mixed(old: jax.Array, new: jax.Array, known: jax.Array) -> jax.Array:
-    share = _real(momentum, old)
-    mix = share * old + (1 - share) * _cast(new, old)
-    return _where(finite & known, mix, old)
-
+  some, enough = finite & (batch.count > 0), finite & (batch.count > ddof)
   return BatchStats(
-    mixed(stats.mean, batch.mean, batch.count > 0),
-    mixed(stats.var, batch.variance(ddof), batch.count > ddof),
+    _mixed(stats.mean, batch.mean, some, momentum),
+    _mixed(stats.var, batch.variance(ddof), enough, momentum),
   )
 
 
-def _real(value: float | jax.Array, old: jax.Array) -> jax.Array:
-  """Returns a real number in the precision of `old`."""
-  return jnp.asarray(value).astype(jnp.finfo(old.dtype).dtype)
+def updated_whitening(
+  stats: WhiteningStats,
+  batch: WhiteningStats,
+  known: jax.Array,
+  momentum: float | jax.Array,
+) -> WhiteningStats:
+  """As `updated`, for norms that whiten.
+
+  Args:
+    stats: Those so far.
+    batch: Those of the batch.
+    known: For each group whether its statistics change, `[groups]`.
+    momentum: The share of the old statistics that is kept.
+  """
+
+  def mixed(old: jax.Array, new: jax.Array) -> jax.Array:
+    changes = jnp.repeat(known, old.size // max(known.size, 1))
+    return _mixed(old, new, changes.reshape(old.shape), momentum)
+
+  return WhiteningStats(*map(mixed, stats, batch))
+
+
+def merged_covariance(
+  cov: jax.Array, new: jax.Array, before: Moments, after: Moments
+) -> jax.Array:
+  """Returns covariances of all values, for those so far and those of a batch.
+
+  They are exact where masks do not differ among the channels of a group.
+
+  Args:
+    cov: Covariances of the values so far, `[groups, size, size]`.
+    new: Those of the batch.
+    before: Moments of the values so far, `[channels]`, or complex `[groups]`.
+    after: Moments of all values.
+
+  Returns:
+    Covariances like `cov`. A group keeps `cov` if it has no values in the
+    batch, or if `new` is not finite.
+  """
+
+  def split(value: jax.Array) -> jax.Array:
+    if jnp.iscomplexobj(value):
+      value = jnp.stack([value.real, value.imag], -1)
+    repeats = math.prod(cov.shape[:2]) // max(value.size, 1)
+    return jnp.repeat(value, repeats).reshape(cov.shape[:2])
+
+  def scaled(cov: jax.Array, share: jax.Array) -> jax.Array:
+    root = jnp.sqrt(share)
+    return cov * root[:, :, None] * root[:, None, :]
+
+  seen, total = split(before.count), split(after.count)
+  added = total - seen + split(after.count_tail - before.count_tail)
+  gap = after.mean - before.mean + (after.mean_tail - before.mean_tail)
+  # From the old mean to the new one. The batch's is farther by total / added.
+  step = split(gap) * jnp.sqrt(seen / jnp.maximum(added, 1))
+  merged = (
+    scaled(cov, seen / jnp.maximum(total, 1))
+    + scaled(_cast(new, cov), added / jnp.maximum(total, 1))
+    + step[:, :, None] * step[:, None, :]
+  )
+  known = jnp.all(jnp.isfinite(new), (-2, -1)) & jnp.all(added > 0, -1)
+  return _where(known[:, None, None], merged, cov)
+
+
+def _mixed(
+  old: jax.Array,
+  new: jax.Array,
+  known: jax.Array,
+  momentum: float | jax.Array,
+) -> jax.Array:
+  """Returns an exponential average; the old one where `new` is not known."""
+  share = _number(momentum, old)
+  mixed = share * old + (1 - share) * _cast(new, old)
+  return _where(known, mixed, old)
+
+
+def _number(value: float | jax.Array, old: jax.Array) -> jax.Array:
+  """Returns a number in the dtype of `old`, which may be complex."""
+  return jnp.asarray(value).astype(old.dtype)
 
 
 def _cast(value: jax.Array, old: jax.Array) -> jax.Array:

@@ -296,3 +296,20 @@ class TransformationsTest(parameterized.TestCase):
       _, stats = train(part, stats=stats)
     self.assertEqual(stats.var.dtype, np.float32)
     assert_stats(stats, (x.mean(0), x.var(0)))
+
+  def test_complex_averages(self):
+    random = np.random.default_rng(0)
+    x = random.normal(size=(2, 9, 3)) + 1j * random.normal(3, 2, (2, 9, 3))
+    x = x.astype(np.complex64)
+    zeros, ones = jnp.zeros(3), jnp.ones(3)
+    plain = normjax.BatchStats(jnp.zeros(3, x.dtype), ones)
+    for part in x:
+      _, plain = train(part, stats=plain, momentum=0.5)
+    means, variances = x.mean(1), x.var(1)
+    weights = np.array([[0.25], [0.5]])
+    expected = (weights * means).sum(0), 0.25 + (weights * variances).sum(0)
+    assert_stats(plain, expected)
+    debiased = normjax.DebiasedStats(jnp.zeros(3, x.dtype), ones, zeros)
+    for part in x:
+      _, debiased = train(part, stats=debiased, momentum=1.0)
+    assert_stats(debiased, (means.mean(0), variances.mean(0)))
