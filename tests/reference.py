@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import scipy.linalg
 
 
 class Result(NamedTuple):
@@ -255,3 +256,167 @@ def relative_error(gradient, expected):
   error = np.abs(wide(gradient) - expected).max(initial=0.0)
   size = np.abs(expected).max(initial=0.0)
   return np.inf if np.isnan(error) else error / max(size, 1e-30)
+
+
+def covariance(x, mask=None):
+  """Returns mean, covariance, deviations and counts of rows `[rows, channels]`.
+
+  A masked place counts as the mean of its channel.
+  """
+  mask = np.ones(x.shape, bool) if mask is None else mask
+  count = np.maximum(mask.sum(0), 1)
+  mean = np.where(mask, x, 0).sum(0) / count
+  c = np.where(mask, x - mean, 0) / np.sqrt(count)
+  return mean, c.T @ c, c * np.sqrt(count), count
+
+
+def inverse_root(cov, epsilon, iterations=None):
+  """Returns `(cov + epsilon I)^(-1/2)`, or as many steps of Newton's method."""
+  matrix = cov + epsilon * np.eye(len(cov))
+  if iterations is None:
+    return scipy.linalg.inv(scipy.linalg.sqrtm(matrix).real)
+  trace = np.trace(matrix)
+  p = np.eye(len(cov))
+  for _ in range(iterations):
+    p = (3 * p - p @ p @ p @ (matrix / trace)) / 2
+  return p / np.sqrt(trace)
+
+
+def whiten(
+  x,
+  scale=None,
+  bias=None,
+  *,
+  num_groups=1,
+  axis=-1,
+  epsilon=1e-5,
+  mask=None,
+  iterations=None,
+  stats=None,
+):
+  """Decorrelated batch norm; evaluation where `stats` are given.
+
+  The derivatives, for no iterations in training, solve Sylvester's equation.
+  """
+  x = np.moveaxis(wide(x), axis, -1)
+  shape, channels = x.shape, x.shape[-1]
+  if mask is None:
+    mask = np.ones(x.shape, bool)
+  else:
+    mask = np.asarray(mask)
+    mask = mask.reshape((1,) * (x.ndim - mask.ndim) + mask.shape)
+    mask = np.broadcast_to(np.moveaxis(mask, axis, -1), x.shape)
+  gain = np.ones(channels) if scale is None else wide(scale)
+  shift = np.zeros(channels) if bias is None else wide(bias)
+  rows, there = x.reshape(-1, channels), mask.reshape(-1, channels)
+  size = channels // num_groups
+  parts = []
+  for group in range(num_groups):
+    own = slice(group * size, (group + 1) * size)
+    mean, cov, c, count = covariance(rows[:, own], there[:, own])
+    if stats is not None:
+      mean, cov = wide(stats[0])[own], wide(stats[1])[group]
+      c = np.where(there[:, own], rows[:, own] - mean, 0)
+    parts.append((own, c, there[:, own], count, cov))
+
+  def matrices(cov):
+    root = scipy.linalg.sqrtm(cov + epsilon * np.eye(size)).real
+    return root, scipy.linalg.inv(root)
+
+  def joined(columns):
+    y = np.concatenate(columns, -1).reshape(shape)
+    return np.moveaxis(y, -1, axis)
+
+  y = joined([
+    c @ inverse_root(cov, epsilon, iterations) for _, c, _, _, cov in parts
+  ])  # fmt: skip
+
+  def along(parameter):
+    return np.moveaxis(np.broadcast_to(parameter, shape), -1, axis)
+
+  def differentiate(d, transposed):
+    d = np.moveaxis(wide(d), axis, -1).reshape(rows.shape)
+    columns = []
+    for own, c, there, count, cov in parts:
+      root, inverse = matrices(cov)
+      weight = 1 / np.sqrt(np.outer(count, count))
+
+      def center(d, there=there, count=count):
+        d = np.where(there, d, 0)
+        return np.where(there, d - d.sum(0) / count, 0)
+
+      if transposed:
+        d_inverse = c.T @ (d[:, own] * gain[own])
+        d_root = -inverse @ d_inverse @ inverse
+        d_cov = scipy.linalg.solve_sylvester(root, root, d_root) * weight
+        d_c = (d[:, own] * gain[own]) @ inverse + c @ (d_cov + d_cov.T)
+        columns.append(center(d_c))
+      else:
+        d_c = center(d[:, own])
+        d_cov = (d_c.T @ c + c.T @ d_c) * weight
+        d_root = scipy.linalg.solve_sylvester(root, root, d_cov)
+        d_y = d_c @ inverse - c @ (inverse @ d_root @ inverse)
+        columns.append(d_y * gain[own])
+    return joined(columns)
+
+  def pullback(dy):
+    others = tuple(i for i in range(y.ndim) if i != axis % y.ndim)
+    dy = wide(dy)
+    return differentiate(dy, True), (dy * y).sum(others), dy.sum(others)
+
+  return Result(
+    y * along(gain) + along(shift),
+    pullback,
+    lambda dx: differentiate(dx, False),
+  )
+
+
+def whitening_statistics(
+  x, old, *, num_groups=1, axis=-1, momentum=0.99, mask=None
+):
+  """Returns the updated (mean, cov) of a pair; None gives the batch's own."""
+  x = np.moveaxis(wide(x), axis, -1)
+  channels = x.shape[-1]
+  rows = x.reshape(-1, channels)
+  if mask is not None:
+    mask = np.broadcast_to(np.moveaxis(np.asarray(mask), axis, -1), x.shape)
+    mask = mask.reshape(rows.shape)
+  mean, cov, *_ = covariance(rows, mask)
+  size = channels // num_groups
+  blocks = np.stack([
+    cov[i : i + size, i : i + size] for i in range(0, channels, size)
+  ])  # fmt: skip
+  if old is None:
+    return mean, blocks
+  return tuple(
+    momentum * wide(before) + (1 - momentum) * now
+    for before, now in zip(old, (mean, blocks), strict=True)
+  )
+
+
+def complex_whiten(
+  x, scale=None, bias=None, *, axis=-1, epsilon=1e-5, mask=None, stats=None
+):
+  """Returns y of complex batch norm; evaluation where `stats` are given."""
+  x = np.moveaxis(wide(x), axis, -1)
+  there = np.ones(x.shape, bool)
+  if mask is not None:
+    there = np.broadcast_to(np.moveaxis(np.asarray(mask), axis, -1), x.shape)
+  y = np.zeros_like(x)
+  for channel in range(x.shape[-1]):
+    counts = there[..., channel]
+    values = x[..., channel][counts]
+    parts = np.stack([values.real, values.imag], -1)
+    mean, cov, c, _ = covariance(parts)
+    if stats is not None:
+      mean, cov = stats[0][channel], wide(stats[1][channel])
+      c = parts - [mean.real, mean.imag]
+    gain = np.eye(2)
+    if scale is not None:
+      rr, ii, ri = scale[channel]
+      gain = np.array([[rr, ri], [ri, ii]], np.float64)
+    white = c @ inverse_root(cov, epsilon) @ gain
+    y[..., channel][counts] = white[:, 0] + 1j * white[:, 1]
+  if bias is not None:
+    y = y + wide(bias)
+  return np.moveaxis(y, -1, axis)

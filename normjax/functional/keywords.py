@@ -66,7 +66,7 @@ _MEANING = {
   "channel_axis": "the axis of the channels",
   "feature_axes": "the axes that have a gain and a bias each",
   "reduction_axes": "what is averaged over",
-  "stats": "normjax.BatchStats(mean, var)",
+  "stats": "the running statistics, as training returns them",
   "use_running_average": "False in training, True in evaluation",
 }
 

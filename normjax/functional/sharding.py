@@ -48,6 +48,16 @@ def gathered(x: jax.Array, axis: int) -> jax.Array:
   return jax.sharding.reshard(x, NamedSharding(_mesh(x), PartitionSpec(*spec)))
 
 
+def whole(x: jax.Array) -> jax.Array:
+  """Returns `x` with all of its axes whole on every device."""
+  return x if not is_explicit(x) else jax.sharding.reshard(x, everywhere(x))
+
+
+def everywhere(x: jax.Array) -> NamedSharding | None:
+  """Returns the sharding of what every device has; None if none is needed."""
+  return NamedSharding(_mesh(x), PartitionSpec()) if is_explicit(x) else None
+
+
 def _mesh(*arrays: jax.Array) -> jax.sharding.AbstractMesh:
   meshes = (jax.typeof(x).sharding.mesh for x in arrays)
   return next(mesh for mesh in meshes if not mesh.empty)

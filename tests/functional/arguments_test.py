@@ -10,7 +10,8 @@ from absl.testing import parameterized
 import normjax
 
 FUNCTIONS = (
-  normjax.batch_norm, normjax.group_norm, normjax.instance_norm,
+  normjax.batch_norm, normjax.complex_batch_norm,
+  normjax.decorrelated_batch_norm, normjax.group_norm, normjax.instance_norm,
   normjax.layer_norm, normjax.moments, normjax.rms_norm, normjax.standardize,
 )  # fmt: skip
 
@@ -36,6 +37,8 @@ class ArgumentsTest(parameterized.TestCase):
     (normjax.layer_norm, 1e-6), (normjax.rms_norm, 1e-6),
     (normjax.group_norm, 1e-6), (normjax.instance_norm, 1e-6),
     (normjax.standardize, 1e-6), (normjax.batch_norm, 1e-5),
+    (normjax.decorrelated_batch_norm, 1e-5),
+    (normjax.complex_batch_norm, 1e-5),
   )  # fmt: skip
   def test_epsilon_does_not_depend_on_the_dtype(self, function, epsilon):
     # https://github.com/pytorch/pytorch/issues/189581: eps=None meant the

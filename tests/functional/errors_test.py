@@ -20,6 +20,12 @@ def train(x, *args, **options):
   return normjax.batch_norm(x, *args, use_running_average=False, **options)
 
 
+def whiten(x, *args, **options):
+  return normjax.decorrelated_batch_norm(
+    x, *args, use_running_average=False, **options
+  )
+
+
 def norms(**options):
   """Yields every norm of an image, by name."""
   yield "layer", normjax.layer_norm, options
@@ -27,6 +33,7 @@ def norms(**options):
   yield "batch", train, options
   yield "group", normjax.group_norm, {"num_groups": 3} | options
   yield "instance", normjax.instance_norm, options
+  yield "whiten", whiten, options
 
 
 def each(name, x, error, message, **options):
