@@ -11,12 +11,20 @@ from normjax.linen.registry import (
   norm_names,
   register_norm,
 )
+from normjax.linen.whitening import (
+  ComplexBatchNorm,
+  DecorrelatedBatchNorm,
+  IterNorm,
+)
 
 __all__ = [
   "BatchNorm",
+  "ComplexBatchNorm",
+  "DecorrelatedBatchNorm",
   "GroupNorm",
   "Identity",
   "InstanceNorm",
+  "IterNorm",
   "LayerNorm",
   "RMSNorm",
   "frozen",

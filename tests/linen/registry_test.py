@@ -12,9 +12,11 @@ from flax import linen as nn
 
 from normjax.linen import (
   BatchNorm,
+  DecorrelatedBatchNorm,
   GroupNorm,
   Identity,
   InstanceNorm,
+  IterNorm,
   LayerNorm,
   RMSNorm,
   make_norm,
@@ -34,6 +36,8 @@ MODULES = {
   "bn": BatchNorm,
   "gn": GroupNorm,
   "in": InstanceNorm,
+  "dbn": DecorrelatedBatchNorm,
+  "iternorm": IterNorm,
 }
 
 
@@ -53,7 +57,7 @@ class MakeNormTest(parameterized.TestCase):
     moved = updates.get("batch_stats", {}) != {} and bool(
       jnp.any(updates["batch_stats"]["mean"] != 0)
     )
-    self.assertEqual(moved, name == "bn" and train)
+    self.assertEqual(moved, name in ("bn", "dbn", "iternorm") and train)
 
   def test_none_returns_its_input(self):
     none = make_norm("none", train=True)
