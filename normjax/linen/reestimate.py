@@ -18,6 +18,7 @@ from normjax.functional.arguments import (
   complement,
   statistics_dtype,
 )
+from normjax.functional.running import merged_covariance
 from normjax.linen.frozen import is_frozen
 from normjax.linen.parameters import boolean, mapped_axis, widened
 from normjax.linen.selection import (
@@ -81,13 +82,14 @@ def reestimate(
 
   Returns:
     Variables in which each chosen batch norm has the mean and the variance of
-    all its values, with its `running_var_ddof`. A channel without values keeps
-    its own. Variables without `batch_stats` are returned as they are.
+    all its values, with its `running_var_ddof`, or, if it whitens, their mean
+    and covariance. A channel without values keeps its own. Variables without
+    `batch_stats` are returned as they are.
 
   Raises:
     TypeError: an option is not constant, or `which` is a class.
     ValueError: a chosen norm got no values, or does not keep a mean and a
-      variance of its input.
+      variance or covariance of its input.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -177,17 +179,18 @@ def _with_pools(
   }
   if path not in chosen:
     return new
-  if "var" not in stats:
+  if not {"var", "cov"} & set(stats):
     raise ValueError(
       f"{listed([path])} keeps {', '.join(stats)} in batch_stats; only a mean"
-      " and a var can be re-estimated. Choose other norms by `which`."
+      " with a var or a cov can be re-estimated. Choose other norms by `which`."
     )
   # Zeros on the devices of the statistics.
-  mean, var = (
-    jnp.zeros_like(value, dtype=statistics_dtype(value.dtype))
-    for value in (stats["mean"], stats["var"])
+  dtype = statistics_dtype(stats["mean"].dtype)
+  mean, real = (
+    jnp.zeros_like(stats["mean"], dtype=each)
+    for each in (dtype, jnp.finfo(dtype).dtype)
   )
-  return {**new, _POOL: functional.Moments(var, mean, mean, var)}
+  return {**new, _POOL: functional.Moments(real, mean, mean, real)}
 
 
 def _intercept(
@@ -206,26 +209,32 @@ def _intercept(
     return next_fun(*args, **kwargs)
   before = dict(module.variables["batch_stats"])
   given = arguments(context, args, kwargs).arguments
-  batch = _moments(module, given, before[_POOL])
+  x, features, options = _input(module, given, before[_POOL])
+  batch = functional.moments(x, complement(features, x.ndim), **options)
   pool = functional.update_stats(before[_POOL], batch)
   y = called_in_mode(False, next_fun, args, kwargs, context)
-  ddof = getattr(module, "running_var_ddof", 0)
   # What the norm itself has made of its statistics is undone.
   after = {
     **before,
     _POOL: pool,
     "mean": _known(pool.count > 0, pool.mean, before["mean"]),
-    "var": _known(pool.count > ddof, pool.variance(ddof), before["var"]),
   }
+  if "var" in before:
+    ddof = getattr(module, "running_var_ddof", 0)
+    var = pool.variance(ddof)
+    after["var"] = _known(pool.count > ddof, var, before["var"])
+  else:
+    new = _covariance(x, len(before["cov"]), axis=features[0], **options)
+    after["cov"] = merged_covariance(before["cov"], new, before[_POOL], pool)
   for name, value in after.items():
     module.put_variable("batch_stats", name, value)
   return y
 
 
-def _moments(
+def _input(
   module: Any, given: Mapping[str, Any], pool: functional.Moments
-) -> functional.Moments:
-  """Returns the moments of the input of a batch norm."""
+) -> tuple[jax.Array, tuple[int, ...], dict[str, Any]]:
+  """Returns the input of a batch norm, its feature axes, and what counts."""
   x = widened(jnp.asarray(next(iter(given.values()))), pool.mean.dtype)
   features = canonical_axes(getattr(module, "axis", -1), x.ndim, "axis")
   shape = tuple(x.shape[axis] for axis in features)
@@ -235,13 +244,26 @@ def _moments(
       f" {pool.mean.shape}, but its input {x.shape} has features {shape}."
       " Choose other norms by `which`."
     )
-  return functional.moments(
+  return (
     x,
-    complement(features, x.ndim),
-    mask=boolean(given.get("mask")),
-    axis_name=mapped_axis(module),
-    axis_index_groups=getattr(module, "axis_index_groups", None),
+    features,
+    {
+      "mask": boolean(given.get("mask")),
+      "axis_name": mapped_axis(module),
+      "axis_index_groups": getattr(module, "axis_index_groups", None),
+    },
   )
+
+
+def _covariance(x: jax.Array, num_groups: int, **options: Any) -> jax.Array:
+  """Returns the covariances of groups of channels, or of complex numbers."""
+  whiten = functional.complex_batch_norm
+  if not jnp.iscomplexobj(x):
+    whiten = functools.partial(
+      functional.decorrelated_batch_norm, num_groups=num_groups
+    )
+  _, stats = whiten(x, use_running_average=False, **options)
+  return stats.cov
 
 
 def _known(known: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:

@@ -11,7 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import parameterized
 
-from normjax.linen import BatchNorm, frozen, reestimate
+from normjax.linen import (
+  BatchNorm,
+  ComplexBatchNorm,
+  DecorrelatedBatchNorm,
+  frozen,
+  reestimate,
+)
 from tests.linen.cases import call
 
 KEY = jax.random.key(0)
@@ -51,13 +57,13 @@ def variables_of(kind="ours", **options):
   return model, jax.tree.map(fill, variables)
 
 
-def data(mean=0.0, masked=False, seed=0):
+def data(mean=0.0, masked=False, seed=0, size=3):
   """Returns batches of unequal size, or equally large ones with masks."""
   random = np.random.default_rng(seed)
   batches = []
   for number, count in enumerate(COUNTS):
     rows = 8 if masked else count
-    x = mean + random.normal(0.5 * number, 1 + number, (rows, 3))
+    x = mean + random.normal(0.5 * number, 1 + number, (rows, size))
     x = x.astype(np.float32)
     if masked:
       mask = np.arange(8)[:, None] < count
@@ -237,6 +243,50 @@ class UsesTest(parameterized.TestCase):
       norm.apply(adapted, shifted), norm.apply(stats, source), atol=1e-4
     )
     self.assertGreater(np.abs(norm.apply(stats, shifted).mean(0)).min(), 1)
+
+
+class WhiteningTest(parameterized.TestCase):
+  @parameterized.parameters(False, True)
+  def test_covariances_of_groups_of_channels(self, masked):
+    norm = DecorrelatedBatchNorm(True, num_groups=2)
+    variables = norm.init(KEY, jnp.ones((4, 6)))
+    batches = data(1e6, masked, size=6)
+    method = (lambda norm, batch: norm(**batch)) if masked else None
+    found = reestimate(norm, variables, batches, method=method)["batch_stats"]
+    if masked:
+      batches = [batch["x"][batch["mask"][:, 0]] for batch in batches]
+    x = np.float64(np.concatenate(batches))
+    np.testing.assert_allclose(found["mean"], x.mean(0), rtol=1e-6)
+    cov = np.cov(x.T, ddof=0)
+    for group, own in enumerate((slice(0, 3), slice(3, 6))):
+      np.testing.assert_allclose(
+        found["cov"][group], cov[own, own], rtol=1e-5, atol=1e-5
+      )
+
+  def test_covariances_of_complex_numbers(self):
+    norm = ComplexBatchNorm(True)
+    parts = zip(data(3.0), data(seed=1), strict=True)
+    batches = [jax.lax.complex(a, a + 2 * b) for a, b in parts]
+    variables = norm.init(KEY, batches[0])
+    found = reestimate(norm, variables, batches)["batch_stats"]
+    x = np.concatenate(batches)
+    np.testing.assert_allclose(found["mean"], x.mean(0), rtol=1e-5)
+    for channel in range(3):
+      cov = np.cov(x[:, channel].real, x[:, channel].imag, ddof=0)
+      np.testing.assert_allclose(found["cov"][channel], cov, rtol=1e-4)
+
+  def test_a_group_without_values_keeps_its_covariance(self):
+    norm = DecorrelatedBatchNorm(True, num_groups=2)
+    x = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
+    variables = norm.init(KEY, x)
+    mask = np.arange(4) < 2
+    x = np.where(mask, x, np.float32(np.nan))
+    found = reestimate(
+      norm, variables, [x, 2 * x], method=lambda norm, x: norm(x, mask=mask)
+    )["batch_stats"]
+    expected = np.cov(np.concatenate([x, 2 * x])[:, :2].T, ddof=0)
+    np.testing.assert_allclose(found["cov"][0], expected, rtol=1e-5)
+    np.testing.assert_array_equal(found["cov"][1], np.eye(2))
 
 
 class LanesTest(parameterized.TestCase):
