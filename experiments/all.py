@@ -223,10 +223,16 @@ def collect(config: Config, root: pathlib.Path) -> None:
     f" {minutes:.0f} minutes of training."
   )
   if config.confirm and not config.quick:
+    refused = []
     for name in found:
-      print(f"Wrote {os.path.relpath(results.add(root / name))}")
+      try:
+        print(f"Wrote {os.path.relpath(results.add(root / name))}")
+      except RefusedError as error:
+        refused.append(str(error))
     results.write_pages()
     print("Wrote docs/studies.md and the table in README.md")
+    if refused:
+      raise RefusedError("\n".join(refused))
 
 
 def main(argv: Sequence[str]) -> None:

@@ -71,7 +71,7 @@ class FlagsTest(absltest.TestCase):
     self.assertEqual(parse("--scale=full")[0], Config(steps=1000))
     self.assertEqual(parse("--quick")[0], Config(steps=5, seeds=2))
     self.assertEqual(parse("--confirm")[0], Config(seed=100, seeds=20))
-    self.assertEqual(parse("--sensitivity")[0], Config(seed=100, seeds=10))
+    self.assertEqual(parse("--sensitivity")[0], Config(seed=100, seeds=20))
     config, where = parse(
       "--quick", "--steps=7", "--norm=ln,gn", "--workdir=w", "--resume"
     )
