@@ -127,6 +127,8 @@ def _gain(optimizer: str, **others: Any) -> Claim:
     " with SGD, which decided the mean: -1.2 points, median -0.1; with Adam"
     " they were -0.6 and -0.7. The claim was then that they are within 1 point,"
     " in the mean; now it is of the median, and of a gain only",
+    unit="points",
+    form="+.2f",
     **others,
   )
 

@@ -12,7 +12,7 @@ from unittest import mock
 from absl.testing import absltest
 
 from experiments import catalog, results
-from experiments.lab import pages
+from experiments.lab import options, pages
 from experiments.lab import results as recorded
 from experiments.lab.claims import Effect
 from experiments.lab.errors import RefusedError
@@ -165,9 +165,11 @@ class ProgramTest(absltest.TestCase):
     folder = self.run_()
     results.add(folder, self.root)
     summary = files.read_record(folder / "summary.json")
-    found = {"change": {"gain": 1.0}, "findings": summary["findings"]}
+    found = {key: summary[key] for key in ("rates", "findings")}
     summary |= {"study": "small_study_sensitivity", "findings": []}
-    summary |= {"figures": [], "checks": [], "variations": [found]}
+    summary |= {"figures": [], "checks": []}
+    summary["variations"] = [{"change": {"gain": 1.0}, **found}]
+    summary["config"]["seeds"] = options.SENSITIVITY_SEEDS
     files.write_record(folder / "summary.json", summary)
     path = results.add(folder, self.root)
     self.assertEqual(
