@@ -198,7 +198,7 @@ class CompleteTest(parameterized.TestCase):
     expected = {**dataclasses.asdict(chosen.config), **chosen.confirm}
     self.assertEqual(dataclasses.asdict(confirmed), expected)
     self.assertEqual(confirmed.seed_numbers[0], 120)
-    few = "warmup" in name or "batch_norm" in name
+    few = "batch_norm" in name
     self.assertLen(confirmed.seed_numbers, 10 if few else 20)
 
   def test_the_command_line_wins(self):
