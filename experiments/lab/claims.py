@@ -242,7 +242,8 @@ def _finding(
 
 def _median(claim: Claim, values: Sequence[Seeds], estimate: Estimate) -> str:
   """Says so if the median replaces the mean that was registered."""
-  if claim.analysis.by_rank or estimate.method != "ranks":
+  by_rank = estimate.method == "ranks"
+  if claim.analysis.by_rank or not by_rank or estimate.seeds == 1:
     return ""
   diverged = ~np.isfinite(np.asarray(values, np.float64)).all(axis=0)
   if claim.analysis.cap is not None or not diverged.any():

@@ -239,8 +239,8 @@ def _advise_seeds(summary: Mapping[str, Any], study: Study[Any]) -> None:
   }
   if unresolved and seeds < study.confirm.get("seeds", 0):
     print(
-      f"{seeds} seeds resolve little. experiments/REGISTERED.md says what they"
-      " do, claim by claim; --confirm uses more."
+      "So few seeds resolve little. experiments/REGISTERED.md says what, claim"
+      " by claim; --confirm uses more."
     )
 
 
