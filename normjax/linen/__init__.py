@@ -9,6 +9,11 @@ from normjax.linen.registry import (
   norm_names,
   register_norm,
 )
+from normjax.linen.torch_options import options_from_torch
+from normjax.linen.torch_variables import (
+  variables_from_torch,
+  variables_to_torch,
+)
 
 __all__ = [
   "BatchNorm",
@@ -19,5 +24,8 @@ __all__ = [
   "RMSNorm",
   "make_norm",
   "norm_names",
+  "options_from_torch",
   "register_norm",
+  "variables_from_torch",
+  "variables_to_torch",
 ]
