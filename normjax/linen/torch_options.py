@@ -30,8 +30,8 @@ def options_from_torch(layer: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
     takes the place of these two.
 
   Raises:
-    TypeError: PyTorch's constructor does not accept the arguments, or it is
-      none of its norms.
+    TypeError: `layer` is no norm of PyTorch, or its constructor there does not
+      accept the arguments.
     ValueError: there is no such norm here: batch norm with `momentum=None`, or
       instance norm with running statistics.
 
@@ -67,7 +67,7 @@ def _batch_norm_options(
   bias: bool = True,
 ) -> dict[str, Any]:
   del num_features
-  options = _per_channel(eps, affine, bias)
+  options = _affine(eps, affine, bias)
   if not track_running_stats:
     return {**options, "use_running_average": False}
   if momentum is None:
@@ -95,7 +95,7 @@ def _instance_norm_options(
       " normjax.linen.BatchNorm with use_running_average=True in its place:"
       " that is what PyTorch computes then."
     )
-  return _per_channel(eps, affine, bias)
+  return _affine(eps, affine, bias)
 
 
 def _group_norm_options(
@@ -107,7 +107,7 @@ def _group_norm_options(
   bias: bool = True,
 ) -> dict[str, Any]:
   del num_channels
-  return {"num_groups": num_groups, **_per_channel(eps, affine, bias)}
+  return {"num_groups": num_groups, **_affine(eps, affine, bias)}
 
 
 def _layer_norm_options(
@@ -117,8 +117,8 @@ def _layer_norm_options(
   bias: bool = True,
 ) -> dict[str, Any]:
   return {
-    **_per_channel(eps, elementwise_affine, bias),
-    **_per_element(normalized_shape),
+    **_affine(eps, elementwise_affine, bias),
+    **_axes(normalized_shape),
   }
 
 
@@ -130,11 +130,11 @@ def _rms_norm_options(
   return {
     "epsilon": float(np.finfo(np.float32).eps) if eps is None else eps,
     "use_scale": elementwise_affine,
-    **_per_element(normalized_shape),
+    **_axes(normalized_shape),
   }
 
 
-def _per_channel(epsilon: float, affine: bool, bias: bool) -> dict[str, Any]:
+def _affine(epsilon: float, affine: bool, bias: bool) -> dict[str, Any]:
   return {
     "epsilon": epsilon,
     "use_scale": affine,
@@ -142,7 +142,7 @@ def _per_channel(epsilon: float, affine: bool, bias: bool) -> dict[str, Any]:
   }
 
 
-def _per_element(normalized_shape: int | Sequence[int]) -> dict[str, Any]:
+def _axes(normalized_shape: int | Sequence[int]) -> dict[str, Any]:
   axes = tuple(range(-np.size(normalized_shape), 0))
   return {"reduction_axes": axes, "feature_axes": axes}
 

@@ -43,9 +43,9 @@ def variables_from_torch(
   dict does not hold (epsilon, momentum, which variance is stored) is for
   `options_from_torch`.
 
-  Names correspond if they are equal, where PyTorch's `layer1.0.bn1` is
-  `layer1_0/bn1` in Linen, as in a model with `self.layer1 = [Block(), ...]` in
-  `setup`. `names` gives the others.
+  Layers of the same name correspond. PyTorch's `layer1.0.bn1` is `layer1_0/bn1`
+  in Linen, in a model with `self.layer1 = [Block(), ...]` in `setup`. `names`
+  pairs the others.
 
   Args:
     state_dict: Arrays by name: NumPy's, or PyTorch's on the CPU, as
@@ -62,8 +62,8 @@ def variables_from_torch(
       channels last: of a `Linear` or norm after flattening, and of a norm with
       a gain for each element.
     untracked: Prefixes in PyTorch of the batch norms with
-      `track_running_stats=False`. Their statistics stay 0 and 1, and the Linen
-      model must not use them.
+      `track_running_stats=False`, which use the batch in evaluation too, as
+      those with `use_running_average=False` here. Their statistics are 0 and 1.
     **kwargs: Keyword arguments of the call, such as `train=False`.
 
   Returns:
@@ -244,6 +244,7 @@ def _loaded(path: str | os.PathLike[str]) -> Mapping[str, ArrayLike]:
 
 
 def _array(key: str, value: ArrayLike) -> np.ndarray:
+  """Returns the NumPy array of an entry of a state dict."""
   try:
     return np.asarray(value)
   except (TypeError, RuntimeError) as error:  # Of PyTorch's tensors.

@@ -156,7 +156,9 @@ def conv(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
   return y if bias is None else y + bias.reshape(-1, *[1] * len(window))
 
 
-def conv_transpose(x, weight, bias, *, stride=1, padding=0, dilation=1):
+def conv_transpose(
+  x, weight, bias, *, stride=1, padding=0, output_padding=0, dilation=1
+):
   """Adds what every element of `x` contributes, place by place."""
   x, window = wide(x), weight.shape[2:]
   size = [
@@ -168,6 +170,7 @@ def conv_transpose(x, weight, bias, *, stride=1, padding=0, dilation=1):
     y[(slice(None), slice(None), *where)] += np.einsum(
       "ni...,io->no...", x, wide(weight)[(..., *place)]
     )
+  y = np.pad(y, [(0, 0), (0, 0), *[(0, output_padding)] * len(window)])
   inside = slice(padding, -padding or None)
   y = y[(slice(None), slice(None), *[inside] * len(window))]
   return y + bias.reshape(-1, *[1] * len(window))
@@ -304,10 +307,11 @@ OTHERS = (
        nn.Conv(12, (3, 3), padding=1, feature_group_count=6),
        functools.partial(conv, groups=6, padding=1)),
   Case("transposed_1d", "ConvTranspose1d", (4, 4, 4),
-       {"stride": 2, "padding": 1}, {"weight": (4, 4, 4), "bias": (4,)},
-       (2, 4, 5),
-       nn.ConvTranspose(4, (4,), 2, [(2, 2)], transpose_kernel=True),
-       functools.partial(conv_transpose, stride=2, padding=1)),
+       {"stride": 2, "padding": 1, "output_padding": 1},
+       {"weight": (4, 4, 4), "bias": (4,)}, (2, 4, 5),
+       nn.ConvTranspose(4, (4,), 2, [(2, 3)], transpose_kernel=True),
+       functools.partial(
+         conv_transpose, stride=2, padding=1, output_padding=1)),
   Case("transposed_2d", "ConvTranspose2d", (3, 3, 3), {"stride": 2},
        {"weight": (3, 3, 3, 3), "bias": (3,)}, (2, 3, 4, 4),
        nn.ConvTranspose(3, (3, 3), 2, "VALID", transpose_kernel=True),

@@ -120,6 +120,18 @@ class NamesTest(parameterized.TestCase):
     np.testing.assert_array_equal(counter, np.array(7), strict=True)
 
 
+class UntrackedTest(absltest.TestCase):
+  def test_statistics_stay_as_they_start(self):
+    norm, given = BatchNorm(), {"weight": np.ones(4), "bias": np.ones(4)}
+    options = {"use_running_average": False, "untracked": [""]}
+    variables = variables_from_torch(given, norm, X, **options)
+    stats = variables["batch_stats"]
+    np.testing.assert_array_equal(stats["mean"], np.zeros(4))
+    np.testing.assert_array_equal(stats["var"], np.ones(4))
+    back = variables_to_torch(variables, norm, X, **options)
+    self.assertSameElements(back, given)
+
+
 class ErrorsTest(parameterized.TestCase):
   def test_name_every_key(self):
     given = state_dict()
