@@ -366,6 +366,7 @@ def merged_covariance(
   """
 
   def split(value: jax.Array) -> jax.Array:
+    value = sharding.whole(value)
     if jnp.iscomplexobj(value):
       value = jnp.stack([value.real, value.imag], -1)
     repeats = math.prod(cov.shape[:2]) // max(value.size, 1)
@@ -381,12 +382,12 @@ def merged_covariance(
   # From the old mean to the new one. The batch's is farther by total / added.
   step = split(gap) * jnp.sqrt(seen / jnp.maximum(added, 1))
   merged = (
-    scaled(cov, seen / jnp.maximum(total, 1))
-    + scaled(_cast(new, cov), added / jnp.maximum(total, 1))
+    scaled(sharding.whole(cov), seen / jnp.maximum(total, 1))
+    + scaled(new.astype(cov.dtype), added / jnp.maximum(total, 1))
     + step[:, :, None] * step[:, None, :]
   )
   known = jnp.all(jnp.isfinite(new), (-2, -1)) & jnp.all(added > 0, -1)
-  return _where(known[:, None, None], merged, cov)
+  return _where(known[:, None, None], _cast(merged, cov), cov)
 
 
 def _mixed(
