@@ -341,8 +341,7 @@ def updated_whitening(
   """
 
   def mixed(old: jax.Array, new: jax.Array) -> jax.Array:
-    changes = jnp.repeat(known, old.size // max(known.size, 1))
-    return _mixed(old, new, changes.reshape(old.shape), momentum)
+    return _mixed(old, new, _repeated(known, old.shape), momentum)
 
   return WhiteningStats(*map(mixed, stats, batch))
 
@@ -369,8 +368,7 @@ def merged_covariance(
     value = sharding.whole(value)
     if jnp.iscomplexobj(value):
       value = jnp.stack([value.real, value.imag], -1)
-    repeats = math.prod(cov.shape[:2]) // max(value.size, 1)
-    return jnp.repeat(value, repeats).reshape(cov.shape[:2])
+    return _repeated(value, cov.shape[:2])
 
   def scaled(cov: jax.Array, share: jax.Array) -> jax.Array:
     root = jnp.sqrt(share)
@@ -400,6 +398,14 @@ def _mixed(
   share = _number(momentum, old)
   mixed = share * old + (1 - share) * _cast(new, old)
   return _where(known, mixed, old)
+
+
+def _repeated(value: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  """Returns every entry as many times in a row as gives an array of a shape."""
+  # `jnp.repeat` refuses meshes with explicit axes in old versions of JAX.
+  times = math.prod(shape) // max(value.size, 1)
+  rows = jnp.broadcast_to(value.reshape(-1, 1), (value.size, times))
+  return rows.reshape(shape)
 
 
 def _number(value: float | jax.Array, old: jax.Array) -> jax.Array:

@@ -11,12 +11,13 @@ from normjax.linen import make_norm
 
 # Small models have too few channels for the usual 32 groups. Short runs have
 # too few steps for the usual momentum of 0.99: after 300 steps, a twentieth of
-# the running statistics would still be the initial ones.
+# the running statistics would still be the initial ones. Whitening needs groups
+# several times smaller than the number of examples.
 NORM_OPTIONS: Mapping[str, Mapping[str, Any]] = {
   "gn": {"num_groups": 8},
   "bn": {"momentum": 0.9},
-  "dbn": {"momentum": 0.9},
-  "iternorm": {"momentum": 0.9},
+  "dbn": {"momentum": 0.9, "num_groups": 8},
+  "iternorm": {"momentum": 0.9, "num_groups": 8},
 }
 
 
@@ -45,7 +46,7 @@ def error_text(error: Exception, widths: str) -> str:
   found, advises_groups, _ = str(error).partition(". Use one of")
   if not advises_groups:
     return str(error)
-  groups = NORM_OPTIONS["gn"]["num_groups"]
+  groups = NORM_OPTIONS["gn"]["num_groups"]  # The same for all that have it.
   return f"{found}; make {widths} a multiple of {groups}."
 
 
