@@ -1,9 +1,15 @@
 """Normalization as pure functions of arrays: all mathematics lives here."""
 
 from normjax.functional.batch import batch_norm
+from normjax.functional.ghost import ghost_batch_norm
 from normjax.functional.group import group_norm, instance_norm
 from normjax.functional.layer import layer_norm, rms_norm
 from normjax.functional.moments import Moments, merge_moments, moments
+from normjax.functional.renorm import (
+  batch_renorm,
+  renorm_d_max,
+  renorm_r_max,
+)
 from normjax.functional.running import BatchStats, DebiasedStats, update_stats
 from normjax.functional.standardize import standardize
 
@@ -12,11 +18,15 @@ __all__ = [
   "DebiasedStats",
   "Moments",
   "batch_norm",
+  "batch_renorm",
+  "ghost_batch_norm",
   "group_norm",
   "instance_norm",
   "layer_norm",
   "merge_moments",
   "moments",
+  "renorm_d_max",
+  "renorm_r_max",
   "rms_norm",
   "standardize",
   "update_stats",
