@@ -11,6 +11,7 @@ from normjax.functional import (
   Moments,
   batch_norm,
   batch_renorm,
+  domain_batch_norm,
   ghost_batch_norm,
   group_norm,
   instance_norm,
@@ -21,6 +22,7 @@ from normjax.functional import (
   renorm_r_max,
   rms_norm,
   standardize,
+  step_batch_norm,
   update_stats,
 )
 from normjax.weight_decay import decay_mask
@@ -33,6 +35,7 @@ __all__ = [
   "batch_norm",
   "batch_renorm",
   "decay_mask",
+  "domain_batch_norm",
   "get_config",
   "ghost_batch_norm",
   "group_norm",
@@ -45,6 +48,7 @@ __all__ = [
   "rms_norm",
   "show_config",
   "standardize",
+  "step_batch_norm",
   "update_stats",
 ]
 

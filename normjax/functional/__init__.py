@@ -1,6 +1,7 @@
 """Normalization as pure functions of arrays: all mathematics lives here."""
 
 from normjax.functional.batch import batch_norm
+from normjax.functional.domain import domain_batch_norm
 from normjax.functional.ghost import ghost_batch_norm
 from normjax.functional.group import group_norm, instance_norm
 from normjax.functional.layer import layer_norm, rms_norm
@@ -12,6 +13,7 @@ from normjax.functional.renorm import (
 )
 from normjax.functional.running import BatchStats, DebiasedStats, update_stats
 from normjax.functional.standardize import standardize
+from normjax.functional.step import step_batch_norm
 
 __all__ = [
   "BatchStats",
@@ -19,6 +21,7 @@ __all__ = [
   "Moments",
   "batch_norm",
   "batch_renorm",
+  "domain_batch_norm",
   "ghost_batch_norm",
   "group_norm",
   "instance_norm",
@@ -29,5 +32,6 @@ __all__ = [
   "renorm_r_max",
   "rms_norm",
   "standardize",
+  "step_batch_norm",
   "update_stats",
 ]

@@ -13,8 +13,10 @@ from jax.typing import ArrayLike
 
 from normjax.functional.keywords import check_keywords
 from normjax.linen.batch import BatchNorm
+from normjax.linen.ghost import GhostBatchNorm
 from normjax.linen.group import GroupNorm, InstanceNorm
 from normjax.linen.layer import LayerNorm, RMSNorm
+from normjax.linen.renorm import BatchRenorm
 
 # A factory is called as factory(train=..., **options). It returns a module that
 # is called as module(x, mask=None).
@@ -45,8 +47,8 @@ def make_norm(name: str, *, train: bool, **options: Any) -> nn.Module:
 
   Args:
     name: One of `norm_names()`.
-    train: Whether the model is training. "bn" then uses the statistics of the
-      batch, else its running statistics.
+    train: Whether the model is training. "bn", "brn" and "gbn" then use the
+      statistics of the batch, else their running statistics.
     **options: Fields of the module, such as `num_groups=8` for "gn".
 
   Raises:
@@ -137,11 +139,16 @@ def _register_class(
   register_norm(name, factory)
 
 
+def _mode(train: bool) -> dict[str, bool]:
+  """Returns the mode of a norm that has running statistics."""
+  return {"use_running_average": not train}
+
+
 _register_class("none", Identity)
 _register_class("ln", LayerNorm)
 _register_class("rms", RMSNorm)
-_register_class(
-  "bn", BatchNorm, lambda train: {"use_running_average": not train}
-)
+_register_class("bn", BatchNorm, _mode)
 _register_class("gn", GroupNorm)
 _register_class("in", InstanceNorm)
+_register_class("brn", BatchRenorm, _mode)
+_register_class("gbn", GhostBatchNorm, _mode)
