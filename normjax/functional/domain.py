@@ -16,7 +16,7 @@ from normjax.functional.arguments import (
   jit,
 )
 from normjax.functional.batch import batch_norm
-from normjax.functional.rows import check_index, check_rows, row, with_row
+from normjax.functional.rows import check_index, checked_rows, row, with_row
 from normjax.functional.running import Stats, check_running
 
 
@@ -29,7 +29,7 @@ def _check_given(given: Mapping[str, Any]) -> None:
   stats, domain = given.get("stats"), given["domain"]
   if stats is None or isinstance(domain, jax.core.Tracer):
     return
-  domains = check_rows("domain_batch_norm", "domains", stats)
+  domains = len(checked_rows("domain_batch_norm", "domains", stats).mean)
   if domain >= domains:
     raise ValueError(
       f"domain must be below {domains}, the number of domains in stats, got"
@@ -101,7 +101,7 @@ def domain_batch_norm(
   """
   check_floating(x, "domain_batch_norm")
   features = canonical_axes(axis, x.ndim, "axis")
-  check_rows("domain_batch_norm", "domains", stats)
+  stats = checked_rows("domain_batch_norm", "domains", stats)
 
   def of_domain(value: jax.Array | None) -> jax.Array | None:
     if value is None or value.ndim <= len(features):

@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 
 from normjax.functional.arguments import as_array
-from normjax.functional.running import RunningStats, Stats
+from normjax.functional.running import Stats
 
 
 def check_index(name: str, given: Mapping[str, Any]) -> None:
@@ -35,8 +35,8 @@ def check_index(name: str, given: Mapping[str, Any]) -> None:
     raise ValueError(f"{name} must not be negative, got {index}.")
 
 
-def check_rows(function: str, rows: str, stats: RunningStats | None) -> int:
-  """Returns the number of rows of statistics.
+def checked_rows(function: str, rows: str, stats: Stats | None) -> Stats:
+  """Returns statistics if they have rows.
 
   Args:
     function: The name of the norm, for the message.
@@ -59,8 +59,7 @@ def check_rows(function: str, rows: str, stats: RunningStats | None) -> int:
       f"{function} needs statistics of shape [{rows}, channels], got"
       f" {shapes}. Stack those of all {rows} along a new first axis."
     )
-  ((number,),) = numbers
-  return number
+  return stats
 
 
 def row(stats: Stats, index: int | jax.Array) -> Stats:

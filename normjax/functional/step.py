@@ -16,8 +16,13 @@ from normjax.functional.arguments import (
   jit,
 )
 from normjax.functional.batch import batch_norm
-from normjax.functional.rows import check_index, check_rows, row, with_row
-from normjax.functional.running import Stats, check_running, seen
+from normjax.functional.rows import check_index, checked_rows, row, with_row
+from normjax.functional.running import (
+  RunningStats,
+  Stats,
+  check_running,
+  seen,
+)
 
 
 def _check_given(given: Mapping[str, Any]) -> None:
@@ -97,10 +102,10 @@ def step_batch_norm(
     section 3.
   """
   check_floating(x, "step_batch_norm")
-  steps = check_rows("step_batch_norm", "steps", stats)
+  stats = checked_rows("step_batch_norm", "steps", stats)
   if use_running_average:
     step = _last_trained(stats, step)
-  step = jnp.minimum(step, steps - 1)
+  step = jnp.minimum(step, len(stats.mean) - 1)
   y, new = batch_norm(
     x,
     scale,
@@ -119,7 +124,7 @@ def step_batch_norm(
   return y, stats if use_running_average else with_row(stats, step, new)
 
 
-def _last_trained(stats: Stats, step: int | jax.Array) -> jax.Array:
+def _last_trained(stats: RunningStats, step: int | jax.Array) -> jax.Array:
   """Returns the last step up to `step` that has statistics, or zero."""
   known = seen(stats)
   trained = jnp.any(known, tuple(range(1, known.ndim)))

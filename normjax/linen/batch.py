@@ -96,10 +96,13 @@ class BatchNorm(RunningNorm):
         " It is the number of calls whose values make one batch; 1 means that"
         " each call is a batch."
       )
-    normalize = functional.batch_norm
-    if self.microbatches > 1:
-      normalize = self._accumulating
-    return self._normalized(normalize, x, use_running_average, mask)
+    accumulates = self.microbatches > 1
+    return self._normalized(
+      self._accumulating if accumulates else functional.batch_norm,
+      x,
+      use_running_average,
+      mask,
+    )
 
   def _accumulating(
     self, x: jax.Array, *, stats: Stats, **options: Any
@@ -108,7 +111,7 @@ class BatchNorm(RunningNorm):
     if options["use_running_average"] and not self.is_initializing():
       return functional.batch_norm(x, stats=stats, **options)
     shape, dtype = stats.mean.shape, stats.mean.dtype
-    kept = {
+    kept: dict[str, nn.Variable] = {
       "pending": self.variable(
         "batch_stats", "pending", functional.Moments.empty, shape, dtype
       ),

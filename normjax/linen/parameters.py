@@ -28,8 +28,8 @@ def scale_parameter(
   """
   if not module.use_scale:
     return None
-  init = module.scale_init
-  if module.scale_offset and inspect.unwrap(init) is type(module).scale_init:
+  init, default = module.scale_init, getattr(type(module), "scale_init", None)
+  if module.scale_offset and inspect.unwrap(init) is default:
 
     def init(*args: Any) -> Any:  # Possibly a box with metadata.
       return jax.tree.map(

@@ -74,9 +74,9 @@ class BatchRenorm(RunningNorm):
       x, use_running_average=use_running_average, **options
     )
 
-  def _limits(self) -> dict[str, float | jax.Array]:
+  def _limits(self) -> dict[str, Any]:
     """Returns the limits, and counts this step if they depend on it."""
-    limits = {"r_max": self.r_max, "d_max": self.d_max}
+    limits: dict[str, Any] = {"r_max": self.r_max, "d_max": self.d_max}
     if not any(map(callable, limits.values())):
       return limits
     steps = self.variable("batch_stats", "steps", jnp.zeros, (), jnp.int32)
