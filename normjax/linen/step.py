@@ -18,8 +18,9 @@ class StepBatchNorm(RunningNorm, kw_only=True):
 
   Owns the parameters and running statistics of `normjax.step_batch_norm`,
   https://arxiv.org/abs/1603.09025. In a recurrent net, one module is called at
-  every step: gain and bias are shared. With `nn.scan` or `nn.RNN`, the steps
-  hand on the collection `batch_stats`: `variable_carry="batch_stats"`.
+  every step: gain and bias are shared. `nn.scan` with
+  `variable_broadcast="params"` and `variable_carry="batch_stats"` hands on the
+  statistics; Flax needs them to exist, so initialize by one step without it.
 
   Attributes:
     steps: Number of steps that have statistics of their own, such as the length

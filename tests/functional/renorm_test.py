@@ -110,8 +110,12 @@ class ReferenceTest(parameterized.TestCase):
     """Mean 5 and deviation 2, against 1 and 1: r is 2, d is 4."""
     x = jnp.array([[3.0], [7.0]])
     stats = normjax.BatchStats(jnp.ones(1), jnp.ones(1))
-    for r_max, d_max, y in ((9.0, 9.0, (2, 6)), (1.5, 9.0, (2.5, 5.5)),
-                            (9.0, 3.0, (1, 5)), (1.0, 0.0, (-1, 1))):  # fmt: skip
+    for r_max, d_max, y in (
+      (9.0, 9.0, (2, 6)),
+      (1.5, 9.0, (2.5, 5.5)),
+      (9.0, 3.0, (1, 5)),
+      (1.0, 0.0, (-1, 1)),
+    ):
       found, _ = train(x, stats=stats, r_max=r_max, d_max=d_max, epsilon=1e-9)
       np.testing.assert_allclose(found[:, 0], y, rtol=1e-6)
 

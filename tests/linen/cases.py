@@ -18,8 +18,9 @@ class Case:
 
   Attributes:
     name: Ends the name of the test.
-    kind: Name of the class in `flax.linen` and `normjax.linen`.
-    options: Fields, all of which Flax knows too.
+    kind: Name of the class in `normjax.linen`, and in `flax.linen` if it has a
+      peer there.
+    options: Fields, all of which the peer knows too.
     shape: Of the input.
     sharded_axis: An axis of size 8 that is averaged over and no feature axis,
       hence one that `axis_name` can replace; None where there is no such.
@@ -33,7 +34,7 @@ class Case:
 
   @property
   def stateful(self):
-    return self.kind == "BatchNorm"
+    return self.kind in ("BatchNorm", "BatchRenorm", "GhostBatchNorm")
 
   def build(self, library=normjax.linen, train=True, **options):
     """Returns the module of one of the two libraries."""
@@ -68,7 +69,7 @@ class Case:
     )
 
 
-CASES = (
+PEERED = (
   Case("layer", "LayerNorm", {}, (4, 6), None),
   Case("layer_channels", "LayerNorm", {"reduction_axes": (1, 2, 3)}),
   Case(
@@ -94,11 +95,16 @@ CASES = (
   Case("instance_channels_first", "InstanceNorm", {"feature_axes": 1},
        (2, 6, 8, 3), 2),
 )  # fmt: skip
+CASES = (
+  *PEERED,
+  Case("renorm", "BatchRenorm", {"r_max": 1.5, "d_max": 0.5}),
+  Case("ghost", "GhostBatchNorm", {"ghost_size": 1}, (8, 4, 6), 0),
+)
 ONE_OF_EACH = tuple(
   case
   for case in CASES
   if case.name
-  in ("layer_channels", "rms_channels", "batch", "group", "instance")
+  in ("layer_channels", "rms_channels", "batch", "group", "instance", "ghost")
 )
 STATEFUL = tuple(case for case in CASES if case.stateful)
 

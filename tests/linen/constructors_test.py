@@ -14,6 +14,7 @@ from absl.testing import parameterized
 import normjax.linen
 from normjax.linen import (
   BatchNorm,
+  GhostBatchNorm,
   GroupNorm,
   InstanceNorm,
   LayerNorm,
@@ -31,8 +32,16 @@ KINDS = (
 )
 
 
+WITHOUT_PEER = (
+  ("BatchRenorm",),
+  ("DomainBatchNorm",),
+  ("GhostBatchNorm",),
+  ("StepBatchNorm",),
+)
+
+
 class WrongArgumentsTest(parameterized.TestCase):
-  @parameterized.parameters(*KINDS)
+  @parameterized.parameters(*KINDS, *WITHOUT_PEER)
   def test_unknown_field(self, kind):
     make = getattr(normjax.linen, kind)
     message = f"{kind} has no argument 'eps'; here it is called 'epsilon'"
@@ -53,7 +62,7 @@ class WrongArgumentsTest(parameterized.TestCase):
       make(**{word: True})
 
   @parameterized.product(
-    make=(BatchNorm, InstanceNorm, LayerNorm, RMSNorm),
+    make=(BatchNorm, GhostBatchNorm, InstanceNorm, LayerNorm, RMSNorm),
     size=(8, np.int64(8), (4, 6), [6]),
     options=({}, {"epsilon": 1e-5}),
   )
@@ -63,7 +72,7 @@ class WrongArgumentsTest(parameterized.TestCase):
     with self.assertRaisesRegex(TypeError, message):
       make(size, **options)
 
-  @parameterized.parameters(*KINDS)
+  @parameterized.parameters(*KINDS, *WITHOUT_PEER)
   def test_x_comes_first(self, kind):
     with self.assertRaisesRegex(TypeError, rf"array.*call it: {kind}\(\)\(x\)"):
       getattr(normjax.linen, kind)(X)

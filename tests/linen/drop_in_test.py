@@ -13,9 +13,13 @@ import numpy as np
 from absl.testing import parameterized
 
 import normjax.linen
-from tests.linen.cases import CASES, ONE_OF_EACH, STATEFUL, call, named
+from tests.linen import cases
+from tests.linen.cases import PEERED, call, named
 
-KINDS = sorted({case.kind for case in CASES})
+ONE_OF_EACH = [case for case in cases.ONE_OF_EACH if case in PEERED]
+STATEFUL = [case for case in PEERED if case.stateful]
+
+KINDS = sorted({case.kind for case in PEERED})
 ROUNDING = {"bfloat16": 2**-8, "float16": 2**-11, "float32": 2e-6,
             "float64": 1e-13}  # fmt: skip
 
@@ -84,7 +88,7 @@ class RefusedTest(parameterized.TestCase):
 
 
 class ParametersTest(parameterized.TestCase):
-  @parameterized.named_parameters(named())
+  @parameterized.named_parameters(named(PEERED))
   def test_init_gives_the_variables_of_flax(self, case):
     """Random initializers show that the keys are drawn in the same order."""
     options = {"scale_init": flax.linen.initializers.normal()}
@@ -96,13 +100,13 @@ class ParametersTest(parameterized.TestCase):
     )
     chex.assert_trees_all_equal(ours, theirs, strict=True)
 
-  @parameterized.named_parameters(named())
+  @parameterized.named_parameters(named(PEERED))
   def test_default_init_gives_the_variables_of_flax(self, case):
     ours = case.build().init(jax.random.key(3), case.input())
     theirs = case.build_peer().init(jax.random.key(3), case.input())
     chex.assert_trees_all_equal(ours, theirs, strict=True)
 
-  @parameterized.named_parameters(named())
+  @parameterized.named_parameters(named(PEERED))
   def test_checkpoint_of_flax_gives_the_same_evaluation(self, case):
     x = case.input(seed=2)
     variables = case.variables()
@@ -118,7 +122,7 @@ class ParametersTest(parameterized.TestCase):
 
 
 class OutputTest(parameterized.TestCase):
-  @parameterized.named_parameters(named())
+  @parameterized.named_parameters(named(PEERED))
   def test_training_and_its_gradients_agree_with_flax(self, case):
     variables, x = case.variables(), case.input()
 
@@ -135,7 +139,7 @@ class OutputTest(parameterized.TestCase):
     # Loose: groups of three that happen to lie close condition badly.
     chex.assert_trees_all_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
-  @parameterized.named_parameters(named())
+  @parameterized.named_parameters(named(PEERED))
   def test_evaluation_agrees_with_flax(self, case):
     variables, x = case.variables(), case.input()
     np.testing.assert_allclose(
@@ -153,7 +157,7 @@ class OutputTest(parameterized.TestCase):
       theirs = {**theirs, **call(case.build_peer(), theirs, x)[1]}
     chex.assert_trees_all_close(ours, theirs, rtol=1e-5)
 
-  @parameterized.named_parameters(named())
+  @parameterized.named_parameters(named(PEERED))
   def test_masked_statistics_agree_with_flax(self, case):
     variables, x = case.variables(), case.input()
     mask = case.mask()
@@ -166,7 +170,7 @@ class OutputTest(parameterized.TestCase):
     )
     chex.assert_trees_all_close(updates, expected_updates, rtol=1e-5)
 
-  @parameterized.named_parameters(named())
+  @parameterized.named_parameters(named(PEERED))
   def test_zeros_and_ones_make_a_mask_as_in_flax(self, case):
     variables, x = case.variables(), case.input()
     mask = case.mask()
@@ -179,7 +183,7 @@ class OutputTest(parameterized.TestCase):
 class MaskTest(parameterized.TestCase):
   """Where we promise more than Flax."""
 
-  @parameterized.product(case=CASES, train=(True, False))
+  @parameterized.product(case=PEERED, train=(True, False))
   def test_masked_places_hold_nan_and_come_out_as_bias(self, case, train):
     variables, x = case.variables(), case.input()
     mask = case.mask()

@@ -12,6 +12,8 @@ from flax import linen as nn
 
 from normjax.linen import (
   BatchNorm,
+  BatchRenorm,
+  GhostBatchNorm,
   GroupNorm,
   Identity,
   InstanceNorm,
@@ -34,6 +36,8 @@ MODULES = {
   "bn": BatchNorm,
   "gn": GroupNorm,
   "in": InstanceNorm,
+  "brn": BatchRenorm,
+  "gbn": GhostBatchNorm,
 }
 
 
@@ -43,8 +47,10 @@ class MakeNormTest(parameterized.TestCase):
 
   @parameterized.product(name=list(MODULES), train=(True, False))
   def test_every_norm_is_called_with_x_and_mask(self, name, train):
-    options = {"num_groups": 4} if name == "gn" else {}
-    module = make_norm(name, train=train, dtype=jnp.float32, **options)
+    options = {"gn": {"num_groups": 4}, "gbn": {"ghost_size": 2}}
+    module = make_norm(
+      name, train=train, dtype=jnp.float32, **options.get(name, {})
+    )
     self.assertIsInstance(module, MODULES[name])
     variables = module.init(KEY, X)
     mask = jnp.ones((4, 5, 1), bool)
@@ -53,7 +59,7 @@ class MakeNormTest(parameterized.TestCase):
     moved = updates.get("batch_stats", {}) != {} and bool(
       jnp.any(updates["batch_stats"]["mean"] != 0)
     )
-    self.assertEqual(moved, name == "bn" and train)
+    self.assertEqual(moved, name in ("bn", "brn", "gbn") and train)
 
   def test_none_returns_its_input(self):
     none = make_norm("none", train=True)
