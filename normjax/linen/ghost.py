@@ -1,12 +1,13 @@
 """Ghost batch normalization."""
 
-import functools
+from typing import Any
 
 import jax
 from flax import linen as nn
 from jax.typing import ArrayLike
 
 from normjax import functional
+from normjax.functional.running import RunningStats
 from normjax.linen.constructors import explained
 from normjax.linen.running import RunningNorm
 
@@ -33,7 +34,8 @@ class GhostBatchNorm(RunningNorm):
     >>> from normjax.linen import GhostBatchNorm
     >>> x = jnp.array([[1.0], [3.0], [10.0], [30.0]])
     >>> norm = GhostBatchNorm(use_running_average=False, ghost_size=2)
-    >>> y, variables = norm.init_with_output(jax.random.key(0), x)
+    >>> variables = norm.init(jax.random.key(0), x)
+    >>> y, updates = norm.apply(variables, x, mutable=["batch_stats"])
     >>> print(y.T)
     [[-1.  1. -1.  1.]]
   """
@@ -50,10 +52,14 @@ class GhostBatchNorm(RunningNorm):
   ) -> jax.Array:
     """Normalizes `x`; in training, updates the running statistics.
 
-    Args, Returns and Raises as in `BatchNorm`; the examples are along the first
-    axis of `x`.
+    Initializing takes all examples as one ghost batch. Args, Returns and Raises
+    as in `BatchNorm`; the examples are along the first axis of `x`.
     """
-    normalize = functools.partial(
-      functional.ghost_batch_norm, ghost_size=self.ghost_size
-    )
-    return self._normalized(normalize, x, use_running_average, mask)
+    return self._normalized(self._by_ghosts, x, use_running_average, mask)
+
+  def _by_ghosts(
+    self, x: jax.Array, **options: Any
+  ) -> tuple[jax.Array, RunningStats]:
+    # A model may be initialized with any number of examples.
+    size = len(x) if self.is_initializing() else self.ghost_size
+    return functional.ghost_batch_norm(x, ghost_size=size, **options)

@@ -18,9 +18,10 @@ class StepBatchNorm(RunningNorm, kw_only=True):
 
   Owns the parameters and running statistics of `normjax.step_batch_norm`,
   https://arxiv.org/abs/1603.09025. In a recurrent net, one module is called at
-  every step: gain and bias are shared. `nn.scan` with
-  `variable_broadcast="params"` and `variable_carry="batch_stats"` hands on the
-  statistics; Flax needs them to exist, so initialize by one step without it.
+  every step: gain and bias are shared. Under `nn.scan`, steps of training hand
+  on the statistics (`variable_carry="batch_stats"`), and steps of evaluation
+  share them (`variable_broadcast=("params", "batch_stats")`). Flax carries only
+  variables that exist, so initialize by one step outside of the scan.
 
   Attributes:
     steps: Number of steps that have statistics of their own, such as the length

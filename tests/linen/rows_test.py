@@ -87,9 +87,10 @@ class Recurrent(nn.Module):
     carry = jnp.zeros((x.shape[1], 4)), jnp.int32(0)
     if self.is_initializing():
       return cell(carry, x[0])[1]  # Flax scans variables that exist.
+    constant = "params" if self.train else ("params", "batch_stats")
     scan = nn.scan(
-      Cell.__call__, variable_broadcast="params", variable_carry="batch_stats",
-      split_rngs={"params": False},
+      Cell.__call__, variable_broadcast=constant, split_rngs={"params": False},
+      variable_carry="batch_stats" if self.train else False,
     )  # fmt: skip
     return scan(cell, carry, x)[1]
 
