@@ -25,7 +25,7 @@ class GhostTest(parameterized.TestCase):
     ghost = TRAIN(ghost_size=size, momentum=0.9)
     chex.assert_trees_all_equal(ghost.init(KEY, X), variables)
     y, found = call(ghost, variables, X)
-    chex.assert_trees_all_close(found, updates, rtol=1e-6)
+    chex.assert_trees_all_close(found, updates, rtol=1e-6, atol=1e-7)
     self.assertEqual(bool(jnp.abs(y - expected).max() < 1e-5), size == 40)
     np.testing.assert_allclose(y.reshape(-1, size, 6).mean(1), 0, atol=1e-6)
 
