@@ -63,14 +63,14 @@ def checked_rows(function: str, rows: str, stats: Stats | None) -> Stats:
 
 
 def row(stats: Stats, index: int | jax.Array) -> Stats:
-  """Returns one row of the statistics."""
+  """Returns one row of the statistics; past the end, the last one."""
   return jax.tree.map(
     lambda rows: lax.dynamic_index_in_dim(rows, index, keepdims=False), stats
   )
 
 
 def with_row(stats: Stats, index: int | jax.Array, new: Stats) -> Stats:
-  """Returns statistics in which one row is replaced."""
+  """Returns statistics in which one row, chosen alike, is replaced."""
   return jax.tree.map(
     lambda rows, row: lax.dynamic_update_index_in_dim(rows, row, index, 0),
     stats,

@@ -105,7 +105,6 @@ def step_batch_norm(
   stats = checked_rows("step_batch_norm", "steps", stats)
   if use_running_average:
     step = _last_trained(stats, step)
-  step = jnp.minimum(step, len(stats.mean) - 1)
   y, new = batch_norm(
     x,
     scale,
