@@ -31,7 +31,7 @@ def uneven_mask(shape):
 
 
 class StatisticsTest(parameterized.TestCase):
-  @parameterized.product(mean=(0.0, 1e6), ghost_size=(2, 8), ddof=(0, 1))
+  @parameterized.parameters((0.0, 8, 0), (1e6, 2, 1))
   def test_running_ones_are_of_the_whole_batch(self, mean, ghost_size, ddof):
     """Ghosts far apart, with uneven counts: averages of ghosts differ."""
     x = normal((16, 5, 6), mean) + np.float32(10) * np.arange(

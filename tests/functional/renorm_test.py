@@ -50,9 +50,9 @@ def masks(x, masked):
 
 
 class ReferenceTest(parameterized.TestCase):
-  @parameterized.product(mean=MEANS, limits=(*LIMITS,), masked=(False, True))
-  def test_output_statistics_and_derivatives(self, mean, limits, masked):
-    x, scale, bias, stats = problem(mean)
+  @parameterized.product(limits=(*LIMITS,), masked=(False, True))
+  def test_output_statistics_and_derivatives(self, limits, masked):
+    x, scale, bias, stats = problem(1e6)
     r_max, d_max = LIMITS[limits]
     mask = masks(x, masked)
     dirty = x if mask is None else np.where(mask, x, np.float32(np.nan))

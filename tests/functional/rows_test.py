@@ -40,10 +40,10 @@ def mapped(function, stats):
 
 
 class RowsTest(parameterized.TestCase):
-  @parameterized.product(norm=(*NORMS,), kind=(*STATS,), mean=(0.0, 1e6))
-  def test_each_is_a_batch_norm(self, norm, kind, mean):
+  @parameterized.product(norm=(*NORMS,), kind=(*STATS,))
+  def test_each_is_a_batch_norm(self, norm, kind):
     """Traced indices in turn, in a scan, against one batch norm each."""
-    xs, scale, bias = normal((5, 6, 2, 4), mean), normal(4), normal(4, seed=1)
+    xs, scale, bias = normal((5, 6, 2, 4), 1e6), normal(4), normal(4, seed=1)
     index = np.array([0, 2, 0, 2, 2])
     mask = np.random.default_rng(1).random(xs.shape) < 0.7
     xs = np.where(mask, xs, np.float32(np.nan))

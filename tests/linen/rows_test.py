@@ -10,7 +10,7 @@ import numpy as np
 from absl.testing import parameterized
 
 import normjax
-from normjax.linen import DomainBatchNorm, StepBatchNorm, frozen
+from normjax.linen import DomainBatchNorm, StepBatchNorm, frozen, reestimate
 from tests.linen.cases import call
 
 KEY = jax.random.key(0)
@@ -49,6 +49,11 @@ class DomainTest(parameterized.TestCase):
     chex.assert_trees_all_equal(updates["batch_stats"],
                                 variables["batch_stats"])  # fmt: skip
     np.testing.assert_allclose(y, X / np.sqrt(1 + 1e-5), rtol=1e-6)
+
+  def test_its_statistics_are_not_reestimated_as_if_of_one_domain(self):
+    norm = DomainBatchNorm(domains=2, use_running_average=False)
+    with self.assertRaisesRegex(ValueError, r"\(2, 4\), but its input.*which"):
+      reestimate(norm, norm.init(KEY, X, 0), [X], domain=1)
 
   @parameterized.parameters(
     (2, 2, "domain must be below 2"),
