@@ -87,6 +87,12 @@ def _train(x, *args, **options):
   return normjax.batch_norm(x, *args, use_running_average=False, **options)[0]
 
 
+def _ghost(x, *args, **options):
+  return normjax.ghost_batch_norm(
+    x, *args, use_running_average=False, **options
+  )[0]
+
+
 def _standardize(x, *, axes, **options):
   y, derivative = reference.standardize(x, axes, **options)
   return reference.affine(y, derivative, None, None, -1)
@@ -171,6 +177,11 @@ CASES = (
   _instance(
     name="instance_channels_first", shape=(3, 2, 4, 5), parameter_shape=(2,),
     axes=(2, 3), options={"channel_axis": 1},
+  ),
+  Case(
+    name="batch_ghosts", function=_ghost, reference=reference.ghost_batch_norm,
+    shape=(8, 3, 4), parameter_shape=(4,), axes=(1,), channel_axis=0,
+    num_groups=2, options={"ghost_size": 4},
   ),
   Case(
     name="standardize", function=normjax.standardize, reference=_standardize,

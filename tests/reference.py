@@ -165,6 +165,35 @@ def batch_norm(
   return affine(y, derivative, scale, bias, features, scale_offset)
 
 
+def ghost_batch_norm(
+  x, scale=None, bias=None, *, ghost_size, axis=-1, epsilon=1e-5, mask=None
+):
+  """Takes every ghost out of the batch and standardizes it alone."""
+  x = wide(x)
+  axes = tuple(i for i in range(x.ndim) if i != axis % x.ndim)
+  if mask is not None:
+    mask = np.broadcast_to(mask, x.shape)
+  ghosts = [slice(i, i + ghost_size) for i in range(0, len(x), ghost_size)]
+  parts = [
+    standardize(
+      x[ghost],
+      axes,
+      epsilon=epsilon,
+      mask=None if mask is None else mask[ghost],
+    )
+    for ghost in ghosts
+  ]
+
+  def derivative(d):
+    d = np.broadcast_to(d, x.shape)
+    return np.concatenate(
+      [part[1](d[ghost]) for part, ghost in zip(parts, ghosts, strict=True)]
+    )
+
+  y = np.concatenate([part[0] for part in parts])
+  return affine(y, derivative, scale, bias, axis)
+
+
 def running_statistics(
   x, old, *, axis=-1, momentum=0.99, mask=None, running_var_ddof=0
 ):

@@ -63,7 +63,6 @@ from experiments.lab.study import Parts, Run
 from experiments.lab.tables import table
 from experiments.lab.training import classification, fit
 from experiments.lab.training.batches import Shuffled
-from experiments.regularize.ghost import make_ghost
 
 RATES = tuning.half_decades(-7, -3)  # 3e-4 to 3e-2.
 DROPOUTS = (0.0, 0.2, 0.5)
@@ -202,7 +201,7 @@ def arms(config: Config) -> dict[Arm, Callable[..., nn.Module]]:
     for dropout in DROPOUTS
   }
   for size in GHOSTS if "bn" in config.norm else ():
-    ghost = functools.partial(make_ghost, size=size)
+    ghost = norm_factory("gbn", ghost_size=size)
     found["noisy", f"ghost {size}", 0.0] = ghost
   return found
 

@@ -127,7 +127,7 @@ def batch_norm(
   check_mode("batch_norm", "BatchStats", use_running_average, stats)
   features = canonical_axes(axis, x.ndim, "axis")
   check_parameters(x, features, f"axis={axis}", scale=scale, bias=bias)
-  _check_stats(stats, x, features, f"axis={axis}")
+  check_stats(stats, x, features, f"axis={axis}")
   mask = canonical_mask(mask, x.shape)
   axes = complement(features, x.ndim)
   groups = Groups(
@@ -135,7 +135,7 @@ def batch_norm(
   )
   norm = Norm(groups, features, scale_offset=scale_offset)
   if stats is not None and use_running_average:
-    running = _as_moments(stats, running_var_ddof)
+    running = as_moments(stats, running_var_ddof)
     return _evaluate(x, scale, bias, running, mask, epsilon, norm), stats
   check_axis_name(axis_name)
   check_more_than_one(
@@ -154,7 +154,7 @@ def batch_norm(
   return y, updated(stats, batch, momentum, running_var_ddof)
 
 
-def _as_moments(stats: RunningStats, ddof: int) -> GroupMoments:
+def as_moments(stats: RunningStats, ddof: int) -> GroupMoments:
   """Returns running statistics as moments with count one."""
   tail, var = jnp.zeros_like(stats.mean), stats.var
   if isinstance(stats, Moments):
@@ -199,12 +199,19 @@ def _evaluate(
   return view.unfold(y.astype(x.dtype))
 
 
-def _check_stats(
+def check_stats(
   stats: RunningStats | None,
   x: jax.Array,
   features: tuple[int, ...],
   origin: str,
 ) -> None:
+  """Raises unless `stats` are None, or floating with the right shape.
+
+  Args:
+    stats: The running statistics.
+    x, origin: As in `check_parameters`.
+    features: The axes of `x` that the statistics vary along.
+  """
   if stats is None:
     return
   for field, value in stats._asdict().items():

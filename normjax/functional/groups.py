@@ -56,9 +56,11 @@ class Groups(NamedTuple):
       return size * len(self.axis_index_groups[0])
     return size * mapped_size(self.axis_name)
 
-  def total(self, x: jax.Array) -> jax.Array:
-    """Returns the sums of `x`, in a shape that broadcasts to that of `x`."""
-    return self.pool(jnp.sum(x, self.axes, keepdims=True))
+  def total(self, x: Any) -> Any:
+    """Returns a tree of arrays, each summed up, in shapes that broadcast."""
+    return self.pool(
+      jax.tree.map(lambda x: jnp.sum(x, self.axes, keepdims=True), x)
+    )
 
   def pool(self, sums: Any) -> Any:
     """Returns a tree of partial sums, each added up over its group."""

@@ -9,7 +9,7 @@ the digits of one, because `x - mean` needs them. See docs/numerics.md.
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -302,7 +302,9 @@ def group_moments(
     `GroupMoments` in a shape that broadcasts to that of `x`.
   """
   local = _local_moments(x, mask, groups.axes, centered)
-  return _merged(local, x.shape, groups) if groups.pooled else local
+  if not groups.pooled:
+    return local
+  return _merged(local, groups.size(x.shape), groups.pool)
 
 
 def _local_moments(
@@ -374,8 +376,22 @@ def _first(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
   return lax.slice(x, (0,) * x.ndim, limits)
 
 
+def united(partial: GroupMoments, size: int, groups: Groups) -> GroupMoments:
+  """Returns the moments of unions of groups.
+
+  Args:
+    partial: The moments of the parts.
+    size: The number of elements in a union.
+    groups: Which parts belong together.
+
+  Returns:
+    `GroupMoments` in a shape that broadcasts to that of `partial`.
+  """
+  return _merged(partial, size, groups.total)
+
+
 def _merged(
-  partial: GroupMoments, shape: tuple[int, ...], groups: Groups
+  partial: GroupMoments, size: int, total: Callable[[Any], Any]
 ) -> GroupMoments:
   """Merges all parts of a group at once, in two rounds.
 
@@ -383,15 +399,18 @@ def _merged(
   sums squared distances of the parts' means from it, because
   E[mean^2] - E[mean]^2 would cancel. In each round devices exchange one
   message.
+
+  Args:
+    partial: The moments of the parts.
+    size: The number of elements in a group.
+    total: Adds up a tree of arrays over the parts of a group.
   """
-  shrink = shrinking(groups.size(shape))
+  shrink = shrinking(size)
   weight = partial.count.astype(partial.mean.dtype) * shrink
-  count, scaled_sum = groups.pool(
-    (partial.count, _rounded(weight * partial.mean))
-  )
+  count, scaled_sum = total((partial.count, _rounded(weight * partial.mean)))
   center = _mean(scaled_sum, count) / shrink
   gap = (partial.mean - center) + partial.mean_tail
-  correction, m2 = groups.pool(
+  correction, m2 = total(
     (
       _rounded(weight * gap),
       partial.m2 + partial.count * squared_magnitude(gap),

@@ -421,3 +421,15 @@ def _cast(value: jax.Array, old: jax.Array) -> jax.Array:
 def _where(known: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
   """Returns `new` for the channels that are known, else `old`."""
   return sharding.where(sharding.placed_like(known, old), new, old)
+
+
+def seen(stats: RunningStats) -> jax.Array:
+  """Returns for each channel whether a batch has a part in its statistics.
+
+  `BatchStats` do not know; they count as seen.
+  """
+  if isinstance(stats, DebiasedStats):
+    return stats.weight > 0
+  if isinstance(stats, Moments):
+    return stats.count > 0
+  return jnp.ones_like(stats.var, dtype=bool)

@@ -1,7 +1,9 @@
 """Normalization as Flax Linen modules, drop-in for those of `flax.linen`."""
 
 from normjax.linen.batch import BatchNorm
+from normjax.linen.domain import DomainBatchNorm
 from normjax.linen.frozen import frozen, frozen_mask
+from normjax.linen.ghost import GhostBatchNorm
 from normjax.linen.group import GroupNorm, InstanceNorm
 from normjax.linen.layer import LayerNorm, RMSNorm
 from normjax.linen.reestimate import reestimate
@@ -11,6 +13,8 @@ from normjax.linen.registry import (
   norm_names,
   register_norm,
 )
+from normjax.linen.renorm import BatchRenorm
+from normjax.linen.step import StepBatchNorm
 from normjax.linen.torch_options import options_from_torch
 from normjax.linen.torch_variables import (
   variables_from_torch,
@@ -24,14 +28,18 @@ from normjax.linen.whitening import (
 
 __all__ = [
   "BatchNorm",
+  "BatchRenorm",
   "ComplexBatchNorm",
   "DecorrelatedBatchNorm",
+  "DomainBatchNorm",
+  "GhostBatchNorm",
   "GroupNorm",
   "Identity",
   "InstanceNorm",
   "IterNorm",
   "LayerNorm",
   "RMSNorm",
+  "StepBatchNorm",
   "frozen",
   "frozen_mask",
   "make_norm",

@@ -1,38 +1,21 @@
 """Batch normalization and its running statistics."""
 
-import functools
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.typing import Dtype, Initializer
 from jax.typing import ArrayLike
 
 from normjax import functional
-from normjax.functional.arguments import (
-  Axes,
-  AxisIndexGroups,
-  AxisName,
-  option,
-)
-from normjax.functional.running import after_microbatch
+from normjax.functional.running import Stats, after_microbatch
 from normjax.linen.constructors import explained
-from normjax.linen.parameters import (
-  assign,
-  bias_parameter,
-  boolean,
-  feature_shape,
-  mapped_axis,
-  result_dtype,
-  scale_parameter,
-  widened,
-)
+from normjax.linen.parameters import assign
+from normjax.linen.running import RunningNorm
 
 
 @explained
-class BatchNorm(nn.Module):
+class BatchNorm(RunningNorm):
   """Batch normalization, https://arxiv.org/abs/1502.03167.
 
   Owns the parameters and running statistics of `normjax.batch_norm`. Drop-in
@@ -80,23 +63,6 @@ class BatchNorm(nn.Module):
     >>> y = norm.apply({**variables, **updates}, x, use_running_average=True)
   """
 
-  use_running_average: bool | None = None
-  axis: Axes = -1
-  momentum: float = 0.99
-  epsilon: float = 1e-5
-  dtype: Dtype | None = None
-  param_dtype: Dtype = jnp.float32
-  use_bias: bool = True
-  use_scale: bool = True
-  bias_init: Initializer = nn.initializers.zeros
-  scale_init: Initializer = nn.initializers.ones
-  axis_name: AxisName | None = None
-  axis_index_groups: AxisIndexGroups | None = None
-  use_fast_variance: bool = True
-  force_float32_reductions: bool = True
-  scale_offset: float = 0.0
-  running_var_ddof: int = 0
-  debias: bool = False
   microbatches: int = 1
 
   @nn.compact
@@ -125,86 +91,45 @@ class BatchNorm(nn.Module):
         is not a positive integer.
       ModifyScopeVariableError: training while `batch_stats` is not mutable.
     """
-    use_running_average = nn.merge_param(
-      "use_running_average", self.use_running_average, use_running_average
-    )
-    x = jnp.asarray(x)
-    shape = feature_shape(x, self.axis, "axis")
-    scale = scale_parameter(self, shape)
-    bias = bias_parameter(self, shape)
-    dtype = result_dtype(x, scale, bias, self.dtype)
-    x = widened(x, dtype)
-    if self.is_initializing() and x.size == math.prod(shape):
-      use_running_average = True  # One value per channel is enough to init.
-    train = not option("use_running_average", use_running_average)
-    kept = self._declare(shape, x.dtype, train or self.is_initializing())
-    normalize = functools.partial(
-      functional.batch_norm,
-      x,
-      scale,
-      bias,
-      use_running_average=use_running_average,
-      axis=self.axis,
-      momentum=self.momentum,
-      epsilon=self.epsilon,
-      mask=boolean(mask),
-      axis_name=mapped_axis(self),
-      axis_index_groups=self.axis_index_groups,
-      running_var_ddof=self.running_var_ddof,
-      scale_offset=self.scale_offset,
-    )
-    stats = _running(kept, x.dtype)
-    if train and self.microbatches > 1:
-      y, pending = normalize(stats=kept["pending"].value)
-      stats, pending, calls = after_microbatch(
-        stats,
-        pending,
-        kept["calls"].value,
-        self.microbatches,
-        momentum=self.momentum,
-        running_var_ddof=self.running_var_ddof,
-      )
-      new = {**stats._asdict(), "pending": pending, "calls": calls}
-    else:
-      y, stats = normalize(stats=stats)
-      new = stats._asdict()
-    if train and not self.is_initializing():
-      assign(kept, new)
-    return y.astype(dtype)
-
-  def _declare(
-    self, shape: tuple[int, ...], dtype: jnp.dtype, train: bool
-  ) -> dict[str, nn.Variable]:
-    """Declares the variables in `batch_stats`: in evaluation, mean and var."""
     if not isinstance(self.microbatches, int) or self.microbatches < 1:
       raise ValueError(
         f"microbatches must be a positive integer, got {self.microbatches!r}."
         " It is the number of calls whose values make one batch; 1 means that"
         " each call is a batch."
       )
-    real = jnp.finfo(dtype).dtype
-    inits: dict[str, Any] = {
-      "mean": (jnp.zeros, shape, dtype),
-      "var": (jnp.ones, shape, real),
-    }
-    if train and self.debias:
-      inits["weight"] = jnp.zeros, shape, real
-    if train and self.microbatches > 1:
-      inits["pending"] = functional.Moments.empty, shape, dtype
-      inits["calls"] = jnp.zeros, (), jnp.int32
-    return {
-      name: self.variable("batch_stats", name, *init)
-      for name, init in inits.items()
-    }
+    accumulates = self.microbatches > 1
+    return self._normalized(
+      self._accumulating if accumulates else functional.batch_norm,
+      x,
+      use_running_average,
+      mask,
+    )
 
-
-def _running(
-  kept: dict[str, nn.Variable], dtype: jnp.dtype
-) -> functional.BatchStats | functional.DebiasedStats:
-  """Returns the values of the variables as running statistics."""
-  real = jnp.finfo(dtype).dtype
-  mean = widened(kept["mean"].value, dtype)
-  var = widened(kept["var"].value, real)
-  if "weight" in kept:
-    return functional.DebiasedStats(mean, var, kept["weight"].value)
-  return functional.BatchStats(mean, var)
+  def _accumulating(
+    self, x: jax.Array, *, stats: Stats, **options: Any
+  ) -> tuple[jax.Array, Stats]:
+    """As `normjax.batch_norm`; the statistics wait for the last microbatch."""
+    if options["use_running_average"] and not self.is_initializing():
+      return functional.batch_norm(x, stats=stats, **options)
+    shape, dtype = stats.mean.shape, stats.mean.dtype
+    kept: dict[str, nn.Variable] = {
+      "pending": self.variable(
+        "batch_stats", "pending", functional.Moments.empty, shape, dtype
+      ),
+      "calls": self.variable("batch_stats", "calls", jnp.zeros, (), jnp.int32),
+    }
+    if self.is_initializing():
+      return functional.batch_norm(x, stats=stats, **options)
+    y, pending = functional.batch_norm(
+      x, stats=kept["pending"].value, **options
+    )
+    stats, pending, calls = after_microbatch(
+      stats,
+      pending,
+      kept["calls"].value,
+      self.microbatches,
+      momentum=self.momentum,
+      running_var_ddof=self.running_var_ddof,
+    )
+    assign(kept, {"pending": pending, "calls": calls})
+    return y, stats

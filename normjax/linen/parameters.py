@@ -25,17 +25,17 @@ def scale_parameter(
 ) -> jax.Array | None:
   """Declares the parameter `scale`; returns None if it is not used.
 
-  The default initializer starts the gain, `scale_offset + scale`, at one, also
-  if it is wrapped, for example by `nn.with_partitioning`.
+  The default initializer gives the gain, `scale_offset + scale`, its value,
+  also if it is wrapped, for example by `nn.with_partitioning`.
   """
   if not module.use_scale:
     return None
-  init = module.scale_init
-  if module.scale_offset and inspect.unwrap(init) is nn.initializers.ones:
+  init, default = module.scale_init, getattr(type(module), "scale_init", None)
+  if module.scale_offset and inspect.unwrap(init) is default:
 
     def init(*args: Any) -> Any:  # Possibly a box with metadata.
       return jax.tree.map(
-        lambda ones: ones - module.scale_offset, module.scale_init(*args)
+        lambda gain: gain - module.scale_offset, module.scale_init(*args)
       )
 
   return module.param("scale", init, shape, module.param_dtype)

@@ -13,8 +13,10 @@ from jax.typing import ArrayLike
 
 from normjax.functional.keywords import check_keywords
 from normjax.linen.batch import BatchNorm
+from normjax.linen.ghost import GhostBatchNorm
 from normjax.linen.group import GroupNorm, InstanceNorm
 from normjax.linen.layer import LayerNorm, RMSNorm
+from normjax.linen.renorm import BatchRenorm
 from normjax.linen.whitening import DecorrelatedBatchNorm, IterNorm
 
 # A factory is called as factory(train=..., **options). It returns a module that
@@ -46,8 +48,9 @@ def make_norm(name: str, *, train: bool, **options: Any) -> nn.Module:
 
   Args:
     name: One of `norm_names()`.
-    train: Whether the model is training. "bn", "dbn" and "iternorm" then use
-      the statistics of the batch, else their running statistics.
+    train: Whether the model is training. "bn", "brn", "gbn", "dbn" and
+      "iternorm" then use the statistics of the batch, else their running
+      statistics.
     **options: Fields of the module, such as `num_groups=8` for "gn".
 
   Raises:
@@ -149,5 +152,7 @@ _register_class("rms", RMSNorm)
 _register_class("bn", BatchNorm, _mode)
 _register_class("gn", GroupNorm)
 _register_class("in", InstanceNorm)
+_register_class("brn", BatchRenorm, _mode)
+_register_class("gbn", GhostBatchNorm, _mode)
 _register_class("dbn", DecorrelatedBatchNorm, _mode)
 _register_class("iternorm", IterNorm, _mode)

@@ -23,6 +23,7 @@ from normjax.linen.parameters import (
   scale_parameter,
   widened,
 )
+from normjax.linen.running import evaluates
 
 
 @explained
@@ -108,12 +109,10 @@ class DecorrelatedBatchNorm(nn.Module):
       ValueError: training with one value per channel.
       ModifyScopeVariableError: training while `batch_stats` is not mutable.
     """
-    use_running_average = nn.merge_param(
-      "use_running_average", self.use_running_average, use_running_average
-    )
     x = jnp.asarray(x)
     shape = feature_shape(x, self.axis, "axis")
     channels = math.prod(shape)
+    use_running_average = evaluates(self, use_running_average, x.size, channels)
     groups = count_groups(channels, self.num_groups, self.group_size)
     scale = scale_parameter(self, shape)
     bias = bias_parameter(self, shape)
@@ -123,8 +122,6 @@ class DecorrelatedBatchNorm(nn.Module):
     cov = self.variable(
       "batch_stats", "cov", _identities, groups, channels // groups, x.dtype
     )
-    if self.is_initializing() and x.size == channels:
-      use_running_average = True  # One value per channel is enough to init.
     y, stats = functional.decorrelated_batch_norm(
       x,
       scale,
@@ -233,12 +230,10 @@ class ComplexBatchNorm(nn.Module):
 
     Args, Returns and Raises as in `DecorrelatedBatchNorm`; `x` is complex.
     """
-    use_running_average = nn.merge_param(
-      "use_running_average", self.use_running_average, use_running_average
-    )
     x = jnp.asarray(x)
     shape = feature_shape(x, self.axis, "axis")
     channels = math.prod(shape)
+    use_running_average = evaluates(self, use_running_average, x.size, channels)
     scale = None
     if self.use_scale:
       real = jnp.finfo(self.param_dtype).dtype
@@ -249,8 +244,6 @@ class ComplexBatchNorm(nn.Module):
     cov = self.variable(
       "batch_stats", "cov", _halves, channels, jnp.finfo(x.dtype).dtype
     )
-    if self.is_initializing() and x.size == channels:
-      use_running_average = True  # One value per channel is enough to init.
     y, stats = functional.complex_batch_norm(
       x,
       scale,

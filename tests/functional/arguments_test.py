@@ -10,9 +10,11 @@ from absl.testing import parameterized
 import normjax
 
 FUNCTIONS = (
-  normjax.batch_norm, normjax.complex_batch_norm,
-  normjax.decorrelated_batch_norm, normjax.group_norm, normjax.instance_norm,
+  normjax.batch_norm, normjax.batch_renorm, normjax.complex_batch_norm,
+  normjax.decorrelated_batch_norm, normjax.domain_batch_norm,
+  normjax.ghost_batch_norm, normjax.group_norm, normjax.instance_norm,
   normjax.layer_norm, normjax.moments, normjax.rms_norm, normjax.standardize,
+  normjax.step_batch_norm,
 )  # fmt: skip
 
 
@@ -28,6 +30,8 @@ class ArgumentsTest(parameterized.TestCase):
     self.assertIn(tuple(positional), {
       ("x",), ("x", "axes"), ("x", "scale"), ("x", "scale", "bias"),
       ("x", "scale", "bias", "stats"),
+      ("x", "domain", "scale", "bias", "stats"),
+      ("x", "step", "scale", "bias", "stats"),
     })  # fmt: skip
     self.assertIn("mask", kinds)
     self.assertIn("axis_name", kinds)

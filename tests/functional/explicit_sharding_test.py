@@ -33,6 +33,25 @@ def evaluate(x, scale, bias, stats, **options):
   )
 
 
+def ghosts(x, scale, bias, stats, **options):
+  return normjax.ghost_batch_norm(
+    x, scale, bias, stats, use_running_average=False, ghost_size=2, **options
+  )
+
+
+def renorm(x, scale, bias, stats, **options):
+  return normjax.batch_renorm(
+    x, scale, bias, stats, use_running_average=False, **options
+  )
+
+
+def step(x, scale, bias, stats, **options):
+  rows = jax.tree.map(lambda one: jnp.stack([one, one]), stats)
+  return normjax.step_batch_norm(
+    x, 1, scale, bias, rows, use_running_average=False, **options
+  )
+
+
 # Each takes x, scale, bias, stats.
 FUNCTIONS = {
   "layer": lambda x, s, b, _, **o: normjax.layer_norm(x, s, b, **o),
@@ -42,6 +61,9 @@ FUNCTIONS = {
   "rms": lambda x, s, b, _, **o: normjax.rms_norm(x, s, **o),
   "train": train,
   "evaluate": evaluate,
+  "ghosts": ghosts,
+  "renorm": renorm,
+  "step": step,
   # Groups within devices, and groups that lie on two devices.
   "group": lambda x, s, b, _, **o: normjax.group_norm(
     x, s, b, num_groups=8, **o

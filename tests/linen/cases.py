@@ -34,7 +34,13 @@ class Case:
 
   @property
   def stateful(self):
-    return self.kind in ("BatchNorm", "DecorrelatedBatchNorm", "IterNorm")
+    return self.kind in (
+      "BatchNorm",
+      "BatchRenorm",
+      "DecorrelatedBatchNorm",
+      "GhostBatchNorm",
+      "IterNorm",
+    )
 
   def build(self, library=normjax.linen, train=True, **options):
     """Returns the module of one of the two libraries."""
@@ -97,6 +103,8 @@ PEERED = (
 )  # fmt: skip
 CASES = (
   *PEERED,
+  Case("renorm", "BatchRenorm", {"r_max": 1.5, "d_max": 0.5}),
+  Case("ghost", "GhostBatchNorm", {"ghost_size": 1}, (8, 4, 6), 0),
   Case("dbn", "DecorrelatedBatchNorm", {"num_groups": 2, "epsilon": 0.1}),
   Case("iternorm", "IterNorm", {"axis": 1, "iterations": 2}, (8, 6, 2, 3), 0),
 )
@@ -104,7 +112,15 @@ ONE_OF_EACH = tuple(
   case
   for case in CASES
   if case.name
-  in ("layer_channels", "rms_channels", "batch", "group", "instance", "dbn")
+  in (
+    "layer_channels",
+    "rms_channels",
+    "batch",
+    "group",
+    "instance",
+    "ghost",
+    "dbn",
+  )
 )
 STATEFUL = tuple(case for case in CASES if case.stateful)
 

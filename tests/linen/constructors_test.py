@@ -14,6 +14,7 @@ from absl.testing import parameterized
 import normjax.linen
 from normjax.linen import (
   BatchNorm,
+  GhostBatchNorm,
   GroupNorm,
   InstanceNorm,
   IterNorm,
@@ -33,9 +34,13 @@ KINDS = (
 
 
 WITHOUT_PEER = (
+  ("BatchRenorm",),
   ("ComplexBatchNorm",),
   ("DecorrelatedBatchNorm",),
+  ("DomainBatchNorm",),
+  ("GhostBatchNorm",),
   ("IterNorm",),
+  ("StepBatchNorm",),
 )
 
 
@@ -61,7 +66,14 @@ class WrongArgumentsTest(parameterized.TestCase):
       make(**{word: True})
 
   @parameterized.product(
-    make=(BatchNorm, InstanceNorm, IterNorm, LayerNorm, RMSNorm),
+    make=(
+      BatchNorm,
+      GhostBatchNorm,
+      InstanceNorm,
+      IterNorm,
+      LayerNorm,
+      RMSNorm,
+    ),
     size=(8, np.int64(8), (4, 6), [6]),
     options=({}, {"epsilon": 1e-5}),
   )

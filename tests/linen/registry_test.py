@@ -12,7 +12,9 @@ from flax import linen as nn
 
 from normjax.linen import (
   BatchNorm,
+  BatchRenorm,
   DecorrelatedBatchNorm,
+  GhostBatchNorm,
   GroupNorm,
   Identity,
   InstanceNorm,
@@ -36,6 +38,8 @@ MODULES = {
   "bn": BatchNorm,
   "gn": GroupNorm,
   "in": InstanceNorm,
+  "brn": BatchRenorm,
+  "gbn": GhostBatchNorm,
   "dbn": DecorrelatedBatchNorm,
   "iternorm": IterNorm,
 }
@@ -47,8 +51,10 @@ class MakeNormTest(parameterized.TestCase):
 
   @parameterized.product(name=list(MODULES), train=(True, False))
   def test_every_norm_is_called_with_x_and_mask(self, name, train):
-    options = {"num_groups": 4} if name == "gn" else {}
-    module = make_norm(name, train=train, dtype=jnp.float32, **options)
+    options = {"gn": {"num_groups": 4}, "gbn": {"ghost_size": 2}}
+    module = make_norm(
+      name, train=train, dtype=jnp.float32, **options.get(name, {})
+    )
     self.assertIsInstance(module, MODULES[name])
     variables = module.init(KEY, X)
     mask = jnp.ones((4, 5, 1), bool)
@@ -57,7 +63,8 @@ class MakeNormTest(parameterized.TestCase):
     moved = updates.get("batch_stats", {}) != {} and bool(
       jnp.any(updates["batch_stats"]["mean"] != 0)
     )
-    self.assertEqual(moved, name in ("bn", "dbn", "iternorm") and train)
+    stateful = ("bn", "brn", "gbn", "dbn", "iternorm")
+    self.assertEqual(moved, name in stateful and train)
 
   def test_none_returns_its_input(self):
     none = make_norm("none", train=True)

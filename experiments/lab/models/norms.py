@@ -16,6 +16,8 @@ from normjax.linen import make_norm
 NORM_OPTIONS: Mapping[str, Mapping[str, Any]] = {
   "gn": {"num_groups": 8},
   "bn": {"momentum": 0.9},
+  "brn": {"momentum": 0.9},
+  "gbn": {"momentum": 0.9},
   "dbn": {"momentum": 0.9, "num_groups": 8},
   "iternorm": {"momentum": 0.9, "num_groups": 8},
 }

@@ -51,7 +51,7 @@ def prepare(images):
 
 
 def options(norm):
-  return {"num_groups": 2} if norm == "gn" else {}
+  return {"gn": {"num_groups": 2}, "gbn": {"ghost_size": 2}}.get(norm, {})
 
 
 class MeshTest(parameterized.TestCase):
