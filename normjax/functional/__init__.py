@@ -1,6 +1,7 @@
 """Normalization as pure functions of arrays: all mathematics lives here."""
 
 from normjax.functional.batch import batch_norm
+from normjax.functional.folding import fold_batch_norm
 from normjax.functional.group import group_norm, instance_norm
 from normjax.functional.layer import layer_norm, rms_norm
 from normjax.functional.moments import Moments, merge_moments, moments
@@ -12,6 +13,7 @@ __all__ = [
   "DebiasedStats",
   "Moments",
   "batch_norm",
+  "fold_batch_norm",
   "group_norm",
   "instance_norm",
   "layer_norm",

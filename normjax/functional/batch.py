@@ -143,7 +143,7 @@ def batch_norm(
         " statistics, got stats=None. Pass the BatchStats that training"
         " returned, or use_running_average=False."
       )
-    running = _as_moments(stats, running_var_ddof)
+    running = as_moments(stats, running_var_ddof)
     return _evaluate(x, scale, bias, running, mask, epsilon, norm), stats
   check_axis_name(axis_name)
   check_more_than_one(
@@ -162,7 +162,7 @@ def batch_norm(
   return y, updated(stats, batch, momentum, running_var_ddof)
 
 
-def _as_moments(stats: RunningStats, ddof: int) -> GroupMoments:
+def as_moments(stats: RunningStats, ddof: int) -> GroupMoments:
   """Returns running statistics as moments with count one."""
   tail, var = jnp.zeros_like(stats.mean), stats.var
   if isinstance(stats, Moments):
