@@ -116,6 +116,11 @@ def norm(seed=10, mean=0.0):
   return scale, bias, stats
 
 
+def fold(*args, **options):
+  """Returns the folded kernel and bias as NumPy arrays."""
+  return map(np.asarray, normjax.fold_batch_norm(*args, **options))
+
+
 def normalized(y, scale, bias, stats, offset=0.0):
   """Returns batch norm of `[..., features]` in evaluation, in float64."""
   y, scale, bias, mean, var = map(np.float64, (y, scale, bias, *stats))
@@ -131,14 +136,14 @@ class FormsTest(parameterized.TestCase):
     scale, bias, stats = norm()
 
     def layer(kernel, bias):
-      y = np.moveaxis(form.layer(x, jnp.asarray(kernel)), form.channels, -1)
-      return y if bias is None else y + np.asarray(bias)
+      y = np.asarray(form.layer(x, jnp.asarray(kernel)))
+      y = np.moveaxis(y, form.channels, -1)
+      return y if bias is None else y + bias
 
     expected = normalized(layer(kernel, layer_bias), scale, bias, stats)
-    folded = normjax.fold_batch_norm(
+    folded = fold(
       kernel, layer_bias, scale, bias, stats, axis=form.axis, epsilon=EPSILON
     )
-    self.assertEqual(folded[0].shape, kernel.shape)
     np.testing.assert_allclose(layer(*folded), expected, rtol=1e-5, atol=1e-5)
 
   def test_several_axes(self):
@@ -147,7 +152,7 @@ class FormsTest(parameterized.TestCase):
     layer_bias, scale, bias = (numbers(2, 3, seed=seed) for seed in (3, 4, 5))
     stats = normjax.BatchStats(numbers(2, 3), 0.5 + numbers(2, 3) ** 2)
     y = np.einsum("ni,ipq->npq", x, kernel) + layer_bias
-    kernel, shift = normjax.fold_batch_norm(
+    kernel, shift = fold(
       kernel, layer_bias, scale, bias, stats, axis=(-1, -2), epsilon=EPSILON
     )
     np.testing.assert_allclose(
@@ -178,9 +183,7 @@ class OptionsTest(parameterized.TestCase):
       expected, _ = normjax.batch_norm(
         x @ kernel, *given, stats, use_running_average=True, **options
       )
-      folded, shift = normjax.fold_batch_norm(
-        kernel, None, *given, stats, **options
-      )
+      folded, shift = fold(kernel, None, *given, stats, **options)
       np.testing.assert_allclose(
         x @ folded + shift, expected, rtol=1e-5, atol=1e-5
       )
@@ -190,16 +193,16 @@ class OptionsTest(parameterized.TestCase):
     kernel = numbers(3, 4, FEATURES, seed=2)
     scale, bias, stats = norm()
 
-    def fold(kernel, epsilon):
+    def call(kernel, epsilon):
       return normjax.fold_batch_norm(
         kernel, None, scale, bias, stats, epsilon=epsilon
       )
 
-    expected = fold(kernel[1], 0.25)
-    mapped = jax.jit(jax.vmap(fold, in_axes=(0, None)))(kernel, 0.25)
+    expected = call(kernel[1], 0.25)
+    mapped = jax.jit(jax.vmap(call, in_axes=(0, None)))(kernel, 0.25)
     for found, wanted in zip(mapped, expected, strict=True):
       np.testing.assert_allclose(found[1], wanted, rtol=1e-6)
-    gradient = jax.grad(lambda kernel: fold(kernel, 0.25)[0].sum())(kernel[0])
+    gradient = jax.grad(lambda kernel: call(kernel, 0.25)[0].sum())(kernel[0])
     factor = scale / np.sqrt(stats.var + 0.25)
     np.testing.assert_allclose(
       gradient, np.broadcast_to(factor, (4, FEATURES)), rtol=1e-6
@@ -240,7 +243,7 @@ class DtypesTest(parameterized.TestCase):
       expected, _ = normjax.batch_norm(
         x @ kernel, gain, bias, stats, use_running_average=True
       )
-      folded, shift = normjax.fold_batch_norm(kernel, None, gain, bias, stats)
+      folded, shift = fold(kernel, None, gain, bias, stats)
       self.assertEqual(folded.dtype, dtype)
       self.assertEqual(shift.dtype, np.complex64)
       np.testing.assert_allclose(
@@ -263,7 +266,7 @@ class LargeMeanTest(parameterized.TestCase):
     layer_bias = stats.mean + numbers(FEATURES, seed=5)
     y = np.float64(x) @ np.float64(kernel) + np.float64(layer_bias)
     expected = normalized(y, scale, bias, stats)
-    folded, shift = normjax.fold_batch_norm(
+    folded, shift = fold(
       kernel, layer_bias, scale, bias, stats, epsilon=EPSILON
     )
     np.testing.assert_allclose(
@@ -279,9 +282,7 @@ class LargeMeanTest(parameterized.TestCase):
     y = np.float64(x) @ np.float64(kernel)
     expected = normalized(y, scale, bias, stats)
     unfolded = normalized(x @ kernel, scale, bias, stats)
-    folded, shift = normjax.fold_batch_norm(
-      kernel, None, scale, bias, stats, epsilon=EPSILON
-    )
+    folded, shift = fold(kernel, None, scale, bias, stats, epsilon=EPSILON)
     error = np.abs(x @ folded + shift - expected).max()
     self.assertLess(error, 4 * np.abs(unfolded - expected).max())
 
