@@ -14,6 +14,13 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 _MARK = "normjax.linen.dataflow:"
 
+# Operations that call programs with their own operands, under the names of all
+# versions of JAX. The first operand of a condition chooses the program.
+_CALLS = frozenset({
+  "jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint",
+  "custom_jvp_call", "custom_vjp_call", "scan", "shard_map", "cond",
+})  # fmt: skip
+
 _OUTSIDE = (
   "an input of the model, or of a part of it that nn.jit, nn.remat, nn.scan or"
   " nn.vmap makes"
@@ -70,23 +77,23 @@ def inputs_read(program: ClosedJaxpr | Jaxpr) -> list[bool]:
   """Returns for each input of a program whether anything depends on it.
 
   A call depends on what the called program depends on, not on all that it is
-  given. Where this is not known, as in loops of unknown length, all counts.
+  given. Where this is not known, as in `while_loop`, all of it counts.
   """
   jaxpr = getattr(program, "jaxpr", program)
   read = [*jaxpr.outvars]
   for eqn in jaxpr.eqns:
-    inner = _programs(eqn)
+    inner = _programs(eqn) if eqn.primitive.name in _CALLS else []
     operands = eqn.invars
     if eqn.primitive.name == "cond":
       read.append(operands[0])
       operands = operands[1:]
-    if inner and all(_size(called) == len(operands) for called in inner):
-      for called in inner:
-        pairs = zip(operands, inputs_read(called), strict=True)
-        read += [operand for operand, needed in pairs if needed]
-    else:
+    if not inner:
       read += operands
-  return [any(var is x for x in read) for var in jaxpr.invars]
+    for called in inner:
+      pairs = zip(operands, inputs_read(called), strict=True)
+      read += [operand for operand, needed in pairs if needed]
+  ids = {id(x) for x in read}
+  return [id(var) in ids for var in jaxpr.invars]
 
 
 def _programs(eqn: Any) -> list[ClosedJaxpr | Jaxpr]:
@@ -97,10 +104,6 @@ def _programs(eqn: Any) -> list[ClosedJaxpr | Jaxpr]:
     for item in (value if isinstance(value, tuple | list) else [value])
     if isinstance(item, ClosedJaxpr | Jaxpr)
   ]
-
-
-def _size(program: ClosedJaxpr | Jaxpr) -> int:
-  return len(getattr(program, "jaxpr", program).invars)
 
 
 def _name(eqn: Any) -> str:
