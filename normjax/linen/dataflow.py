@@ -108,8 +108,13 @@ def _programs(eqn: Any) -> list[ClosedJaxpr | Jaxpr]:
 
 def _name(eqn: Any) -> str:
   """Returns the name of the function that an operation calls, or its own."""
-  name = eqn.params.get("name")
-  return name if name and _programs(eqn) else eqn.primitive.name
+  name = eqn.primitive.name
+  programs = _programs(eqn)
+  if not programs:
+    return name
+  if name.startswith("custom_") and programs[0].eqns:
+    return _name(programs[0].eqns[-1])
+  return eqn.params.get("name") or name
 
 
 def _number(eqn: Any) -> int | None:

@@ -445,7 +445,7 @@ def _folded_variables(
     )
     for name, value in zip(("kernel", "bias"), folded, strict=True):
       path = (*of_layer, name)
-      flat[path] = nn.meta.replace_boxed(flat.get(path), value)
+      flat[path] = nn.meta.replace_boxed(flat.get(path, value), value)
     for path in [*flat]:
       if path[1 : len(norm.path) + 1] == norm.path:
         del flat[path]
