@@ -38,7 +38,7 @@ def of_arrays(
   def apply(variables: Variables, arrays: list[Any]) -> Any:
     rest = iter(arrays)
     filled = [next(rest) if _is_array(leaf) else leaf for leaf in leaves]
-    args, options = structure.unflatten(filled)
+    args, options = jax.tree.unflatten(structure, filled)
     return model.apply(variables, *args, **options)
 
   return apply, arrays

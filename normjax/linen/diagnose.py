@@ -201,10 +201,10 @@ def diagnose(
       return next_fun(*args, **kwargs)
     modules[module.path] = module
     given = arguments(context, args, kwargs).arguments
-    pool = module.get_variable("batch_stats", POOL)
+    pool: functional.Moments = module.get_variable("batch_stats", POOL)
     seen = input_moments(module, given, pool)
-    pool = functional.merge_moments(pool, seen)
-    module.put_variable("batch_stats", POOL, pool)
+    merged = functional.merge_moments(pool, seen)
+    module.put_variable("batch_stats", POOL, merged)
     return next_fun(*args, **kwargs)
 
   apply, arrays = of_arrays(

@@ -81,7 +81,9 @@ LAYERS = {
   "depthwise": (nn.Conv(4, (3, 3), feature_group_count=4), X),
   "depthwise_multiplied": (nn.Conv(8, (3, 3), feature_group_count=4), X),
   "strided": (nn.Conv(6, (3, 3), strides=2, padding="VALID"), X),
-  "dilated": (nn.Conv(6, (3, 3), padding=2, kernel_dilation=2, input_dilation=2), X),
+  "dilated": (
+    nn.Conv(6, (3, 3), padding=2, kernel_dilation=2, input_dilation=2), X,
+  ),
   "masked_kernel": (
     nn.Conv(6, (3, 3), mask=np.tri(4, 6) * np.ones((3, 3, 1, 1))), X,
   ),
