@@ -53,9 +53,10 @@ def fold_batch_norm(
     axis: The axis of `kernel` that counts the output's features, or several
       axes. `layer_bias`, `scale`, `bias` and `stats` have its size. It is the
       last in Flax and Haiku, and in a `jax.lax` convolution whose kernel is
-      written `"HWIO"`. It is 0 for `"OIHW"`, as in PyTorch and Equinox, and -2
-      for a `flax.linen.ConvTranspose` with `transpose_kernel`. Where the input
-      has its channels does not matter.
+      written `"HWIO"`. It is 0 for `"OIHW"`, as in PyTorch and Equinox, 1 for
+      a transposed convolution of PyTorch without groups, and -2 for a
+      `flax.linen.ConvTranspose` with `transpose_kernel`. Where the input has
+      its channels does not matter.
     epsilon, running_var_ddof, scale_offset: Those of the norm; see
       `batch_norm`.
 

@@ -88,6 +88,10 @@ FORMS = {
     "NHWC,HWIO", (2, 4, 5, 4), (3, 3, 4, FEATURES), lhs_dilation=(2, 2),
     padding=((2, 2), (2, 1)),
   ),
+  "transposed_of_torch": _conv(
+    "NCHW,IOHW", (2, 4, 4, 5), (4, FEATURES, 3, 3), 1, 1, lhs_dilation=(2, 2),
+    padding=((2, 2), (2, 1)),
+  ),
   "conv_transpose": Form(
     lambda x, k: lax.conv_transpose(x, k, (2, 2), "SAME"),
     (2, 4, 5, 4), (3, 3, 4, FEATURES),
