@@ -1,6 +1,7 @@
 """How tools call a model, and see what it does."""
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,9 +12,27 @@ from flax.linen.module import InterceptorContext
 PyTree = Any
 Variables = Mapping[str, PyTree]
 
-# What a model is called for. It is a part of the keys of JAX's caches, so what
-# was compiled for something else is traced again, and interceptors see it.
-purpose = jax.make_user_context(default_value=None)
+# What a model is called for. It is a part of the keys of JAX's caches.
+_purpose = jax.make_user_context(default_value=None)
+
+
+@contextlib.contextmanager
+def intercepted(
+  interceptor: Callable[..., Any], purpose: Hashable = None
+) -> Iterator[None]:
+  """Lets `interceptor` see the calls of all modules.
+
+  Blocks that `nn.jit` has compiled are traced anew, so that it sees them too.
+  But Flax still traces blocks that look the same only once.
+
+  Args:
+    interceptor: As in `flax.linen.intercept_methods`.
+    purpose: Calls of equal purpose are intercepted alike; None means that no
+      others are.
+  """
+  purpose = object() if purpose is None else purpose
+  with _purpose(purpose), nn.intercept_methods(interceptor):
+    yield
 
 
 def called(context: InterceptorContext) -> bool:

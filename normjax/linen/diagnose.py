@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax.linen.module import InterceptorContext
 
 from normjax import functional
-from normjax.linen.calls import Variables, of_arrays, purpose
+from normjax.linen.calls import Variables, intercepted, of_arrays
 from normjax.linen.pooling import POOL, input_moments, with_pools
 from normjax.linen.selection import (
   Path,
@@ -21,6 +22,11 @@ from normjax.linen.selection import (
   is_batch_norm,
   norm_paths,
 )
+
+# Fields of a norm that its numbers depend on, and what they are where a norm
+# has no such field. They are noted as variables: if nn.jit takes the code of
+# one block for another, only variables tell what the other has.
+_FIELDS = {"epsilon": 1e-5, "running_var_ddof": 0, "scale_offset": 0}
 
 # The mean of 16 values is off by a quarter of their standard deviation, and
 # their variance by more than a third of itself.
@@ -42,7 +48,8 @@ class NormDiagnosis:
   Attributes:
     path: Where the norm is in the model.
     values: The number of values that a channel's statistics are computed from:
-      the smallest of all channels, in all calls of the norm together.
+      the smallest of all channels, in all calls of the norm together. Zero if
+      the model does not call it.
     drift: The mean of the batch minus the running mean, in running standard
       deviations. What comes out is that far from where it should be.
     variance_ratio: The variance of the batch over the running variance, each
@@ -190,41 +197,43 @@ def diagnose(
     return Diagnosis({})
   before = nn.meta.unbox(variables["batch_stats"])
   chosen = chosen_paths(before, which)
-  stats = with_pools(before, chosen)
-  modules: dict[Path, Any] = {}
+  stats = with_pools(before, chosen, [*_FIELDS])
 
   def intercept(
     next_fun: Any, args: Any, kwargs: Any, context: InterceptorContext
   ) -> Any:
     module = context.module
-    if not is_batch_norm(context) or module.path not in chosen:
+    if not is_batch_norm(context) or not module.has_variable(
+      "batch_stats", POOL
+    ):
       return next_fun(*args, **kwargs)
-    modules[module.path] = module
     given = arguments(context, args, kwargs).arguments
     pool: functional.Moments = module.get_variable("batch_stats", POOL)
     seen = input_moments(module, given, pool)
     merged = functional.merge_moments(pool, seen)
     module.put_variable("batch_stats", POOL, merged)
+    for name, default in _FIELDS.items():
+      value = jnp.full_like(pool.m2, getattr(module, name, default))
+      module.put_variable("batch_stats", name, value)
     return next_fun(*args, **kwargs)
 
   apply, arrays = of_arrays(
     model, args, {**options, "mutable": ["batch_stats"]}
   )
-  with purpose(object()), nn.intercept_methods(intercept):
+  with intercepted(intercept):
     _, updates = jax.jit(apply)({**variables, "batch_stats": stats}, arrays)
   params = nn.meta.unbox(variables.get("params", {}))
-  norms = {
-    "/".join(path) or "itself": _diagnosis(
+  norms = [
+    _diagnosis(
       path,
-      modules[path],
       _at(before, path),
-      _at(updates["batch_stats"], path)[POOL],
+      _at(updates["batch_stats"], path),
       _at(params, path).get("scale"),
     )
     for path in norm_paths(before)
-    if path in modules
-  }
-  return Diagnosis(norms)
+    if path in chosen
+  ]
+  return Diagnosis({norm.path: norm for norm in norms})
 
 
 def _at(tree: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
@@ -236,27 +245,27 @@ def _at(tree: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
 
 def _diagnosis(
   path: Path,
-  module: Any,
   stats: Mapping[str, Any],
-  seen: functional.Moments,
+  noted: Mapping[str, Any],
   scale: Any,
 ) -> NormDiagnosis:
-  epsilon = module.epsilon
+  epsilon, ddof, offset = (np.asarray(noted[name]) for name in _FIELDS)
   mean, var = np.asarray(stats["mean"]), np.asarray(stats["var"])
-  ddof = getattr(module, "running_var_ddof", 0)
+  seen: functional.Moments = noted[POOL]
   count = np.asarray(seen.count)
-  batch_var = np.where(count > ddof, seen.variance(ddof), np.nan)
   gain = np.ones(mean.shape)
   if scale is not None:
-    gain = getattr(module, "scale_offset", 0.0) + np.asarray(scale, mean.dtype)
+    gain = offset + np.asarray(scale).astype(mean.dtype)
   with np.errstate(all="ignore"):
+    batch_var = np.where(count > ddof, seen.m2 / (count - ddof), np.nan)
     difference = np.asarray(seen.mean) - mean + np.asarray(seen.mean_tail)
     drift = np.where(count > 0, difference / np.sqrt(var + epsilon), np.nan)
+    ratio = (batch_var + epsilon) / (var + epsilon)
   return NormDiagnosis(
     path="/".join(path) or "itself",
     values=int(count.min()),
     drift=np.abs(drift) if np.iscomplexobj(drift) else drift,
-    variance_ratio=(batch_var + epsilon) / (var + epsilon),
+    variance_ratio=ratio,
     constant=(count > 1) & (batch_var < epsilon),
     small_gain=np.abs(gain) < SMALL_GAIN,
     broken=~np.isfinite(mean) | ~np.isfinite(var) | (var < 0),
@@ -321,7 +330,9 @@ def _advice(norm: NormDiagnosis) -> Iterator[str]:
 
 def _advice_on_batch(norm: NormDiagnosis) -> Iterator[str]:
   """Yields what follows from the values in the batch."""
-  if norm.values < FEW_VALUES:
+  if norm.values == 0:
+    yield "The model does not call this norm, or all of a channel is masked."
+  elif norm.values < FEW_VALUES:
     yield (
       f"{norm.values} values per channel are few. If training has as few, its"
       " statistics are noise: use larger batches, synchronize devices with"

@@ -15,7 +15,7 @@ from flax.linen.module import InterceptorContext
 from normjax import functional
 from normjax.functional.arguments import canonical_axes
 from normjax.linen.batch import BatchNorm
-from normjax.linen.calls import Variables, called, of_arrays, purpose
+from normjax.linen.calls import Variables, called, intercepted, of_arrays
 from normjax.linen.dataflow import Mark, inputs_read, mark, marks
 from normjax.linen.selection import (
   Path,
@@ -87,7 +87,7 @@ class FoldedModel:
       ValueError: it does something else with them.
     """
     folding = _Folding(self.norms)
-    with purpose(self.norms), nn.intercept_methods(folding.intercept):
+    with intercepted(folding.intercept, self.norms):
       result = self.model.apply(variables, *args, **options)
     folding.check()
     return result
@@ -163,7 +163,7 @@ def fold(
   plain = nn.meta.unbox(dict(variables))
   apply, arrays = of_arrays(model, args, options)
   calls = _Calls()
-  with calls.noted():
+  with intercepted(calls.intercept):
     program = jax.make_jaxpr(apply)(plain, arrays)
   paths = {call.path: call.module for call in calls.norms()}
   for path in norm_paths(plain.get("batch_stats", {})):
@@ -224,12 +224,7 @@ class _Calls:
   def norms(self) -> Iterator[_Call]:
     return (c for c in self.calls if not isinstance(c.module, _LAYERS))
 
-  @contextlib.contextmanager
-  def noted(self) -> Iterator[None]:
-    with purpose(object()), nn.intercept_methods(self._intercept):
-      yield
-
-  def _intercept(
+  def intercept(
     self, next_fun: Any, args: Any, kwargs: Any, context: InterceptorContext
   ) -> Any:
     module = context.module
@@ -294,8 +289,8 @@ class _Finder:
     """
     if path not in self._marks:
       raise _RefusedError(
-        "the model does not call it with these arguments, or it is no batch"
-        " norm"
+        "the model does not call it with these arguments, it is no batch norm,"
+        " or nn.jit has compiled it together with a block that looks the same"
       )
     norm_mark, norm = self._only(path)
     _check_norm(norm)
@@ -401,7 +396,7 @@ def _read_elsewhere(
     y = results[context.module.path]
     return jnp.zeros(y.shape, y.dtype)
 
-  with purpose(object()), nn.intercept_methods(intercept):
+  with intercepted(intercept):
     program = jax.make_jaxpr(apply)(variables, arrays)
   leaves, _ = jax.tree_util.tree_flatten_with_path(variables)
   names = (

@@ -1,6 +1,6 @@
 """Moments of what batch norms see, kept beside their running statistics."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -21,11 +21,24 @@ POOL = "pool"
 
 
 def with_pools(
-  stats: Mapping[str, Any], chosen: Container[Path], path: Path = ()
+  stats: Mapping[str, Any],
+  chosen: Container[Path],
+  names: Sequence[str] = (),
+  path: Path = (),
 ) -> dict[str, Any]:
-  """Returns `batch_stats` with empty moments for every chosen norm."""
+  """Returns `batch_stats` with empty moments for every chosen norm.
+
+  Args:
+    stats: The collection.
+    chosen: Paths of the norms.
+    names: Names of more variables for each, zeros that are shaped like `var`.
+    path: Where `stats` are.
+
+  Raises:
+    ValueError: a chosen norm has no `var`.
+  """
   new = {
-    name: with_pools(value, chosen, (*path, name))
+    name: with_pools(value, chosen, names, (*path, name))
     if isinstance(value, Mapping)
     else value
     for name, value in stats.items()
@@ -42,7 +55,8 @@ def with_pools(
     jnp.zeros_like(value, dtype=statistics_dtype(value.dtype))
     for value in (stats["mean"], stats["var"])
   )
-  return {**new, POOL: functional.Moments(var, mean, mean, var)}
+  pool = functional.Moments(var, mean, mean, var)
+  return {**new, **dict.fromkeys(names, var), POOL: pool}
 
 
 def input_moments(

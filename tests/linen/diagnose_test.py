@@ -124,10 +124,15 @@ class NumbersTest(parameterized.TestCase):
     np.testing.assert_allclose(found.drift[1], 2 * first, rtol=1e-4)
 
   def test_blocks_that_flax_compiles(self):
-    model = nn.jit(Net)()
-    variables = healthy()
-    for _ in range(2):  # The second time, blocks are in a cache.
-      self.assertLen(diagnose(model, variables, batch()).norms, 2)
+    block = nn.jit(Net)
+    model = nn.Sequential([block(), nn.Dense(3), block()])
+    variables = model.init(KEY, batch())
+    for _ in range(2):  # Each block but the first is in a cache.
+      found = diagnose(model, variables, batch()).norms
+      self.assertLen(found, 4)
+      for norm in found.values():
+        self.assertEqual(norm.values, 64)
+        self.assertTrue(np.isfinite(norm.typical_drift))
 
   def test_which_and_models_without(self):
     found = diagnose(Net(), healthy(), batch(), which="second")
@@ -201,6 +206,17 @@ class AdviceTest(parameterized.TestCase):
     self.assertRegex(
       found.norms["first"].advice[0], "has NaN or infinity in 1 of 3 channels"
     )
+
+  def test_a_norm_that_is_not_called(self):
+    class Skipping(nn.Module):
+      @nn.compact
+      def __call__(self, x, all=True):
+        return BatchNorm(True, name="norm")(x) if all else x
+
+    variables = Skipping().init(KEY, batch())
+    found = diagnose(Skipping(), variables, batch(), all=False).norms["norm"]
+    self.assertEqual(found.values, 0)
+    self.assertRegex(" ".join(found.advice), "does not call this norm")
 
   def test_chance_is_no_drift(self):
     """Of 20 values, half a standard deviation may be chance."""

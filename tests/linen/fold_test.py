@@ -178,15 +178,21 @@ class Residual(nn.Module):
 
 class ResNet(nn.Module):
   kind: Any = BatchNorm
-  lift: Any = staticmethod(lambda block: block)
+  block: Any = Residual
 
   @nn.compact
   def __call__(self, x, train=False):
     for _ in range(2):
-      x = self.lift(Residual)(self.kind)(x, train)
+      x = self.block(self.kind)(x, train)
     x = GroupNorm(2)(nn.Dense(4)(x))
     x = self.kind(use_running_average=not train)(nn.Dense(8)(x.mean((1, 2))))
     return nn.Dense(3)(nn.relu(x))
+
+
+LIFTED = {
+  "jit": nn.jit(ResNet)(),
+  "remat": ResNet(block=nn.remat(Residual, static_argnums=(2,))),
+}
 
 
 class ModelsTest(parameterized.TestCase):
@@ -223,18 +229,10 @@ class ModelsTest(parameterized.TestCase):
       str(jax.make_jaxpr(Plain().apply)(new, X)),
     )
 
-  @parameterized.product(
-    lift=(nn.jit, functools.partial(nn.remat, static_argnums=2)),
-    kind=tuple(KINDS),
-  )
-  def test_blocks_that_flax_lifts(self, lift, kind):
-    model = ResNet(KINDS[kind], lift)
-    if lift is nn.jit:
-      model = ResNet(
-        KINDS[kind], functools.partial(nn.jit, static_argnums=(2,))
-      )
-    for _ in range(2):  # Compiled blocks of the first call are in caches.
-      assert_folds(model, X, count=5)
+  @parameterized.parameters(*LIFTED)
+  def test_blocks_that_flax_lifts(self, lift):
+    for _ in range(2):  # What the first call compiled is in caches.
+      assert_folds(LIFTED[lift], X, count=5)
 
   def test_shared_layers_of_a_scan_over_time(self):
     class Cell(nn.Module):
@@ -565,6 +563,13 @@ MODELS = {
 
 
 class RefusalsTest(parameterized.TestCase):
+  def test_of_what_is_compiled_once_for_several_places(self):
+    """Flax shows only the first block of those that look the same."""
+    model = ResNet(block=nn.jit(Residual, static_argnums=(2,)))
+    self.assert_refused(
+      model, "_0/norm1 is called 2 times.*_1/norm1: .* or nn.jit has compiled"
+    )
+
   @parameterized.parameters(*REFUSALS)
   def test_of_what_a_model_does(self, name):
     function, message = REFUSALS[name]
@@ -630,16 +635,19 @@ class RefusalsTest(parameterized.TestCase):
 class OtherCallsTest(parameterized.TestCase):
   """A folded model that is called otherwise than its example."""
 
-  def folded(self, **options):
-    model = ResNet(**options)
-    return fold(model, randomized(model, X), X)
+  @parameterized.parameters({"train": True}, {"mask": np.ones(4, bool)})
+  def test_in_training_and_with_a_mask(self, **options):
+    class Model(nn.Module):
+      @nn.compact
+      def __call__(self, x, train=False, mask=None):
+        x = nn.Dense(4, name="layer")(x)
+        return BatchNorm(name="norm")(x, not train, mask=mask)
 
-  def test_in_training(self):
-    folded, new = self.folded()
+    folded, new = fold(Model(), randomized(Model(), X), X)
     with self.assertRaisesRegex(
-      ValueError, "Residual_0/norm1 was folded into Residual_0/conv1, but is"
+      ValueError, "norm was folded into layer, but is now called in training"
     ):
-      folded.apply(new, X, train=True, rngs={"dropout": KEY})
+      folded.apply(new, X, **options)
 
   @parameterized.parameters(
     ("activation", "norm was folded into layer, but"),
@@ -662,8 +670,8 @@ class OtherCallsTest(parameterized.TestCase):
       folded.apply(new, X, way=way)
 
   def test_the_model_itself_is_unchanged(self):
-    """Also where Flax compiles its blocks, which share a cache."""
-    model = ResNet(lift=functools.partial(nn.jit, static_argnums=(2,)))
+    """Also where Flax compiles it, with a cache for all calls."""
+    model = LIFTED["jit"]
     variables = randomized(model, X)
     expected = model.apply(variables, X)
     folded, new = fold(model, variables, X)
