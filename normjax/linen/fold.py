@@ -84,8 +84,16 @@ class FoldedModel:
     before each, and evaluation.
 
     Raises:
-      ValueError: it does something else with them.
+      ValueError: it does something else with them, or `variables` are those of
+        the model before it was folded.
     """
+    stats = set(norm_paths(variables.get("batch_stats", {})))
+    unfolded = stats.intersection(norm.path for norm in self.norms)
+    if unfolded:
+      raise ValueError(
+        f"These variables have statistics of {listed(unfolded)}, folded into"
+        " layers. Pass the variables that fold returned."
+      )
     folding = _Folding(self.norms)
     with intercepted(folding.intercept, self.norms):
       result = self.model.apply(variables, *args, **options)

@@ -669,6 +669,16 @@ class OtherCallsTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, f"{message}.*as in the example"):
       folded.apply(new, X, way=way)
 
+  def test_with_the_variables_of_the_model(self):
+    model = ResNet()
+    variables = randomized(model, X)
+    folded, _ = fold(model, variables, X, which="Residual_0")
+    with self.assertRaisesRegex(
+      ValueError,
+      "statistics of Residual_0/norm1, Residual_0/norm2, folded.*fold returned",
+    ):
+      folded.apply(variables, X)
+
   def test_the_model_itself_is_unchanged(self):
     """Also where Flax compiles it, with a cache for all calls."""
     model = LIFTED["jit"]
