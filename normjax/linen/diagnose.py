@@ -51,7 +51,8 @@ class NormDiagnosis:
       the smallest of all channels, in all calls of the norm together. Zero if
       the model does not call it.
     drift: The mean of the batch minus the running mean, in running standard
-      deviations. What comes out is that far from where it should be.
+      deviations; its magnitude if it is complex. What comes out is that far
+      from where it should be.
     variance_ratio: The variance of the batch over the running variance, each
       plus epsilon.
     constant: Whether the variance of the batch is below epsilon, which then
@@ -182,16 +183,19 @@ def diagnose(
     >>> from normjax.linen import BatchNorm, diagnose
     >>> model = nn.Sequential([
     ...   BatchNorm(use_running_average=True), nn.Dense(2)])
-    >>> x = 3 + jax.random.normal(jax.random.key(1), (64, 2))
+    >>> x = jnp.tile(jnp.array([[2.0], [4.0]]), (32, 2))
     >>> variables = model.init(jax.random.key(0), x)
     >>> variables["batch_stats"]["layers_0"]["mean"] = jnp.array([1.0, 3.0])
     >>> diagnosis = diagnose(model, variables, x)
-    >>> print(str(diagnosis).splitlines()[0])
+    >>> for line in str(diagnosis).splitlines()[:2]:
+    ...   print(line)
     norm      channels  values  drift  variance  constant  gain~0  broken
-    >>> print(diagnosis.norms["layers_0"].drift.round())
+    layers_0         2      64   1.41      1.00         0       0       0
+    >>> norm = diagnosis.norms["layers_0"]
+    >>> print(norm.drift)
     [2. 0.]
-    >>> print(diagnosis.norms["layers_0"].advice[0][:39])
-    The mean of this batch is 1.43 running s
+    >>> print(norm.advice[0][:61])
+    The mean of this batch is 1.41 running standard deviations fr
   """
   if "batch_stats" not in variables:
     return Diagnosis({})

@@ -110,6 +110,13 @@ class NumbersTest(parameterized.TestCase):
     )
     self.assertEqual(found.small_gain.tolist(), [True, False, True])
 
+  def test_complex_values_drift_by_a_magnitude(self):
+    x = jax.lax.complex(batch(), batch(seed=1))
+    norm = BatchNorm(True)
+    found = diagnose(norm, norm.init(KEY, x), x).norms["itself"]
+    expected = np.abs(np.complex128(x).mean(0)) / np.sqrt(1 + 1e-5)
+    np.testing.assert_allclose(found.drift, expected, rtol=1e-5)
+
   def test_layers_of_a_scan(self):
     scanned = nn.scan(
       Block, variable_axes={"params": 0, "batch_stats": 0},
