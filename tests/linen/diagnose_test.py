@@ -112,7 +112,7 @@ class NumbersTest(parameterized.TestCase):
 
   def test_complex_values_drift_by_a_magnitude(self):
     x = jax.lax.complex(batch(), batch(seed=1))
-    norm = BatchNorm(True)
+    norm = BatchNorm(True, dtype=jnp.complex64)
     found = diagnose(norm, norm.init(KEY, x), x).norms["itself"]
     expected = np.abs(np.complex128(x).mean(0)) / np.sqrt(1 + 1e-5)
     np.testing.assert_allclose(found.drift, expected, rtol=1e-5)
