@@ -2,44 +2,28 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import traverse_util
-from flax.linen.dtypes import promote_dtype
 from flax.linen.module import InterceptorContext
 
 from normjax import functional
-from normjax.functional.arguments import canonical_axes
-from normjax.linen.batch import BatchNorm
 from normjax.linen.calls import Variables, called, intercepted, of_arrays
-from normjax.linen.dataflow import Mark, inputs_read, mark, marks
+from normjax.linen.pairs import Call, Calls, find_pairs, name_of
 from normjax.linen.selection import (
   Path,
   Which,
   arguments,
   canonical,
   field_set,
-  is_batch_norm,
   listed,
   norm_paths,
   nothing_chosen,
   selects,
-)
-
-_LAYERS = (nn.Dense, nn.Conv, nn.ConvTranspose)
-_LAYER_NAMES = "nn.Dense, nn.Conv or nn.ConvTranspose"
-_NORMS = (BatchNorm, nn.BatchNorm)
-
-# Fields of layers that may do anything with the kernel.
-_HOOKS = (
-  "dot_general",
-  "dot_general_cls",
-  "conv_general_dilated",
-  "conv_general_dilated_cls",
 )
 
 
@@ -170,7 +154,7 @@ def fold(
   chosen = canonical(which)
   plain = nn.meta.unbox(dict(variables))
   apply, arrays = of_arrays(model, args, options)
-  calls = _Calls()
+  calls = Calls()
   with intercepted(calls.intercept):
     program = jax.make_jaxpr(apply)(plain, arrays)
   paths = {call.path: call.module for call in calls.norms()}
@@ -181,197 +165,15 @@ def fold(
   ]
   if paths and not wanted:
     raise ValueError(nothing_chosen(which, type(model).__name__, [*paths]))
-  finder = _Finder(calls.calls, [*marks(program)], plain)
-  pairs, kept = {}, {}
-  for path in wanted:
-    try:
-      pairs[path] = finder.layer_of(path)
-    except _RefusedError as reason:
-      kept[path] = str(reason)
-  for path in _read_elsewhere(pairs, apply, plain, arrays):
-    layer = pairs.pop(path)[1]
-    kept[path] = (
-      f"its parameters, or those of {_name(layer.path)}, are also used"
-      " elsewhere, or are computed from others"
-    )
+  pairs, kept = find_pairs(wanted, calls, program, apply, plain, arrays)
   if kept and not partial:
     raise ValueError(_message(model, kept, len(wanted)))
   folded = FoldedModel(
     model,
     tuple(_folded_norm(*pair) for pair in pairs.values()),
-    tuple((_name(path), reason) for path, reason in kept.items()),
+    tuple((name_of(path), reason) for path, reason in kept.items()),
   )
   return folded, _folded_variables(variables, pairs.values())
-
-
-class _Call(NamedTuple):
-  """A call of a layer or a norm in the model.
-
-  Attributes:
-    path, module: Where and what it is.
-    y: Type of its output.
-    shapes: Shapes of its variables, by collection and name.
-    evaluates, masked: Of a norm, whether it uses running statistics, and
-      whether it has a mask.
-  """
-
-  path: Path
-  module: Any
-  y: Any
-  shapes: dict[tuple[str, ...], tuple[int, ...]]
-  evaluates: bool = True
-  masked: bool = False
-
-
-class _Calls:
-  """Notes and marks all calls of layers and norms while a model is traced."""
-
-  def __init__(self) -> None:
-    self.calls: list[_Call] = []
-
-  def norms(self) -> Iterator[_Call]:
-    return (c for c in self.calls if not isinstance(c.module, _LAYERS))
-
-  def intercept(
-    self, next_fun: Any, args: Any, kwargs: Any, context: InterceptorContext
-  ) -> Any:
-    module = context.module
-    if isinstance(module, _LAYERS) and called(context):
-      y = next_fun(*args, **kwargs)
-      return mark(y, self._add(module, y))
-    if not is_batch_norm(context):
-      return next_fun(*args, **kwargs)
-    given = arguments(context, args, kwargs)
-    name = next(iter(given.arguments))
-    x = jnp.asarray(given.arguments[name])
-    mode = given.arguments.get("use_running_average")
-    number = self._add(
-      module,
-      x,
-      evaluates=bool(module.use_running_average if mode is None else mode),
-      masked=given.arguments.get("mask") is not None,
-    )
-    given.arguments[name] = mark(x, number)
-    y = next_fun(*given.args, **given.kwargs)
-    self.calls[number] = self.calls[number]._replace(y=jax.typeof(y))
-    return y
-
-  def _add(self, module: Any, y: jax.Array, **of_norm: bool) -> int:
-    variables = traverse_util.flatten_dict(nn.meta.unbox(module.variables))
-    self.calls.append(
-      _Call(
-        module.path,
-        module,
-        jax.typeof(y),
-        {path: jnp.shape(value) for path, value in variables.items()},
-        **of_norm,
-      )
-    )
-    return len(self.calls) - 1
-
-
-class _RefusedError(Exception):
-  """Why a norm can not be folded."""
-
-
-class _Finder:
-  """Finds the layer that a norm can be folded into."""
-
-  def __init__(
-    self, calls: list[_Call], found: list[Mark], variables: Variables
-  ):
-    self._calls = calls
-    self._marks: dict[Path, list[Mark]] = {}
-    for item in found:
-      self._marks.setdefault(calls[item.number].path, []).append(item)
-    self._shapes = {
-      path: jnp.shape(value)
-      for path, value in traverse_util.flatten_dict(dict(variables)).items()
-    }
-
-  def layer_of(self, path: Path) -> tuple[_Call, _Call]:
-    """Returns the calls of the norm and of the layer before it.
-
-    Raises:
-      _RefusedError: the norm can not be folded.
-    """
-    if path not in self._marks:
-      raise _RefusedError(
-        "the model does not call it with these arguments, it is no batch norm,"
-        " or nn.jit has compiled it together with a block that looks the same"
-      )
-    norm_mark, norm = self._only(path)
-    _check_norm(norm)
-    if norm_mark.source is None:
-      raise _RefusedError(
-        f"its input is not the output of an {_LAYER_NAMES}, but"
-        f" {norm_mark.maker}"
-      )
-    layer = self._calls[norm_mark.source]
-    _check_layer(layer)
-    layer_mark, _ = self._only(layer.path)
-    if layer_mark.uses > 1:
-      raise _RefusedError(
-        f"the output of {_name(layer.path)} before it is also used elsewhere"
-      )
-    ndim = layer.y.ndim
-    axes = canonical_axes(norm.module.axis, ndim, "axis")
-    if axes != (ndim - 1,):
-      raise _RefusedError(
-        f"it normalizes axis={norm.module.axis} of an array with {ndim} axes,"
-        f" but the features of {_name(layer.path)} are the last"
-      )
-    for call in norm, layer:
-      self._check_shapes(call)
-    return norm, layer
-
-  def _only(self, path: Path) -> tuple[Mark, _Call]:
-    found = self._marks[path]
-    if len(found) > 1:
-      raise _RefusedError(f"{_name(path)} is called {len(found)} times")
-    return found[0], self._calls[found[0].number]
-
-  def _check_shapes(self, call: _Call) -> None:
-    for (collection, *names), shape in call.shapes.items():
-      stored = self._shapes.get((collection, *call.path, *names))
-      if stored != shape:
-        raise _RefusedError(
-          f"{'/'.join(names)} of {_name(call.path)} has shape {shape} inside of"
-          f" the model, but {stored} in the variables, as by nn.scan or nn.vmap"
-          " over layers"
-        )
-
-
-def _check_norm(norm: _Call) -> None:
-  if type(norm.module) not in _NORMS:
-    raise _RefusedError(
-      f"it is a {type(norm.module).__name__}, which may do something else than"
-      " normjax.linen.BatchNorm and flax.linen.BatchNorm"
-    )
-  if not norm.evaluates:
-    raise _RefusedError(
-      "it uses the statistics of the batch; call the model as in evaluation,"
-      " such as with train=False"
-    )
-  if norm.masked:
-    raise _RefusedError("it has a mask, which a layer does not know")
-
-
-def _check_layer(layer: _Call) -> None:
-  module = layer.module
-  if type(module) not in _LAYERS:
-    raise _RefusedError(
-      f"{_name(layer.path)} before it is a {type(module).__name__}, which may"
-      f" do something else than {_LAYER_NAMES}"
-    )
-  hooks = [name for name in _HOOKS if getattr(module, name, None) is not None]
-  if getattr(module, "promote_dtype", promote_dtype) is not promote_dtype:
-    hooks.append("promote_dtype")
-  if hooks:
-    raise _RefusedError(
-      f"{_name(layer.path)} before it has {', '.join(hooks)}, which may do"
-      " anything with the kernel"
-    )
 
 
 def _selects(chosen: Any, path: Path, module: nn.Module | None) -> bool:
@@ -383,44 +185,7 @@ def _selects(chosen: Any, path: Path, module: nn.Module | None) -> bool:
   return selects(chosen, path, module)
 
 
-def _read_elsewhere(
-  pairs: Mapping[Path, tuple[_Call, _Call]],
-  apply: Callable[..., Any],
-  variables: Variables,
-  arrays: list[Any],
-) -> list[Path]:
-  """Returns the norms whose parameters, or whose layer's, are read elsewhere.
-
-  In a model in which the layers and the norms return zeros, nothing must
-  depend on them any more.
-  """
-  results = {call.path: call.y for pair in pairs.values() for call in pair}
-
-  def intercept(
-    next_fun: Any, args: Any, kwargs: Any, context: InterceptorContext
-  ) -> Any:
-    if not called(context) or context.module.path not in results:
-      return next_fun(*args, **kwargs)
-    y = results[context.module.path]
-    return jnp.zeros(y.shape, y.dtype)
-
-  with intercepted(intercept):
-    program = jax.make_jaxpr(apply)(variables, arrays)
-  leaves, _ = jax.tree_util.tree_flatten_with_path(variables)
-  names = (
-    tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
-    for path, _ in leaves
-  )
-  reads = inputs_read(program)[: len(leaves)]
-  read = [path[1:] for path, used in zip(names, reads, strict=True) if used]
-  return [
-    path
-    for path, pair in pairs.items()
-    if any(name[: len(c.path)] == c.path for c in pair for name in read)
-  ]
-
-
-def _folded_norm(norm: _Call, layer: _Call) -> FoldedNorm:
+def _folded_norm(norm: Call, layer: Call) -> FoldedNorm:
   dtype = None if norm.y.dtype == layer.y.dtype else norm.y.dtype
   return FoldedNorm(norm.path, layer.path, not layer.module.use_bias, dtype)
 
@@ -513,8 +278,8 @@ class _Folding:
       or self._pending.pop(norm.path, None) is not x
     ):
       raise ValueError(
-        f"{_name(norm.path)} was folded into {_name(norm.layer)}, but is now"
-        " called in training, with a mask, or with something else than the"
+        f"{name_of(norm.path)} was folded into {name_of(norm.layer)}, but is"
+        " now called in training, with a mask, or with something else than the"
         f" output of that layer. {_AS_EXAMPLE}"
       )
     return x if norm.dtype is None else x.astype(norm.dtype)
@@ -526,13 +291,9 @@ _AS_EXAMPLE = (
 )
 
 
-def _name(path: Path) -> str:
-  return "/".join(path) or "itself"
-
-
 def _message(model: nn.Module, kept: Mapping[Path, str], total: int) -> str:
   reasons = "".join(
-    f"\n  {_name(path)}: {reason}." for path, reason in kept.items()
+    f"\n  {name_of(path)}: {reason}." for path, reason in kept.items()
   )
   return (
     f"{len(kept)} of {total} batch norms of {type(model).__name__} can not be"
