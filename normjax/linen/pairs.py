@@ -199,8 +199,8 @@ class _Finder:
       if stored != shape:
         raise _RefusedError(
           f"{'/'.join(names)} of {name_of(call.path)} has shape {shape} inside"
-          f" of the model, but {stored} in the variables, as by nn.scan or nn.vmap"
-          " over layers"
+          f" of the model, but {stored} in the variables, as by nn.scan or"
+          " nn.vmap over layers"
         )
 
 
