@@ -3,6 +3,7 @@
 from normjax.functional.batch import batch_norm
 from normjax.functional.complex_batch import complex_batch_norm
 from normjax.functional.domain import domain_batch_norm
+from normjax.functional.folding import fold_batch_norm
 from normjax.functional.ghost import ghost_batch_norm
 from normjax.functional.group import group_norm, instance_norm
 from normjax.functional.layer import layer_norm, rms_norm
@@ -32,6 +33,7 @@ __all__ = [
   "complex_batch_norm",
   "decorrelated_batch_norm",
   "domain_batch_norm",
+  "fold_batch_norm",
   "ghost_batch_norm",
   "group_norm",
   "instance_norm",

@@ -1,7 +1,9 @@
 """Normalization as Flax Linen modules, drop-in for those of `flax.linen`."""
 
 from normjax.linen.batch import BatchNorm
+from normjax.linen.diagnose import Diagnosis, NormDiagnosis, diagnose
 from normjax.linen.domain import DomainBatchNorm
+from normjax.linen.fold import FoldedModel, FoldedNorm, fold
 from normjax.linen.frozen import frozen, frozen_mask
 from normjax.linen.ghost import GhostBatchNorm
 from normjax.linen.group import GroupNorm, InstanceNorm
@@ -31,15 +33,21 @@ __all__ = [
   "BatchRenorm",
   "ComplexBatchNorm",
   "DecorrelatedBatchNorm",
+  "Diagnosis",
   "DomainBatchNorm",
+  "FoldedModel",
+  "FoldedNorm",
   "GhostBatchNorm",
   "GroupNorm",
   "Identity",
   "InstanceNorm",
   "IterNorm",
   "LayerNorm",
+  "NormDiagnosis",
   "RMSNorm",
   "StepBatchNorm",
+  "diagnose",
+  "fold",
   "frozen",
   "frozen_mask",
   "make_norm",

@@ -1,11 +1,10 @@
 """Statistics of a whole population, for a model whose parameters are final."""
 
 import functools
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax import traverse_util
@@ -13,32 +12,26 @@ from flax.linen.module import InterceptorContext
 
 from normjax import functional
 from normjax.functional import sharding
-from normjax.functional.arguments import (
-  canonical_axes,
-  complement,
-  statistics_dtype,
-)
 from normjax.functional.running import merged_covariance
 from normjax.linen.frozen import is_frozen
-from normjax.linen.parameters import boolean, mapped_axis, widened
+from normjax.linen.parameters import mapped_axis
+from normjax.linen.pooling import (
+  POOL,
+  input_covariance,
+  input_moments,
+  with_pools,
+)
 from normjax.linen.selection import (
-  Path,
   Which,
   arguments,
   called_in_mode,
-  canonical,
+  chosen_paths,
   is_batch_norm,
   listed,
-  norm_paths,
-  nothing_chosen,
-  selects,
 )
 
 PyTree = Any
 Variables = Mapping[str, PyTree]
-
-# The name of the moments so far, beside the `mean` and `var` of a batch norm.
-_POOL = "pool"
 
 
 def reestimate(
@@ -120,7 +113,7 @@ def reestimate(
   else:
     apply = model
   before = variables["batch_stats"]
-  stats = _with_pools(before, _chosen(before, which))
+  stats = with_pools(before, chosen_paths(before, which))
   for batch in batches:
     with nn.intercept_methods(_intercept):
       updates = apply({**variables, "batch_stats": stats}, batch)
@@ -157,42 +150,6 @@ def _constant(options: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
   return tuple(sorted(options.items()))
 
 
-def _chosen(stats: Variables, which: Which) -> set[Path]:
-  """Returns the paths of the norms to re-estimate."""
-  paths = [*norm_paths(stats)]
-  which = canonical(which)
-  chosen = {path for path in paths if selects(which, path)}
-  if not chosen:
-    raise ValueError(nothing_chosen(which, "these variables", paths))
-  return chosen
-
-
-def _with_pools(
-  stats: Variables, chosen: Container[Path], path: Path = ()
-) -> dict[str, PyTree]:
-  """Returns `batch_stats` with empty moments for every chosen norm."""
-  new = {
-    name: _with_pools(value, chosen, (*path, name))
-    if isinstance(value, Mapping)
-    else value
-    for name, value in stats.items()
-  }
-  if path not in chosen:
-    return new
-  if not {"var", "cov"} & set(stats):
-    raise ValueError(
-      f"{listed([path])} keeps {', '.join(stats)} in batch_stats; only a mean"
-      " with a var or a cov can be re-estimated. Choose other norms by `which`."
-    )
-  # Zeros on the devices of the statistics.
-  dtype = statistics_dtype(stats["mean"].dtype)
-  mean, real = (
-    jnp.zeros_like(stats["mean"], dtype=each)
-    for each in (dtype, jnp.finfo(dtype).dtype)
-  )
-  return {**new, _POOL: functional.Moments(real, mean, mean, real)}
-
-
 def _intercept(
   next_fun: Callable[..., Any],
   args: Any,
@@ -203,20 +160,23 @@ def _intercept(
   module = context.module
   if (
     not is_batch_norm(context)
-    or not module.has_variable("batch_stats", _POOL)
+    or not module.has_variable("batch_stats", POOL)
     or is_frozen(module)
   ):
     return next_fun(*args, **kwargs)
   before = dict(module.variables["batch_stats"])
   given = arguments(context, args, kwargs).arguments
-  x, features, options = _input(module, given, before[_POOL])
-  batch = functional.moments(x, complement(features, x.ndim), **options)
-  pool = functional.update_stats(before[_POOL], batch)
+  mapped: dict[str, Any] = {
+    "axis_name": mapped_axis(module),
+    "axis_index_groups": getattr(module, "axis_index_groups", None),
+  }
+  batch = input_moments(module, given, before[POOL], **mapped)
+  pool = functional.update_stats(before[POOL], batch)
   y = called_in_mode(False, next_fun, args, kwargs, context)
   # What the norm itself has made of its statistics is undone.
   after = {
     **before,
-    _POOL: pool,
+    POOL: pool,
     "mean": _known(pool.count > 0, pool.mean, before["mean"]),
   }
   if "var" in before:
@@ -224,46 +184,13 @@ def _intercept(
     var = pool.variance(ddof)
     after["var"] = _known(pool.count > ddof, var, before["var"])
   else:
-    new = _covariance(x, len(before["cov"]), axis=features[0], **options)
-    after["cov"] = merged_covariance(before["cov"], new, before[_POOL], pool)
+    new = input_covariance(
+      module, given, before[POOL], len(before["cov"]), **mapped
+    )
+    after["cov"] = merged_covariance(before["cov"], new, before[POOL], pool)
   for name, value in after.items():
     module.put_variable("batch_stats", name, value)
   return y
-
-
-def _input(
-  module: Any, given: Mapping[str, Any], pool: functional.Moments
-) -> tuple[jax.Array, tuple[int, ...], dict[str, Any]]:
-  """Returns the input of a batch norm, its feature axes, and what counts."""
-  x = widened(jnp.asarray(next(iter(given.values()))), pool.mean.dtype)
-  features = canonical_axes(getattr(module, "axis", -1), x.ndim, "axis")
-  shape = tuple(x.shape[axis] for axis in features)
-  if shape != pool.mean.shape:
-    raise ValueError(
-      f"The statistics of {'/'.join(module.path)!r} have shape"
-      f" {pool.mean.shape}, but its input {x.shape} has features {shape}."
-      " Choose other norms by `which`."
-    )
-  return (
-    x,
-    features,
-    {
-      "mask": boolean(given.get("mask")),
-      "axis_name": mapped_axis(module),
-      "axis_index_groups": getattr(module, "axis_index_groups", None),
-    },
-  )
-
-
-def _covariance(x: jax.Array, num_groups: int, **options: Any) -> jax.Array:
-  """Returns the covariances of groups of channels, or of complex numbers."""
-  whiten = functional.complex_batch_norm
-  if not jnp.iscomplexobj(x):
-    whiten = functools.partial(
-      functional.decorrelated_batch_norm, num_groups=num_groups
-    )
-  _, stats = whiten(x, use_running_average=False, **options)
-  return stats.cov
 
 
 def _known(known: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
@@ -275,7 +202,7 @@ def _check_values(stats: Variables) -> None:
   counts = {
     path[:-1]: pool.count
     for path, pool in traverse_util.flatten_dict(stats).items()
-    if path[-1] == _POOL
+    if path[-1] == POOL
   }
   if any(isinstance(count, jax.core.Tracer) for count in counts.values()):
     return

@@ -1,5 +1,6 @@
 """Which of a model's batch norms are meant, and in which mode they run."""
 
+import contextlib
 import fnmatch
 import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -94,6 +95,21 @@ def nothing_chosen(which: Which, owner: str, paths: Collection[Path]) -> str:
   )
 
 
+def chosen_paths(stats: Mapping[str, Any], which: Which) -> set[Path]:
+  """Returns the paths of the norms in `batch_stats` that `which` selects.
+
+  Raises:
+    TypeError: `which` is a class, or of another type.
+    ValueError: it selects none.
+  """
+  paths = [*norm_paths(stats)]
+  which = canonical(which)
+  chosen = {path for path in paths if selects(which, path)}
+  if not chosen:
+    raise ValueError(nothing_chosen(which, "these variables", paths))
+  return chosen
+
+
 def arguments(
   context: InterceptorContext, args: Any, kwargs: Any
 ) -> inspect.BoundArguments:
@@ -114,11 +130,17 @@ def called_in_mode(
   if given.arguments.get(mode) is not None:
     given.arguments[mode] = use_running_average
     return next_fun(*given.args, **given.kwargs)
-  module: Any = context.module
-  field = module.use_running_average
-  # A module of a running model is a copy of the user's; it refuses `setattr`.
-  object.__setattr__(module, mode, use_running_average)
-  try:
+  with field_set(context.module, mode, use_running_average):
     return next_fun(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def field_set(module: nn.Module, name: str, value: Any) -> Iterator[None]:
+  """Sets a field of a module for the time of a call."""
+  before = getattr(module, name)
+  # A module of a running model is a copy of the user's; it refuses `setattr`.
+  object.__setattr__(module, name, value)
+  try:
+    yield
   finally:
-    object.__setattr__(module, mode, field)
+    object.__setattr__(module, name, before)
