@@ -3,13 +3,16 @@
     python -m experiments.all
     python -m experiments.all --dataset=digits --text=pydoc --jobs=2
     python -m experiments.all --confirm
+    python -m experiments.all --sensitivity --dataset=digits --text=pydoc
     python -m experiments.all --quick
 
 Each study runs in its own process and in its own folder of the workdir;
 --resume runs only the studies that are not finished. At the end all verdicts
 are printed, and studies.md is written to the workdir. With --confirm, the seeds
 are those of experiments/REGISTERED.md. What was found is then added to
-results/, from which docs/studies.md and the table in README.md are made.
+results/, from which docs/studies.md and the table in README.md are made. So it
+is with --sensitivity, which measures how much the headline claims depend on the
+settings.
 """
 
 import dataclasses
@@ -26,7 +29,7 @@ from concurrent import futures
 from absl import app, flags
 
 from experiments import catalog, results
-from experiments.lab import pages, study
+from experiments.lab import pages, sensitivity, study
 from experiments.lab import results as recorded
 from experiments.lab.errors import RefusedError
 from experiments.lab.runs import ending, files, workdir
@@ -42,6 +45,12 @@ _CONFIRM = flags.DEFINE_bool(
   "confirm",
   False,
   "Use the registered seeds, and write results/ and docs/; this takes hours.",
+)
+_SENSITIVITY = flags.DEFINE_bool(
+  "sensitivity",
+  False,
+  "Run all studies that have this flag with it, and write results/ and docs/;"
+  " this takes many hours.",
 )
 _DATASET = flags.DEFINE_string(
   "dataset",
@@ -147,6 +156,7 @@ class Config:
   text: str
   quick: bool
   confirm: bool
+  sensitivity: bool
   studies: tuple[str, ...]
 
 
@@ -173,6 +183,7 @@ def run(
       text=config.text,
       quick=config.quick,
       confirm=config.confirm,
+      sensitivity=config.sensitivity,
     )
     return execute(name, root / name, chosen, children)
 
@@ -207,12 +218,14 @@ def collect(config: Config, root: pathlib.Path) -> None:
     for name in config.studies
     if (summary := workdir.summary(root / name))
   }
-  block = pages.page(found, results.demonstrations(found), links=_LINKS)
-  files.write_bytes(root / "studies.md", block.encode())
+  if not config.sensitivity:
+    block = pages.page(found, results.demonstrations(found), links=_LINKS)
+    files.write_bytes(root / "studies.md", block.encode())
   for name, records in found.items():
     print(f"\n{name}")
     for record in records.values():
-      print(pages.listed(record))
+      varied = record.get("variations")
+      print(sensitivity.shown(varied) if varied else pages.listed(record))
   minutes = sum(
     record["minutes"]
     for records in found.values()
@@ -222,11 +235,17 @@ def collect(config: Config, root: pathlib.Path) -> None:
     f"\n{len(found)} of {len(config.studies)} studies finished,"
     f" {minutes:.0f} minutes of training."
   )
-  if config.confirm and not config.quick:
+  if (config.confirm or config.sensitivity) and not config.quick:
+    refused = []
     for name in found:
-      print(f"Wrote {os.path.relpath(results.add(root / name))}")
+      try:
+        print(f"Wrote {os.path.relpath(results.add(root / name))}")
+      except RefusedError as error:
+        refused.append(str(error))
     results.write_pages()
     print("Wrote docs/studies.md and the table in README.md")
+    if refused:
+      raise RefusedError("\n".join(refused))
 
 
 def main(argv: Sequence[str]) -> None:
@@ -239,11 +258,14 @@ def main(argv: Sequence[str]) -> None:
     sys.exit(
       f"Not a study: {', '.join(unknown)}; there are {[*catalog.ENTRIES]}."
     )
+  if _SENSITIVITY.value:
+    names = [name for name in names if catalog.declared(name).sensitivity]
   config = Config(
     dataset=_DATASET.value,
     text=_TEXT.value,
     quick=_QUICK.value,
     confirm=_CONFIRM.value,
+    sensitivity=_SENSITIVITY.value,
     studies=tuple(names),
   )
   where = workdir.Files(_WORKDIR.value or None, _RESUME.value)

@@ -64,6 +64,7 @@ def arguments(
   text: str = "auto",
   quick: bool = False,
   confirm: bool = False,
+  sensitivity: bool = False,
 ) -> list[str]:
   """Returns the flags of a study, without the flags of its files.
 
@@ -71,10 +72,11 @@ def arguments(
     name: Name of the study.
     dataset: The data if it trains on images.
     text: The data if it trains on text.
-    quick, confirm: Presets of the study.
+    quick, confirm, sensitivity: Whether to give these flags.
   """
   entry = ENTRIES[name]
   presets = [*["--confirm"] * confirm, *["--quick"] * quick]
+  presets += ["--sensitivity"] * sensitivity
   chosen = [*entry.flags, *(presets or entry.whole)]
   data = {"images": dataset, "text": text}.get(entry.data, "auto")
   if data != "auto":

@@ -108,8 +108,9 @@ FASTER = {
 FASTER_TUNED = {
   norm: Claim(
     f"{norm}_faster_tuned",
-    f"each at the rate with the best validation loss after epoch 1, {norm} has"
-    " a training loss in it below {margin} times that of no norm ({model})",
+    f"each at the rate with its lowest validation loss after epoch 1, {norm}"
+    " has a training loss of epoch 1 below {margin} times that of no norm"
+    " ({model})",
     source="ours: the sources choose no rates",
     samples=(f"{norm}, tuned", "none, tuned"),
     spread=spread,

@@ -175,12 +175,17 @@ def train(
   losses = records.loss.reshape(len(rates), len(seeds), config.epochs, -1)
   return {
     "loss": losses.mean(axis=-1),
-    "accuracy": 100 - found["error"],
-    "reestimated": 100 - found["reestimated"],
+    "accuracy": _right(found["error"]),
+    "reestimated": _right(found["reestimated"]),
     "validation": found["validation"],
     "boundary": np.asarray(shares(False, first, plane)),
     "train_mode": np.asarray(shares(True, first, plane)),
   }
+
+
+def _right(error: np.ndarray) -> np.ndarray:
+  """Returns the share of right answers in percent; none where it diverged."""
+  return 100 - np.nan_to_num(error, nan=100.0)
 
 
 def roughness(loss: np.ndarray) -> np.ndarray:

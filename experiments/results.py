@@ -122,7 +122,7 @@ def judge_again(root: pathlib.Path = ROOT, write: bool = False) -> list[str]:
     RefusedError: A claim is not declared any more.
     DamagedError: A file was changed by hand.
   """
-  changes = []
+  changes, changed = [], []
   for kind in ("", results.SENSITIVITY):
     found = results.read(catalog.ENTRIES, root / "results", kind)
     for name, records in found.items():
@@ -131,13 +131,15 @@ def judge_again(root: pathlib.Path = ROOT, write: bool = False) -> list[str]:
         print(f"\n{' '.join(filter(None, (name, kind)))}, {data}")
         again = results.judged_anew(record, study)
         different = results.differences(record, again)
-        if different and write:
-          results.write(again, root / "results")
+        changed += [again] if different else []
         changes += different
         for finding in again["findings"]:
           print(Finding(**finding))
         if kind:
           print(sensitivity.shown(again["variations"]))
+  if write:
+    for record in changed:
+      results.write(record, root / "results")
   return changes
 
 
@@ -161,6 +163,8 @@ def main(argv: Sequence[str]) -> None:
   if len(argv) > 1:
     sys.exit(f"Not a flag: {' '.join(argv[1:])}. See --help.")
   given = flags.FLAGS
+  if given.rejudge and (given.compare or given.add or given.write):
+    sys.exit("--rejudge goes with no other flag; give one after the other.")
   try:
     if given.compare:
       print(compare(pathlib.Path(given.compare)))
@@ -174,7 +178,7 @@ def main(argv: Sequence[str]) -> None:
     changes = judge_again(write=given.rejudge)
     if changes and not given.rejudge:
       raise RefusedError("\n".join(changes))
-    print("\n".join(["", *changes]))
+    print("\n".join(["", *(changes or ["All verdicts are as in the files."])]))
   except (RefusedError, files.DamagedError) as error:
     sys.exit(str(error))
 

@@ -15,9 +15,11 @@ estimate is the median, its interval is between two order statistics, and its
 test is the sign test.
 
 A seed that diverged has no number. It is never left out. It counts as `cap` if
-the analysis has one, such as the loss of guessing. Otherwise it is infinitely
-bad, two that diverged are equally bad, and the analysis is by rank. So it is if
-all numbers are equal, since they have no spread.
+the analysis has one, such as the loss of guessing. Otherwise it counts as
+infinitely large, which is bad for losses and errors: two that diverged are
+equal, and the analysis is by rank. A quantity of which more is better needs a
+number instead. The analysis is by rank too if all numbers are equal, since they
+have no spread.
 
 >>> print(Difference().estimate([2.0, 3.0, 4.5], [1.0, 2.5, 3.0]))
 1 [-0.242, 2.24]
@@ -83,6 +85,10 @@ class Analysis(Protocol):
   """
 
   @property
+  def cap(self) -> float | None:
+    """The number that larger ones, and seeds that diverged, count as."""
+
+  @property
   def by_rank(self) -> bool:
     """Whether it is always by rank."""
 
@@ -95,7 +101,7 @@ class Analysis(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Level:
-  """The mean of one sample.
+  """The mean of one sample, or its median by rank.
 
   Attributes:
     cap: Larger numbers, and seeds that diverged, count as this.
@@ -121,7 +127,7 @@ class Level:
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-  """The mean of the first sample minus the second, seed by seed.
+  """The mean or median of the first sample minus the second, seed by seed.
 
   Attributes:
     cap, by_rank: As in `Level`.
@@ -145,7 +151,7 @@ class Difference:
 
 @dataclasses.dataclass(frozen=True)
 class Ratio:
-  """The geometric mean of first / second, seed by seed, by logarithms.
+  """The geometric mean or median of first / second, seed by seed.
 
   Attributes:
     cap, by_rank: As in `Level`.

@@ -242,12 +242,13 @@ def _finding(
 
 def _median(claim: Claim, values: Sequence[Seeds], estimate: Estimate) -> str:
   """Says so if the median replaces the mean that was registered."""
-  if claim.analysis.by_rank or estimate.method != "ranks":
+  by_rank = estimate.method == "ranks"
+  if claim.analysis.by_rank or not by_rank or estimate.seeds == 1:
     return ""
-  seeds = np.isfinite(np.asarray(values, np.float64)).all(axis=0)
-  if seeds.all():
+  diverged = ~np.isfinite(np.asarray(values, np.float64)).all(axis=0)
+  if claim.analysis.cap is not None or not diverged.any():
     return "the median, because all seeds are equal"
-  count = int((~seeds).sum())
+  count = int(diverged.sum())
   return f"the median, because {count} seed{'s' * (count > 1)} diverged"
 
 

@@ -55,6 +55,12 @@ def page(
   verdicts = [*counted.values()]
   total = ", ".join(f"{verdicts.count(v)} {v}" for v in Verdict)
   lines = [f"{len(claims)} claims, {len(verdicts)} verdicts: {total}.", ""]
+  minutes: dict[str, float] = {}
+  for records in found.values():
+    for data, record in records.items():
+      minutes[data] = minutes.get(data, 0.0) + record["minutes"]
+  took = ", ".join(f"{data} {spent:.0f}" for data, spent in minutes.items())
+  lines += [f"Minutes of all runs, by data: {took}.", ""]
   for study, records in found.items():
     demonstration = demonstrations.get(study, "")
     varied = sensitivities.get(study, {})

@@ -22,7 +22,7 @@ from experiments.lab.runs import files
 
 FOLDER = pathlib.Path(__file__).parents[2] / "results"
 SENSITIVITY = "sensitivity"
-# No pilot has judged this seed or a later one.
+# Pilots with the default seeds are below it; a study registers its first one.
 FIRST_SEED = 100
 
 Record = Mapping[str, Any]
@@ -59,7 +59,8 @@ def of_summary(
   if (varied or summary["findings"]) and config["seed"] < FIRST_SEED:
     raise RefusedError(
       f"The run of {name} began at seed {config['seed']}. Verdicts need seeds"
-      f" from {FIRST_SEED} on, which no pilot has seen: run it with --confirm."
+      f" from {FIRST_SEED} on, which the default runs leave alone: run it with"
+      " --confirm."
     )
   commit = summary["machine"]["commit"]
   if commit is None or commit.endswith("+"):
@@ -67,8 +68,32 @@ def of_summary(
       f"The run of {name} was made with files that are in no commit, so nobody"
       " can tell what was registered. Commit them, then run it again."
     )
+  _refuse_other_settings(name, summary, study)
+  edges = [
+    arm
+    for part in (summary, *summary.get("variations", ()))
+    for arm, choice in part["rates"].items()
+    if not choice["interior"]
+  ]
+  if edges:
+    raise RefusedError(
+      f"The best learning rate of {', '.join(edges)} in the run of {name} is at"
+      " the edge of its grid, which grew as far as it may. Register another"
+      " grid, then run it again."
+    )
+  return {key: summary[key] for key in _KEPT if key in summary} | {
+    "study": name
+  }
+
+
+def _refuse_other_settings(
+  name: str, record: Record, study: Study[Any]
+) -> None:
+  """Raises RefusedError if it was not made with the registered settings."""
+  varied = "variations" in record
   preset = options.with_sensitivity(study.confirm) if varied else study.confirm
   registered = dataclasses.asdict(study.config) | dict(preset)
+  config = record["config"]
   others = [
     f"--{field}={config[field]} instead of {value}"
     for field, value in files.plain(registered).items()
@@ -80,18 +105,6 @@ def of_summary(
       f" {', '.join(others)}. Run it with"
       f" --{'sensitivity' if varied else 'confirm'}, and without these flags."
     )
-  edges = [
-    arm for arm, choice in summary["rates"].items() if not choice["interior"]
-  ]
-  if edges and not varied:
-    raise RefusedError(
-      f"The best learning rate of {', '.join(edges)} in the run of {name} is at"
-      " the edge of its grid, which grew as far as it may. Register another"
-      " grid, then run it again."
-    )
-  return {key: summary[key] for key in _KEPT if key in summary} | {
-    "study": name
-  }
 
 
 def data_of(record: Record) -> str:
@@ -133,17 +146,17 @@ def judged_again(record: Record, study: Study[Any]) -> list[Finding]:
   """Judges the samples of a record by the claims as they are declared now.
 
   Raises:
-    RefusedError: A claim or a sample is not declared any more.
+    RefusedError: A claim is not declared any more, or measures something else.
   """
   declared = {claim.name: claim for claim in study.claims}
   samples = []
   for found in record["findings"]:
     claim = declared.get(found["claim"])
-    if claim is None or list(claim.samples) != list(found["values"]):
+    if claim is None or claim.measured != found["measured"]:
       raise RefusedError(
-        f"results/{record['study']} has a claim {found['claim']} on"
-        f" {', '.join(found['values'])}, which the study does not declare any"
-        " more. Run the study again with --confirm."
+        f"results/{record['study']} has a claim {found['claim']} of"
+        f" {found['measured']}, which the study does not declare any more. Run"
+        " the study again with --confirm."
       )
     samples.append((claim, list(found["values"].values())))
   return claiming.judged(samples, record["config"])
@@ -153,8 +166,10 @@ def judged_anew(record: Record, study: Study[Any]) -> dict[str, Any]:
   """Returns the record with its samples judged by the claims of today.
 
   Raises:
-    RefusedError: As for `judged_again`.
+    RefusedError: It was made with other settings than are registered now, or as
+      for `judged_again`.
   """
+  _refuse_other_settings(record["study"], record, study)
   if "variations" in record:
     parts = [part for _, part in _judged_parts(record)][1:]
     variations = [

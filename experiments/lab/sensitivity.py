@@ -1,12 +1,14 @@
 """How much the headline claims of a study depend on its settings.
 
 Every setting is changed alone, and the whole study is measured again, with its
-own choice of learning rates. `--sensitivity` does this. A verdict that flips is
-one about this setting, not about the norm.
+own choice of learning rates. `--sensitivity` does this. A verdict that becomes
+its opposite is one about this setting, not about the norm. One that becomes
+UNRESOLVED only says that the seeds do not decide: compare the intervals with
+those of the first row.
 
 The summary of such a run has "variations" in place of findings: for each its
-"change", and the findings of all claims, which are corrected together as in the
-study itself. Tables show the headline claims.
+"change", the chosen "rates", and the findings of all claims, which are
+corrected together as in the study itself. Tables show the headline claims.
 """
 
 import dataclasses
@@ -48,7 +50,8 @@ def measure(study: Study[AnyConfig]) -> Measure[AnyConfig]:
       part = run.variation(label(change), dataclasses.asdict(varied))
       study.measure(varied, part)
       findings = [finding._asdict() for finding in part.findings()]
-      found.append({"change": change, "findings": findings})
+      rates = part.rates
+      found.append({"change": change, "rates": rates, "findings": findings})
     print(f"\n{shown(found)}")
     return {"variations": found}
 

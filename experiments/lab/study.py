@@ -28,7 +28,7 @@ from jax.sharding import Mesh
 
 from experiments.lab import claims as claiming
 from experiments.lab import options, sensitivity
-from experiments.lab.claims import Finding, Outcome
+from experiments.lab.claims import Finding, Outcome, Verdict
 from experiments.lab.declaration import Measure
 from experiments.lab.declaration import Study as Study
 from experiments.lab.errors import RefusedError
@@ -219,13 +219,29 @@ def main(
         name = sensitivity.name(study.name)
         measure, shown = sensitivity.measure(study), sensitivity.show
       command = command_line(study.name)
-      run(name, measure, config, where, command=command, mesh=mesh, show=shown)
+      found = run(
+        name, measure, config, where, command=command, mesh=mesh, show=shown
+      )
+      _advise_seeds(found, study)
     except RefusedError as error:
       sys.exit(str(error))
     except ending.StoppedError as error:
       ending.at_once(1, str(error))
 
   app.run(start)
+
+
+def _advise_seeds(summary: Mapping[str, Any], study: Study[Any]) -> None:
+  """Says where to read what so few seeds can resolve."""
+  seeds = summary["config"].get("seeds", 1)
+  unresolved = Verdict.UNRESOLVED in {
+    found["verdict"] for found in summary["findings"]
+  }
+  if unresolved and seeds < study.confirm.get("seeds", 0):
+    print(
+      "So few seeds resolve little. experiments/REGISTERED.md says what, claim"
+      " by claim; --confirm uses more."
+    )
 
 
 def print_lines_at_once() -> None:

@@ -72,13 +72,20 @@ BATCH = 128
 PROBE = 1000  # Test images for the variance shift.
 LABELS = ("clean", "noisy")
 
+_PILOT = (
+  "epochs and rates are chosen by the validation error; chosen by the loss,"
+  " batch norm erred 3.6 points more than none on digits with random labels, by"
+  " the error 0.0"
+)
+_MORE_SEEDS = (
+  f"{_PILOT}. Seeds 100 to 119 on the digits left it open at -0.65 points; now"
+  " there are 40 others"
+)
 _POINTS: dict[str, Any] = {
   "quantity": "early-stopped test error",
   "unit": "points",
   "form": "+.2f",
-  "pilot": "epochs and rates are chosen by the validation error; chosen by the"
-  " loss, batch norm erred 3.6 points more than none on digits with random"
-  " labels, by the error 0.0",
+  "pilot": _PILOT,
 }
 _SECTION = "Ioffe & Szegedy 2015, section 3.4, without a number"
 _NOISY = "ours: the source does not speak of wrong labels"
@@ -105,7 +112,7 @@ REGULARIZES = {
     why=_WHY[labels],
     spread={"clean": 0.80, "noisy": 1.5}[labels],
     headline=labels == "clean",
-    **_POINTS,
+    **_POINTS | {"pilot": _MORE_SEEDS if labels == "clean" else _PILOT},
   )
   for labels in LABELS
 }

@@ -53,7 +53,7 @@ QUICK: Mapping[str, Any] = {
   "steps": 10,
   "batch_size": 4,
 }
-CONFIRM: Mapping[str, Any] = {"seed": 120, "seeds": 10}
+CONFIRM: Mapping[str, Any] = {"seed": 120, "seeds": 20}
 
 _POINTS = 30  # Of a curve of the training loss.
 

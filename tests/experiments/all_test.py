@@ -33,7 +33,7 @@ class SuiteTest(absltest.TestCase):
     )
     self.enter_context(mock.patch.object(suite, "collect"))
     names = ("moons", "position", "transformer_depth")
-    config = suite.Config("digits", "pydoc", False, True, names)
+    config = suite.Config("digits", "pydoc", False, True, False, names)
     suite.run(config, pathlib.Path("w"))
     given = {call.args[0]: call.args[2] for call in execute.call_args_list}
     self.assertEqual(
@@ -62,16 +62,19 @@ class CollectTest(absltest.TestCase):
       mock.patch.object(suite.results, "write_pages")
     )
 
-  def collect(self, **given):
+  def collect(self, quick=False, confirm=False):
     small_study.summary(self.root / "small_study")
-    config = suite.Config("digits", "auto", **given, studies=("small_study",))
+    return self.collected(quick, confirm, False)
+
+  def collected(self, *presets):
+    config = suite.Config("digits", "auto", *presets, ("small_study",))
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
       suite.collect(config, self.root)
     return output.getvalue()
 
   def test_prints_verdicts_and_writes_a_page(self):
-    output = self.collect(quick=False, confirm=False)
+    output = self.collect()
     self.assertIn("\nsmall_study\nCONFIRMED: after 2 steps", output)
     self.assertIn("1 of 1 studies finished, 0 minutes", output)
     page = (self.root / "studies.md").read_text()
@@ -83,10 +86,24 @@ class CollectTest(absltest.TestCase):
     self.write.assert_not_called()
 
   def test_adds_what_was_registered(self):
-    output = self.collect(quick=False, confirm=True)
+    output = self.collect(confirm=True)
     self.add.assert_called_once_with(self.root / "small_study")
     self.write.assert_called_once_with()
     self.assertIn("Wrote docs/studies.md and the table in README.md", output)
+
+  def test_one_that_is_refused_does_not_keep_the_others_out(self):
+    self.add.side_effect = suite.RefusedError("at the edge")
+    with self.assertRaisesRegex(suite.RefusedError, "at the edge"):
+      self.collect(confirm=True)
+    self.write.assert_called_once_with()
+
+  def test_adds_variations(self):
+    found = [{"change": {}, "rates": {}, "findings": []}]
+    small_study.summary(self.root / "small_study", {"variations": found})
+    output = self.collected(False, False, True)
+    self.assertIn("| setting", output)
+    self.add.assert_called_once_with(self.root / "small_study")
+    self.assertFalse((self.root / "studies.md").exists())
 
   def test_adds_nothing_of_a_quick_run(self):
     self.collect(quick=True, confirm=True)

@@ -45,6 +45,7 @@ class ArgumentsTest(parameterized.TestCase):
       ["--norm=none,ln,rms,bn,gn", "--seeds=5", "--resplit", "--tune"],
     ),
     ("mnist", {"quick": True}, ["--quick"]),
+    ("mnist", {"sensitivity": True}, ["--sensitivity"]),
     ("mnist", {"quick": True, "confirm": True}, ["--confirm", "--quick"]),
     ("transformer_depth", {"dataset": "digits"}, ["--study=depth"]),
     (

@@ -132,6 +132,20 @@ class FindingTest(parameterized.TestCase):
     )
     self.assertLessEqual(max(map(len, text.splitlines())), 80)
 
+  def test_says_when_the_mean_became_a_median(self):
+    diverged = [NAN, *LOWER[1:]]
+    for samples, remark in (
+      ((diverged, HIGHER), "the median, because 1 seed diverged"),
+      (([1.0] * 10, [3.0] * 10), "the median, because all seeds are equal"),
+      (([1.0], [2.0]), ""),
+      ((LOWER, HIGHER), ""),
+    ):
+      self.assertEqual(judged(*samples).remark.split(";")[0], remark)
+    by_rank = dataclasses.replace(CLAIM, analysis=Difference(by_rank=True))
+    self.assertEqual(judged(diverged, HIGHER, claim=by_rank).remark, "")
+    capped = dataclasses.replace(CLAIM, analysis=Difference(cap=4.0))
+    self.assertEqual(judged(diverged, HIGHER, claim=capped).remark, "")
+
   def test_survives_json(self):
     for samples in (
       (LOWER, HIGHER),

@@ -167,7 +167,7 @@ class FalseVerdictsTest(parameterized.TestCase):
   # One end of each is the true number; the other one is far away.
   equivalences = {  # noqa: RUF012
     "level": (Within(5, of=5), Within(5, of=-5)),
-    "ratio": (Within(0.99, of=1.99), Within(0.99, of=0.01)),
+    "ratio": (Within(99, of=100), Within(0.4995, of=0.5005)),
   }
 
   def share(self, kind, seeds, criterion, *verdicts):

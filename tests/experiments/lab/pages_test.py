@@ -58,6 +58,16 @@ class PageTest(absltest.TestCase):
       " UNRESOLVED.",
     )
 
+  def test_adds_up_minutes(self):
+    found = {"small": {"a": {**DIGITS, "minutes": 1.2}}}
+    found["other"] = {
+      "a": {**DIGITS, "minutes": 5},
+      "b": {**MNIST, "minutes": 3},
+    }
+    self.assertIn(
+      "Minutes of all runs, by data: a 6, b 3.\n", pages.page(found, {})
+    )
+
   def test_demonstrations_do_not_count(self):
     found = {**BOTH, "other": {"digits": DIGITS}}
     text = pages.page(found, {"other": "two points are not data"})

@@ -53,7 +53,7 @@ class TextTest(absltest.TestCase):
     ten, five = (statistics.resolved_by(n, 0.8, 0.025) for n in (10, 5))
     self.assertIn(
       f"Resolved: {0.1 * ten:.2g} nats with 10 seeds, {0.1 * five:.2g} nats"
-      " with 5 seeds (spread 0.1); if there is no effect",
+      " with 5 seeds (spread 0.1); without an effect",
       entry(LOWER, text()),
     )
     self.assertIn(
@@ -67,16 +67,22 @@ class TextTest(absltest.TestCase):
   def test_says_how_often_the_margin_is_excluded(self):
     # Margins of 5, 0.6 and, on the scale of logarithms, about 0.2 spreads.
     for criterion, spread, expected in (
-      (Effect(-0.5), 0.1, "is excluded in 100% of runs."),
+      (
+        Effect(-0.5),
+        0.1,
+        "at least 100% of runs show that the margin is not reached.",
+      ),
       (
         Below(0.06),
         0.1,
-        "is excluded in 27% of runs (80% would need 29 seeds)",
+        "at least 27% of runs show that the margin is not reached (80% would"
+        " need 29 seeds)",
       ),
       (
         Within(0.06),
         0.1,
-        "is excluded in 0% of runs (80% would need 38 seeds)",
+        "at least 0% of runs show that the margin is not reached (80% would"
+        " need 38 seeds)",
       ),
     ):
       claim = dataclasses.replace(LOWER, criterion=criterion, spread=spread)

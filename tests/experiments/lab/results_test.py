@@ -7,7 +7,7 @@ import tempfile
 
 from absl.testing import absltest, parameterized
 
-from experiments.lab import results
+from experiments.lab import options, results
 from experiments.lab.claims import Effect
 from experiments.lab.errors import RefusedError
 from experiments.lab.runs import files
@@ -35,8 +35,13 @@ def differences(record, study):
 
 def variations():
   """Returns a record of --sensitivity."""
-  found = {"change": {"steps": 7}, "findings": RECORD["findings"]}
-  return {**RECORD, "findings": [], "variations": [found]}
+  found = {
+    "change": {"steps": 7},
+    "rates": RECORD["rates"],
+    "findings": RECORD["findings"],
+  }
+  config = {**RECORD["config"], "seeds": options.SENSITIVITY_SEEDS}
+  return {**RECORD, "config": config, "findings": [], "variations": [found]}
 
 
 class RecordTest(parameterized.TestCase):
@@ -95,20 +100,23 @@ class RecordTest(parameterized.TestCase):
 
   @parameterized.parameters(
     ({"seed": 99}, "began at seed 99"),
-    ({"seeds": 4}, "--seeds=4 instead of 10. Run it with --sensitivity, and w"),
+    ({"seeds": 4}, "--seeds=4 instead of 20. Run it with --sensitivity, and w"),
   )
   def test_of_sensitivity_needs_fresh_seeds(self, settings, message):
-    varied = {"findings": [], "variations": []}
-    summary = {**with_config(), **varied}
+    summary = variations()
     self.assertIn("variations", results.of_summary("s", summary, STUDY))
+    config = {**summary["config"], **settings}
     with self.assertRaisesRegex(RefusedError, message):
-      results.of_summary("s", {**with_config(**settings), **varied}, STUDY)
+      results.of_summary("s", {**summary, "config": config}, STUDY)
 
   def test_refuses_rates_at_the_edge(self):
     edge = {**RECORD["rates"]["norm"], "interior": False}
     summary = {**RECORD, "rates": {**RECORD["rates"], "edge": edge}}
-    with self.assertRaisesRegex(RefusedError, "rate of edge in the run of s"):
-      results.of_summary("s", summary, STUDY)
+    (found,) = variations()["variations"]
+    varied = [{**found, "rates": {"edge": edge}}]
+    for one in (summary, {**variations(), "variations": varied}):
+      with self.assertRaisesRegex(RefusedError, "rate of edge in the run of s"):
+        results.of_summary("s", one, STUDY)
 
 
 class JudgedAgainTest(parameterized.TestCase):
@@ -144,10 +152,15 @@ class JudgedAgainTest(parameterized.TestCase):
     for study in (with_claims(EQUAL), with_claims(EQUAL, renamed)):
       with self.assertRaisesRegex(
         RefusedError,
-        "results/small has a claim lower on norm, none, which the study does"
-        " not declare any more. Run the study again with --confirm.",
+        "results/small has a claim lower of loss, norm minus none, which the"
+        " study does not declare any more. Run the study again with --confirm.",
       ):
         results.judged_again(RECORD, study)
+
+  def test_refuses_what_was_made_with_other_settings(self):
+    study = dataclasses.replace(STUDY, confirm={"seed": 120, "seeds": 10})
+    with self.assertRaisesRegex(RefusedError, "--seed=100 instead of 120"):
+      results.judged_anew(RECORD, study)
 
   def test_judges_variations_with_their_settings(self):
     changes = differences(variations(), STUDY)

@@ -145,14 +145,14 @@ class ProgramTest(absltest.TestCase):
   def test_the_flag_measures_the_variations(self):
     folder = self.enter_context(tempfile.TemporaryDirectory())
     done = self.program(
-      "--sensitivity", "--confirm", "--dataset=digits", f"--workdir={folder}/w"
+      "--sensitivity", "--dataset=digits", f"--workdir={folder}/w"
     )
     self.assertEqual(done.returncode, 0, done.stderr)
     summary = workdir.summary(pathlib.Path(folder, "w"))
     self.assertEqual(summary["study"], "small_study_sensitivity")
     self.assertLen(summary["variations"], len(NAMES))
-    self.assertEqual(summary["variations"][0]["findings"][0]["seeds"], 10)
-    self.assertIn("--sensitivity --confirm", summary["command"])
+    self.assertEqual(summary["variations"][0]["findings"][0]["seeds"], 20)
+    self.assertIn("--sensitivity", summary["command"])
 
 
 if __name__ == "__main__":

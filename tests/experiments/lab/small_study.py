@@ -112,8 +112,8 @@ STUDY = study.Study(
 )
 
 
-def summary(folder: pathlib.Path, **settings):
-  """Returns the summary of a run with the registered seeds."""
+def summary(folder: pathlib.Path, more=None, **settings):
+  """Returns the summary of a run with the registered seeds, with more in it."""
   config = dataclasses.replace(
     STUDY.config, **{"dataset": "digits", **STUDY.confirm, **settings}
   )
@@ -122,7 +122,13 @@ def summary(folder: pathlib.Path, **settings):
     contextlib.redirect_stdout(io.StringIO()),
     committed,
   ):
-    return study.run("small_study", measure, config, where, command="command")
+    return study.run(
+      "small_study",
+      lambda config, run: measure(config, run) or more,
+      config,
+      where,
+      command="command",
+    )
 
 
 @functools.cache

@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import io
 import pathlib
+import subprocess
 import sys
 import tempfile
 from unittest import mock
@@ -12,7 +13,7 @@ from unittest import mock
 import jax
 import numpy as np
 from absl import flags
-from absl.testing import absltest
+from absl.testing import absltest, parameterized
 
 from experiments.lab import figures, options, parsers, study
 from experiments.lab.claims import Below, Check, Claim, Ratio
@@ -20,6 +21,7 @@ from experiments.lab.errors import RefusedError
 from experiments.lab.runs import files, versions
 from experiments.lab.runs.ending import StoppedError
 from experiments.lab.runs.workdir import Files, WorkdirError
+from tests.experiments import programs
 
 CLAIM = Claim(
   "works",
@@ -71,7 +73,7 @@ class FlagsTest(absltest.TestCase):
     self.assertEqual(parse("--scale=full")[0], Config(steps=1000))
     self.assertEqual(parse("--quick")[0], Config(steps=5, seeds=2))
     self.assertEqual(parse("--confirm")[0], Config(seed=100, seeds=20))
-    self.assertEqual(parse("--sensitivity")[0], Config(seed=100, seeds=10))
+    self.assertEqual(parse("--sensitivity")[0], Config(seed=100, seeds=20))
     config, where = parse(
       "--quick", "--steps=7", "--norm=ln,gn", "--workdir=w", "--resume"
     )
@@ -82,6 +84,28 @@ class FlagsTest(absltest.TestCase):
     for argument in ("--steps=0", "--norm=xy", "--scale=huge", "--seeds=0"):
       with self.subTest(argument), self.assertRaises(flags.Error):
         parse(argument)
+
+
+class AdviceTest(parameterized.TestCase):
+  @parameterized.parameters(
+    (5, -0.03, True),
+    (5, 1.0, False),  # Resolved.
+    (10, -0.03, False),  # As many as with --confirm.
+  )
+  def test_says_that_more_seeds_are_needed(self, seeds, effect, expected):
+    folder = self.enter_context(tempfile.TemporaryDirectory())
+    done = subprocess.run(
+      [
+        *(sys.executable, "-m", "tests.experiments.lab.small_study"),
+        *("--dataset=digits", f"--workdir={folder}/w"),
+        *(f"--seeds={seeds}", f"--effect={effect}"),
+      ],
+      cwd=programs.ROOT,
+      capture_output=True,
+      text=True,
+      check=True,
+    )
+    self.assertEqual("So few seeds resolve little" in done.stdout, expected)
 
 
 class CommandLineTest(absltest.TestCase):

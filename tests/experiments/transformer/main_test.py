@@ -197,14 +197,14 @@ class CompleteTest(parameterized.TestCase):
     confirmed = studies.complete(config, {"study", "confirm"})
     expected = {**dataclasses.asdict(chosen.config), **chosen.confirm}
     self.assertEqual(dataclasses.asdict(confirmed), expected)
-    self.assertEqual(confirmed.seed_numbers[0], 100)
-    few = "warmup" in name or "batch_norm" in name
+    self.assertEqual(confirmed.seed_numbers[0], 120)
+    few = "batch_norm" in name
     self.assertLen(confirmed.seed_numbers, 10 if few else 20)
 
   def test_the_command_line_wins(self):
     config = Config(study="norms", seeds=3, layers=2)
     config = studies.complete(config, {"study", "confirm", "seeds", "layers"})
-    self.assertEqual((config.seeds, config.seed, config.layers), (3, 100, 2))
+    self.assertEqual((config.seeds, config.seed, config.layers), (3, 120, 2))
     quick = studies.complete(Config(study="depth"), {"study", "quick"})
     self.assertEqual((quick.layers, quick.width), (8, 8))
 
