@@ -9,7 +9,7 @@ the digits of one, because `x - mean` needs them. See docs/numerics.md.
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -301,8 +301,35 @@ def group_moments(
   Returns:
     `GroupMoments` in a shape that broadcasts to that of `x`.
   """
-  local = _local_moments(x, mask, groups.axes, centered)
-  return _merged(local, x.shape, groups) if groups.pooled else local
+  size, axes = groups.size(x.shape), groups.axes
+  if groups.pooled:
+    local = _local_moments(x, mask, axes, centered)
+    return _merged(local, size, groups.pool)
+  parts = _parts(x.shape[0]) if centered and 0 in axes else 1
+  if parts == 1:
+    return _local_moments(x, mask, axes, centered)
+  # A part is on one device, so only its moments are exchanged, in two rounds.
+  x, mask = sharding.split_first(x, parts), sharding.split_first(mask, parts)
+  local = _local_moments(x, mask, tuple(axis + 1 for axis in axes), centered)
+  return _merged(
+    local.squeeze((1,)),
+    size,
+    lambda sums: jax.tree.map(
+      lambda part: jnp.sum(part, 0, keepdims=True), sums
+    ),
+  )
+
+
+def _parts(size: int) -> int:
+  """Returns into how many parts a first axis is split that may be sharded.
+
+  How many devices share it is not known while `jax.jit` traces, but they share
+  it equally, so their number divides its size. It then divides this number too.
+  """
+  if not isinstance(size, int):  # A symbolic shape of `jax.export`.
+    return 1
+  shares = range(1, min(size, jax.device_count()) + 1)
+  return math.lcm(*(share for share in shares if size % share == 0))
 
 
 def _local_moments(
@@ -375,7 +402,7 @@ def _first(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 
 
 def _merged(
-  partial: GroupMoments, shape: tuple[int, ...], groups: Groups
+  partial: GroupMoments, size: int, pool: Callable[[Any], Any]
 ) -> GroupMoments:
   """Merges all parts of a group at once, in two rounds.
 
@@ -383,15 +410,18 @@ def _merged(
   sums squared distances of the parts' means from it, because
   E[mean^2] - E[mean]^2 would cancel. In each round devices exchange one
   message.
+
+  Args:
+    partial: The moments of the parts.
+    size: The number of elements in a group.
+    pool: Returns a tree of sums over parts, each added up over its group.
   """
-  shrink = shrinking(groups.size(shape))
+  shrink = shrinking(size)
   weight = partial.count.astype(partial.mean.dtype) * shrink
-  count, scaled_sum = groups.pool(
-    (partial.count, _rounded(weight * partial.mean))
-  )
+  count, scaled_sum = pool((partial.count, _rounded(weight * partial.mean)))
   center = _mean(scaled_sum, count) / shrink
   gap = (partial.mean - center) + partial.mean_tail
-  correction, m2 = groups.pool(
+  correction, m2 = pool(
     (
       _rounded(weight * gap),
       partial.m2 + partial.count * squared_magnitude(gap),

@@ -5,9 +5,13 @@ sharding of its result. `where` and reshaping an axis do not, so it must be
 given. For other arrays these functions are those of `jax.numpy`, or do nothing.
 """
 
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
+
+_Array = TypeVar("_Array", jax.Array, jax.Array | None)
 
 
 def is_explicit(*arrays: jax.Array) -> bool:
@@ -46,6 +50,23 @@ def gathered(x: jax.Array, axis: int) -> jax.Array:
     return x
   spec[axis] = None
   return jax.sharding.reshard(x, NamedSharding(_mesh(x), PartitionSpec(*spec)))
+
+
+def split_first(x: _Array, parts: int) -> _Array:
+  """Returns `x` with its first axis split; a size of one becomes two ones.
+
+  If that axis is sharded, the parts are. Their number must be a multiple of
+  that of the devices.
+  """
+  if x is None:
+    return None
+  first = (1, 1) if x.shape[0] == 1 else (parts, x.shape[0] // parts)
+  shape = (*first, *x.shape[1:])
+  if not is_explicit(x):
+    return x.reshape(shape)
+  before, *others = jax.typeof(x).sharding.spec
+  spec = PartitionSpec(before, None, *others)
+  return jax.lax.reshape(x, shape, out_sharding=NamedSharding(_mesh(x), spec))
 
 
 def _mesh(*arrays: jax.Array) -> jax.sharding.AbstractMesh:
