@@ -60,12 +60,12 @@ def split_first(x: _Array, parts: int) -> _Array:
   """
   if x is None:
     return None
-  first = (1, 1) if x.shape[0] == 1 else (parts, x.shape[0] // parts)
-  shape = (*first, *x.shape[1:])
+  size, *others = x.shape
+  shape = (1, 1, *others) if size == 1 else (parts, size // parts, *others)
   if not is_explicit(x):
     return x.reshape(shape)
-  before, *others = jax.typeof(x).sharding.spec
-  spec = PartitionSpec(before, None, *others)
+  names = tuple(jax.typeof(x).sharding.spec)
+  spec = PartitionSpec(names[0], None, *names[1:])
   return jax.lax.reshape(x, shape, out_sharding=NamedSharding(_mesh(x), spec))
 
 
