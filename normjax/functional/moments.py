@@ -321,10 +321,11 @@ def group_moments(
 
 
 def _parts(size: int) -> int:
-  """Returns into how many parts a first axis is split that may be sharded.
+  """Returns the number of parts of a first axis that devices may share.
 
-  How many devices share it is not known while `jax.jit` traces, but they share
-  it equally, so their number divides its size. It then divides this number too.
+  While `jax.jit` traces, it is not known how many devices share the axis. But
+  each has as much as the others, so their number divides the size of the axis.
+  The result is a multiple of all such numbers. With one device it is one.
   """
   if not isinstance(size, int):  # A symbolic shape of `jax.export`.
     return 1
