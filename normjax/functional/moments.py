@@ -257,8 +257,22 @@ def _mean(total: jax.Array, count: jax.Array) -> jax.Array:
   return _rounded(total / jnp.maximum(count, 1).astype(total.dtype))
 
 
-def _rounded(product: jax.Array) -> jax.Array:
-  """Rounds a product explicitly, to one bit less.
+def _quotient(
+  heads: jax.Array, rests: jax.Array, count: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Returns `(heads + rests) / count` and, if counts are short, its error.
+
+  The products of the remainder are exact, or nearly, for counts of 12 bits.
+  """
+  quotient = _mean(heads + rests, count)
+  head, divisor = _rounded(quotient, 10), count.astype(quotient.dtype)
+  product = _rounded(head * divisor)
+  rest = _rounded((quotient - head) * divisor)
+  return quotient, _mean(((heads - product) - rest) + rests, count)
+
+
+def _rounded(product: jax.Array, bits: int = 0) -> jax.Array:
+  """Rounds a product explicitly, to one bit less or to so many bits.
 
   XLA may compute the same product in several fusions (a division by a constant
   is a product too). In one of them it may round the product and a following sum
@@ -267,9 +281,13 @@ def _rounded(product: jax.Array) -> jax.Array:
   have the same number.
   """
   if jnp.iscomplexobj(product):
-    return lax.complex(_rounded(product.real), _rounded(product.imag))
+    return lax.complex(
+      _rounded(product.real, bits), _rounded(product.imag, bits)
+    )
   info = jnp.finfo(product.dtype)
-  return lax.reduce_precision(product, info.nexp, info.nmant - 1)
+  # The first bit of a mantissa is not stored.
+  stored = bits - 1 if bits else info.nmant - 1
+  return lax.reduce_precision(product, info.nexp, stored)
 
 
 def _split_sum(
@@ -418,18 +436,25 @@ def _merged(
     pool: Returns a tree of sums over parts, each added up over its group.
   """
   shrink = shrinking(size)
-  weight = partial.count.astype(partial.mean.dtype) * shrink
-  count, scaled_sum = pool((partial.count, _rounded(weight * partial.mean)))
-  center = _mean(scaled_sum, count) / shrink
-  gap = (partial.mean - center) + partial.mean_tail
+  weight = partial.count.astype(partial.mean.dtype)
+  # If the data are almost constant, a center that is one unit in the last place
+  # off would be many deviations off. Sums of numbers with few digits are exact.
+  small = partial.mean * shrink
+  head = _rounded(small, 8)
+  count, heads, rests = pool(
+    (partial.count, _rounded(weight * head), _rounded(weight * (small - head)))
+  )
+  center, center_tail = _quotient(heads, rests, count)
+  center, center_tail = center / shrink, center_tail / shrink
+  gap = (partial.mean - center) + (partial.mean_tail - center_tail)
   correction, m2 = pool(
     (
-      _rounded(weight * gap),
+      _rounded(weight * shrink * gap),
       partial.m2 + partial.count * squared_magnitude(gap),
     )
   )
   correction = _mean(correction, count) / shrink
-  mean, mean_tail = _split_sum(center, correction)
+  mean, mean_tail = _split_sum(center, center_tail + correction)
   m2 = _less(m2, count * squared_magnitude(correction))
   return GroupMoments(count, mean, mean_tail, m2)
 
