@@ -257,18 +257,24 @@ def _mean(total: jax.Array, count: jax.Array) -> jax.Array:
   return _rounded(total / jnp.maximum(count, 1).astype(total.dtype))
 
 
+def _weighted(
+  values: jax.Array, count: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Returns `count * values` as a sum of two, exact if the count is short.
+
+  For counts of 12 bits the first is exact, also if several are added up.
+  """
+  weight, head = count.astype(values.dtype), _rounded(values, 8)
+  return _rounded(weight * head), _rounded(weight * (values - head))
+
+
 def _quotient(
   heads: jax.Array, rests: jax.Array, count: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Returns `(heads + rests) / count` and, if counts are short, its error.
-
-  The products of the remainder are exact, or nearly, for counts of 12 bits.
-  """
+  """Returns `(heads + rests) / count` and its error, if the count is short."""
   quotient = _mean(heads + rests, count)
-  head, divisor = _rounded(quotient, 10), count.astype(quotient.dtype)
-  product = _rounded(head * divisor)
-  rest = _rounded((quotient - head) * divisor)
-  return quotient, _mean(((heads - product) - rest) + rests, count)
+  head, rest = _weighted(quotient, count)
+  return quotient, _mean(((heads - head) - rest) + rests, count)
 
 
 def _rounded(product: jax.Array, bits: int = 0) -> jax.Array:
@@ -436,24 +442,17 @@ def _merged(
     pool: Returns a tree of sums over parts, each added up over its group.
   """
   shrink = shrinking(size)
-  weight = partial.count.astype(partial.mean.dtype)
+  heads, rests = _weighted(partial.mean * shrink, partial.count)
+  count, heads, rests = pool((partial.count, heads, rests))
   # If the data are almost constant, a center that is one unit in the last place
-  # off would be many deviations off. Sums of numbers with few digits are exact.
-  small = partial.mean * shrink
-  head = _rounded(small, 8)
-  count, heads, rests = pool(
-    (partial.count, _rounded(weight * head), _rounded(weight * (small - head)))
-  )
+  # off is many deviations off. So it has a tail too.
   center, center_tail = _quotient(heads, rests, count)
   center, center_tail = center / shrink, center_tail / shrink
   gap = (partial.mean - center) + (partial.mean_tail - center_tail)
-  correction, m2 = pool(
-    (
-      _rounded(weight * shrink * gap),
-      partial.m2 + partial.count * squared_magnitude(gap),
-    )
-  )
-  correction = _mean(correction, count) / shrink
+  squares = partial.m2 + partial.count * squared_magnitude(gap)
+  heads, rests = _weighted(gap * shrink, partial.count)
+  heads, rests, m2 = pool((heads, rests, squares))
+  correction = _mean(heads + rests, count) / shrink
   mean, mean_tail = _split_sum(center, center_tail + correction)
   m2 = _less(m2, count * squared_magnitude(correction))
   return GroupMoments(count, mean, mean_tail, m2)
