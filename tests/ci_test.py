@@ -65,7 +65,7 @@ class OldestTest(absltest.TestCase):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     requirements = [*project["dependencies"], *extras["test"]]
-    requirements += extras["experiments"]
+    requirements += [*extras["experiments"], *extras["safetensors"]]
     required = dict(
       re.match(r"([\w.-]+)>=([\d.]+)", requirement).groups()
       for requirement in requirements

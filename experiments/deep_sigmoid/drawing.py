@@ -43,6 +43,7 @@ def training(
     run,
     "percentiles",
     columns=len(kinds(config)),
+    size=(3.6 * len(kinds(config)), 4.4),
     title=f"Input of one sigmoid in layer {depths[0]} of {depths[0]}",
     caption="Line: median over test images, band: 15th to 85th percentile; SGD"
     f" at the best rate, seed {config.seed}, unit 0",

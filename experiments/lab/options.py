@@ -32,6 +32,7 @@ from experiments.lab.parsers import (
 from experiments.lab.runs.workdir import Files
 
 SCALES = ("small", "full")
+PRESETS = ("quick", "confirm", "sensitivity")  # Flags with other defaults.
 # With fewer, few verdicts would be resolved in any setting.
 SENSITIVITY_SEEDS = 20
 DTYPES = ("float32", "bfloat16")

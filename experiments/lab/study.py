@@ -168,6 +168,9 @@ def main(
   complete: Callable[[AnyConfig, set[str]], AnyConfig] = (
     lambda config, given: config
   ),
+  selected: Callable[[AnyConfig], Study[AnyConfig] | None] = (
+    lambda config: None
+  ),
   show: Show[AnyConfig] = lambda config, run, summary: None,
   several_devices: bool = False,
 ) -> None:
@@ -177,6 +180,8 @@ def main(
     study: The study.
     complete: Called with the settings and the names of the flags on the command
       line; returns the settings to use.
+    selected: Returns the study that the settings choose, of which
+      `--sensitivity` is then measured; None for `study` itself.
     show: As in `run`.
     several_devices: Whether to add the flags of devices and processes. The
       settings must then have a `batch_size`.
@@ -202,7 +207,7 @@ def main(
       sys.exit(f"Not a flag: {' '.join(argv[1:])}. See --help.")
     compilation.keep_compiled()
     given = {flag for flag in flags.FLAGS if flags.FLAGS[flag].present}
-    for preset in ("quick", "confirm"):
+    for preset in options.PRESETS:
       if preset in given and not flags.FLAGS[preset].value:
         given.remove(preset)
     try:
@@ -216,8 +221,9 @@ def main(
       ending.on_signals()
       name, measure, shown = study.name, study.measure, show
       if study.sensitivity and flags.FLAGS.sensitivity:
+        varied = selected(config) or study
         name = sensitivity.name(study.name)
-        measure, shown = sensitivity.measure(study), sensitivity.show
+        measure, shown = sensitivity.measure(varied), sensitivity.show
       command = command_line(study.name)
       found = run(
         name, measure, config, where, command=command, mesh=mesh, show=shown

@@ -184,8 +184,10 @@ if __name__ == "__main__":
       quick=QUICK,
       full=FULL,
       confirm=sweep.CONFIRM,
+      sensitivity=studies.varied(),
     ),
     complete=studies.complete,
+    selected=studies.selected,
     show=lambda config, run, summary: show(config, run, summary, _SAMPLE.value),
     several_devices=True,
   )

@@ -200,7 +200,10 @@ class Config(options.TuningConfig):
       add("on the digits, which come with scikit-learn", "data_dir")
     named = f"with --study={self.study}"
     if self.study == "none":
-      add("without a --study", "tuning_seeds", "rate_factor", "gain")
+      add(
+        "without a --study",
+        *("tuning_seeds", "rate_factor", "gain", "sensitivity"),
+      )
     else:
       add(f"{named}, which has its own", *_COMPARED[self.study])
       add(f"{named}, which has one size", "scale")
@@ -216,4 +219,6 @@ class Config(options.TuningConfig):
         *("learning_rate", "warmup_steps", "schedule", "weight_decay"),
         *("clip_norm", "steps", "tuning_seeds", "rate_factor"),
       )
+    if self.study in ("depth", "batch_norm"):
+      add(f"{named}, which has no headline claims", "sensitivity")
     return found

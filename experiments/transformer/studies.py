@@ -1,8 +1,10 @@
 """The four studies of transformers, and how the command line selects one."""
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
+from experiments.lab import options
 from experiments.lab.study import Study
 from experiments.transformer import batch_norm, depth, norms, warmup
 from experiments.transformer.options import Config
@@ -20,6 +22,15 @@ def selected(config: Config) -> Study[Config] | None:
   return STUDIES.get(f"transformer_{config.study}")
 
 
+def varied() -> dict[str, Sequence[Any]]:
+  """Returns the settings that `--sensitivity` tries in one study or another."""
+  return {
+    field: values
+    for study in STUDIES.values()
+    for field, values in study.sensitivity.items()
+  }
+
+
 def complete(config: Config, given: Collection[str]) -> Config:
   """Returns the configuration with the defaults of its study.
 
@@ -30,7 +41,11 @@ def complete(config: Config, given: Collection[str]) -> Config:
   study = selected(config)
   if study is not None:
     preset = dataclasses.asdict(study.config)
-    for flag, changes in (("confirm", study.confirm), ("quick", study.quick)):
+    for flag, changes in (
+      ("confirm", study.confirm),
+      ("sensitivity", options.with_sensitivity(study.confirm)),
+      ("quick", study.quick),
+    ):
       if flag in given:
         preset.update(changes)
     return dataclasses.replace(

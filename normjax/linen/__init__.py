@@ -11,6 +11,11 @@ from normjax.linen.registry import (
   norm_names,
   register_norm,
 )
+from normjax.linen.torch_options import options_from_torch
+from normjax.linen.torch_variables import (
+  variables_from_torch,
+  variables_to_torch,
+)
 
 __all__ = [
   "BatchNorm",
@@ -23,6 +28,9 @@ __all__ = [
   "frozen_mask",
   "make_norm",
   "norm_names",
+  "options_from_torch",
   "reestimate",
   "register_norm",
+  "variables_from_torch",
+  "variables_to_torch",
 ]

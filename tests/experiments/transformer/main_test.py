@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from experiments.lab import study
+from experiments.lab import options, study
 from experiments.lab.errors import RefusedError
 from experiments.lab.runs import files
 from experiments.lab.runs.checkpoints import Checkpoints
@@ -201,6 +201,26 @@ class CompleteTest(parameterized.TestCase):
     few = "batch_norm" in name
     self.assertLen(confirmed.seed_numbers, 10 if few else 20)
 
+  @parameterized.parameters(
+    *(name for name, chosen in studies.STUDIES.items() if chosen.sensitivity)
+  )
+  def test_sensitivity_is_that_of_the_study(self, name):
+    chosen = studies.STUDIES[name]
+    config = Config(study=name.removeprefix("transformer_"))
+    self.assertIs(studies.selected(config), chosen)
+    varied = studies.complete(config, {"study", "sensitivity"})
+    self.assertEqual(varied.seed_numbers, range(120, 140))
+    self.assertContainsSubset(chosen.sensitivity, studies.varied())
+    options.refuse_unused(varied, {"study", "sensitivity"})
+
+  def test_sensitivity_needs_headline_claims(self):
+    for name, reason in (
+      ("none", "without a --study"),
+      ("depth", "which has no headline claims"),
+    ):
+      with self.assertRaisesRegex(RefusedError, f"--sensitivity .* {reason}"):
+        options.refuse_unused(Config(study=name), {"sensitivity"})
+
   def test_the_command_line_wins(self):
     config = Config(study="norms", seeds=3, layers=2)
     config = studies.complete(config, {"study", "confirm", "seeds", "layers"})
@@ -222,12 +242,16 @@ class CompleteTest(parameterized.TestCase):
 
 class CommandLineTest(Folders):
   def test_refusals_are_one_message(self):
-    for argument, message in (
-      ("--norm=in", "--norm=in cannot be trained"),
-      ("--task=copy", "--dataset has no effect with --task=copy"),
+    sensitivity = ("--study=norms", "--sensitivity", "--seed=1000")
+    for arguments, message in (
+      (["--norm=in"], "--norm=in cannot be trained"),
+      (["--task=copy"], "--dataset has no effect with --task=copy"),
+      (sensitivity, r"The seeds [1000] choose learning rates"),
     ):
       output = programs.output(
-        programs.start("transformer", "--dataset=letters", argument, "--quick"),
+        programs.start(
+          "transformer", "--dataset=letters", "--quick", *arguments
+        ),
         1,
       )
       # The last line: without kernels, a line about them comes before.

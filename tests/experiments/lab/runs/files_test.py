@@ -92,13 +92,16 @@ class CheckedTest(absltest.TestCase):
     self.path = pathlib.Path(folder) / "file"
 
   def flips(self, read, assert_same):
-    """Flips every bit; asserts that it is noticed, or changes nothing.
+    """Flips bits; asserts that each is noticed, or changes nothing.
+
+    Every third bit, which takes two or three of each byte.
 
     Returns the share of the bits that is noticed.
     """
     intact = self.path.read_bytes()
     noticed = 0
-    for position in range(8 * len(intact)):
+    positions = range(0, 8 * len(intact), 3)
+    for position in positions:
       damaged = bytearray(intact)
       damaged[position // 8] ^= 1 << position % 8
       self.path.write_bytes(damaged)
@@ -109,7 +112,7 @@ class CheckedTest(absltest.TestCase):
         self.assertStartsWith(str(error), str(self.path))
         continue
       assert_same(found)
-    return noticed / (8 * len(intact))
+    return noticed / len(positions)
 
   def test_no_flipped_bit_changes_arrays(self):
     arrays = {
