@@ -31,7 +31,7 @@ def decay_mask(params: PyTree) -> PyTree:
       several axes have gains with several axes, layers in a scan have one more,
       and attention biases are `[heads, features]`;
     - those directly in something with "norm" in its name, such as the `weight`
-      of `layer_norm`.
+      of `layer_norm`; but not a `kernel`, which no norm has.
 
   Example:
     >>> import jax.numpy as jnp, normjax
@@ -45,8 +45,9 @@ def decay_mask(params: PyTree) -> PyTree:
 
   def decays(path: jax.tree_util.KeyPath, leaf: Any) -> bool:
     parent, name = ["", "", *_names(path)][-2:]
-    of_norm = name in _GAINS_AND_BIASES or "norm" in parent.lower()
-    return jnp.ndim(leaf) >= 2 and not of_norm
+    in_norm = "norm" in parent.lower() and name != "kernel"
+    spared = name in _GAINS_AND_BIASES or in_norm
+    return jnp.ndim(leaf) >= 2 and not spared
 
   return jax.tree_util.tree_map_with_path(decays, params)
 

@@ -52,9 +52,10 @@ TREES = (
    {"bn": {"gamma": False, "beta": False}}),
   # A layer whose name is that of a gain, and one inside of a norm.
   ("names", {"scale": {"kernel": array(2, 2)},
+             "after_norm": {"kernel": array(2, 2)},
              "AdaNorm_0": {"Dense_0": {"kernel": array(2, 2)},
                            "share": array(2, 2)}},
-   {"scale": {"kernel": True},
+   {"scale": {"kernel": True}, "after_norm": {"kernel": True},
     "AdaNorm_0": {"Dense_0": {"kernel": True}, "share": False}}),
   ("arrays", [array(2, 2), (array(),)], [True, (False,)]),
   ("array", array(2, 2), True),

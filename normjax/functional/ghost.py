@@ -1,10 +1,9 @@
 """Ghost batch normalization: batch norm over parts of the batch."""
 
-from typing import TypeVar
-
 import jax
 from jax.typing import ArrayLike
 
+from normjax.functional import sharding
 from normjax.functional.arguments import (
   Axes,
   AxisIndexGroups,
@@ -30,8 +29,6 @@ from normjax.functional.running import (
   check_running,
   updated,
 )
-
-_Array = TypeVar("_Array", jax.Array, jax.Array | None)
 
 
 @jit(
@@ -132,7 +129,8 @@ def ghost_batch_norm(
       " the number of examples, or drop the rest of the batch."
     )
   axes = complement(features, x.ndim)
-  ghosts = _split(x, ghost_size)
+  number = x.shape[0] // ghost_size
+  ghosts = sharding.split_first(x, number)
   # The axis of the ghosts comes first.
   inside = Groups(tuple(i + 1 for i in axes))
   check_more_than_one(
@@ -144,7 +142,7 @@ def ghost_batch_norm(
   )
   norm = Norm(inside, tuple(i + 1 for i in features), scale_offset=scale_offset)
   y, partial = apply_norm(
-    ghosts, scale, bias, _split(mask, ghost_size), epsilon, norm
+    ghosts, scale, bias, sharding.split_first(mask, number), epsilon, norm
   )
   together = Groups((0,), None, 1, axis_name, axis_index_groups)
   whole = Groups(axes, None, 1, axis_name, axis_index_groups).size(x.shape)
@@ -164,15 +162,3 @@ def _check_ghost_size(ghost_size: int) -> None:
       f"ghost_size must be positive, got {ghost_size}. It is the number of"
       " examples in a ghost batch, such as 32."
     )
-
-
-def _split(x: _Array, size: int) -> _Array:
-  """Returns `x` `[batch, ...]` as `[ghosts, size, ...]`.
-
-  A mask that is the same for all examples is the same for all ghosts.
-  """
-  if x is None:
-    return None
-  if x.shape[0] == 1:
-    return x[None]
-  return x.reshape(x.shape[0] // size, size, *x.shape[1:])

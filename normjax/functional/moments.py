@@ -257,8 +257,28 @@ def _mean(total: jax.Array, count: jax.Array) -> jax.Array:
   return _rounded(total / jnp.maximum(count, 1).astype(total.dtype))
 
 
-def _rounded(product: jax.Array) -> jax.Array:
-  """Rounds a product explicitly, to one bit less.
+def _weighted(
+  values: jax.Array, count: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Returns `count * values` as a sum of two, exact if the count is short.
+
+  For counts of 12 bits the first is exact, also if several are added up.
+  """
+  weight, head = count.astype(values.dtype), _rounded(values, 8)
+  return _rounded(weight * head), _rounded(weight * (values - head))
+
+
+def _quotient(
+  heads: jax.Array, rests: jax.Array, count: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Returns `(heads + rests) / count` and its error, if the count is short."""
+  quotient = _mean(heads + rests, count)
+  head, rest = _weighted(quotient, count)
+  return quotient, _mean(((heads - head) - rest) + rests, count)
+
+
+def _rounded(product: jax.Array, bits: int = 0) -> jax.Array:
+  """Rounds a product explicitly, to one bit less or to so many bits.
 
   XLA may compute the same product in several fusions (a division by a constant
   is a product too). In one of them it may round the product and a following sum
@@ -267,9 +287,13 @@ def _rounded(product: jax.Array) -> jax.Array:
   have the same number.
   """
   if jnp.iscomplexobj(product):
-    return lax.complex(_rounded(product.real), _rounded(product.imag))
+    return lax.complex(
+      _rounded(product.real, bits), _rounded(product.imag, bits)
+    )
   info = jnp.finfo(product.dtype)
-  return lax.reduce_precision(product, info.nexp, info.nmant - 1)
+  # The first bit of a mantissa is not stored.
+  stored = bits - 1 if bits else info.nmant - 1
+  return lax.reduce_precision(product, info.nexp, stored)
 
 
 def _split_sum(
@@ -301,10 +325,30 @@ def group_moments(
   Returns:
     `GroupMoments` in a shape that broadcasts to that of `x`.
   """
-  local = _local_moments(x, mask, groups.axes, centered)
-  if not groups.pooled:
-    return local
-  return _merged(local, groups.size(x.shape), groups.pool)
+  size, axes = groups.size(x.shape), groups.axes
+  if groups.pooled:
+    local = _local_moments(x, mask, axes, centered)
+    return _merged(local, size, groups.pool)
+  parts = _parts(x.shape[0]) if centered and 0 in axes else 1
+  if parts == 1:
+    return _local_moments(x, mask, axes, centered)
+  # A part is on one device, so only its moments are exchanged, in two rounds.
+  x, mask = sharding.split_first(x, parts), sharding.split_first(mask, parts)
+  local = _local_moments(x, mask, tuple(axis + 1 for axis in axes), centered)
+  return united(local.squeeze((1,)), size, Groups((0,)))
+
+
+def _parts(size: int) -> int:
+  """Returns the number of parts of a first axis that devices may share.
+
+  While `jax.jit` traces, it is not known how many devices share the axis. But
+  each has as much as the others, so their number divides the size of the axis.
+  The result is a multiple of all such numbers. With one device it is one.
+  """
+  if not isinstance(size, int):  # A symbolic shape of `jax.export`.
+    return 1
+  shares = range(1, min(size, jax.device_count()) + 1)
+  return math.lcm(*(share for share in shares if size % share == 0))
 
 
 def _local_moments(
@@ -391,7 +435,7 @@ def united(partial: GroupMoments, size: int, groups: Groups) -> GroupMoments:
 
 
 def _merged(
-  partial: GroupMoments, size: int, total: Callable[[Any], Any]
+  partial: GroupMoments, size: int, pool: Callable[[Any], Any]
 ) -> GroupMoments:
   """Merges all parts of a group at once, in two rounds.
 
@@ -403,21 +447,21 @@ def _merged(
   Args:
     partial: The moments of the parts.
     size: The number of elements in a group.
-    total: Adds up a tree of arrays over the parts of a group.
+    pool: Returns a tree of sums over parts, each added up over its group.
   """
   shrink = shrinking(size)
-  weight = partial.count.astype(partial.mean.dtype) * shrink
-  count, scaled_sum = total((partial.count, _rounded(weight * partial.mean)))
-  center = _mean(scaled_sum, count) / shrink
-  gap = (partial.mean - center) + partial.mean_tail
-  correction, m2 = total(
-    (
-      _rounded(weight * gap),
-      partial.m2 + partial.count * squared_magnitude(gap),
-    )
-  )
-  correction = _mean(correction, count) / shrink
-  mean, mean_tail = _split_sum(center, correction)
+  heads, rests = _weighted(partial.mean * shrink, partial.count)
+  count, heads, rests = pool((partial.count, heads, rests))
+  # If the data are almost constant, a center that is one unit in the last place
+  # off is many deviations off. So it has a tail too.
+  center, center_tail = _quotient(heads, rests, count)
+  center, center_tail = center / shrink, center_tail / shrink
+  gap = (partial.mean - center) + (partial.mean_tail - center_tail)
+  squares = partial.m2 + partial.count * squared_magnitude(gap)
+  heads, rests = _weighted(gap * shrink, partial.count)
+  heads, rests, m2 = pool((heads, rests, squares))
+  correction = _mean(heads + rests, count) / shrink
+  mean, mean_tail = _split_sum(center, center_tail + correction)
   m2 = _less(m2, count * squared_magnitude(correction))
   return GroupMoments(count, mean, mean_tail, m2)
 

@@ -5,9 +5,13 @@ sharding of its result. `where` and reshaping an axis do not, so it must be
 given. For other arrays these functions are those of `jax.numpy`, or do nothing.
 """
 
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
+
+_Array = TypeVar("_Array", jax.Array, jax.Array | None)
 
 
 def is_explicit(*arrays: jax.Array) -> bool:
@@ -56,6 +60,23 @@ def whole(x: jax.Array) -> jax.Array:
 def everywhere(x: jax.Array) -> NamedSharding | None:
   """Returns the sharding of what every device has; None if none is needed."""
   return NamedSharding(_mesh(x), PartitionSpec()) if is_explicit(x) else None
+
+
+def split_first(x: _Array, parts: int) -> _Array:
+  """Returns `x` with its first axis split; a size of one becomes two ones.
+
+  If that axis is sharded, the parts are. Their number must be a multiple of
+  that of the devices.
+  """
+  if x is None:
+    return None
+  size, *others = x.shape
+  shape = (1, 1, *others) if size == 1 else (parts, size // parts, *others)
+  if not is_explicit(x):
+    return x.reshape(shape)
+  names = tuple(jax.typeof(x).sharding.spec)
+  spec = PartitionSpec(names[0], None, *names[1:])
+  return jax.lax.reshape(x, shape, out_sharding=NamedSharding(_mesh(x), spec))
 
 
 def _mesh(*arrays: jax.Array) -> jax.sharding.AbstractMesh:

@@ -1,6 +1,8 @@
 """Norms of arrays that are spread over eight devices."""
 
+import collections
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -280,3 +282,182 @@ class ShardedArraysTest(parameterized.TestCase):
         dx = pullback(dy_sharded)[0]
         wanted = expected.pullback(dy)[0]
         self.assertLess(reference.relative_error(dx, wanted), 1e-5)
+
+
+HALVES = [[0, 1, 2, 3], [4, 5, 6, 7]]
+WAYS = ("jit", "explicit", "shard_map", "halves")
+
+
+def running():
+  """Returns running statistics of every kind."""
+  mean, var = np.full(6, 3, np.float32), np.full(6, 2, np.float32)
+  return {
+    "exponential": normjax.BatchStats(mean, var),
+    "debiased": normjax.DebiasedStats(mean, var, np.ones(6, np.float32)),
+    "moments": normjax.Moments(5 * var, mean, 0 * mean, 7 * var),
+  }
+
+
+def batch_norm(x, scale, bias, mask, stats, **options):
+  """Returns y, and new means and variances of every kind of statistics."""
+  results = {
+    kind: normjax.batch_norm(
+      x, scale, bias, old, use_running_average=False, momentum=0.75, mask=mask,
+      **options,
+    )
+    for kind, old in stats.items()
+  }  # fmt: skip
+  new = {kind: (new.mean, new.var) for kind, (_, new) in results.items()}
+  return next(iter(results.values()))[0], new
+
+
+def spread(way, x, mask):
+  """Returns `batch_norm` for a way of using devices, and arrays for it.
+
+  Args:
+    way: One of `WAYS`, or "one_device".
+    x, mask: Examples.
+
+  Returns:
+    A function of x, scale, bias, mask and stats; these, and another array that
+    is placed as x is.
+  """
+  explicit = way == "explicit"
+  devices = mesh(AxisType.Explicit if explicit else AxisType.Auto)
+  parts = NamedSharding(devices, P("d"))
+  whole = NamedSharding(devices, P())
+  if way == "one_device":
+    parts = whole = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  function = batch_norm
+  if way in ("shard_map", "halves"):
+    halves = HALVES if way == "halves" else None
+    function = jax.shard_map(
+      functools.partial(batch_norm, axis_name="d", axis_index_groups=halves),
+      mesh=devices,
+      in_specs=(P("d"), P(), P(), P("d"), P()),
+      # Halves have statistics of their own, which are put one after the other.
+      out_specs=(P("d"), P("d") if halves else P()),
+      # JAX implements groups only where it does not check what varies.
+      check_vma=not halves,
+    )
+  x, mask, dy = jax.device_put((x, mask, normal(x.shape, seed=5)), parts)
+  scale, bias = 1 + normal(6, seed=3), normal(6, seed=4)
+  scale, bias, stats = jax.device_put((scale, bias, running()), whole)
+  return function, (x, scale, bias, mask, stats), dy
+
+
+def results_and_gradients(function):
+  """Returns a function of the arguments and dy: y, statistics, gradients."""
+
+  def run(x, scale, bias, mask, stats, dy):
+    y, pullback, new = jax.vjp(
+      lambda *primals: function(*primals, mask, stats),
+      x, scale, bias, has_aux=True,
+    )  # fmt: skip
+    return y, new, pullback(dy)
+
+  return jax.jit(run)
+
+
+class SynchronizedTest(parameterized.TestCase):
+  """Batch norm in training, of a batch that eight devices share."""
+
+  def run_on(self, way, x, mask):
+    function, arguments, dy = spread(way, x, mask)
+    return jax.device_get(results_and_gradients(function)(*arguments, dy))
+
+  def assert_close(self, actual, expected):
+    for leaf, wanted in zip(
+      jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True
+    ):
+      # Float32 keeps 2 ** -24 of the largest.
+      np.testing.assert_allclose(
+        leaf, wanted, rtol=1e-6, atol=1e-6 * max(1, np.max(np.abs(wanted)))
+      )
+
+  @parameterized.product(way=WAYS[:3], mean=(0.0, 1e6))
+  def test_eight_devices_equal_one(self, way, mean):
+    """With other counts on each, and none on the first."""
+    x = normal((40, 2, 6), mean)
+    mask = np.stack([uneven_mask((40, 6))] * 2, axis=1)
+    mask[9, 1] = False
+    x = np.where(mask, x, np.float32(np.nan))
+    y, new, gradients = self.run_on(way, x, mask)
+    self.assert_close((y, new, gradients), self.run_on("one_device", x, mask))
+    scale, bias = 1 + normal(6, seed=3), normal(6, seed=4)
+    expected = reference.batch_norm(x, scale, bias, mask=mask)
+    self.assertLessEqual(reference.scaled_error(y, expected.y), 2e-6)
+    for actual, wanted in zip(
+      gradients, expected.pullback(normal(x.shape, seed=5)), strict=True
+    ):
+      self.assertLess(reference.relative_error(actual, wanted), 2e-6)
+    old = running()["exponential"]
+    wanted = reference.running_statistics(x, old, mask=mask, momentum=0.75)
+    np.testing.assert_allclose(new["exponential"], wanted, rtol=2e-6)
+
+  @parameterized.parameters(0.0, 1e6)
+  def test_groups_of_devices_equal_one_device_each(self, mean):
+    x = normal((40, 6), mean) + np.repeat([0, 5], 20)[:, None]
+    x, mask = np.float32(x), uneven_mask((40, 6))
+    y, new, (dx, *d_parameters) = self.run_on("halves", x, mask)
+    totals = [0, 0]
+    for half, devices in enumerate(HALVES):
+      rows = slice(20 * half, 20 * half + 20)
+      one = results_and_gradients(batch_norm)
+      _, (_, scale, bias, _, stats), dy = spread("one_device", x, mask)
+      wanted_y, wanted, (wanted_dx, *parts) = one(
+        x[rows], scale, bias, mask[rows], stats, dy[rows]
+      )
+      self.assert_close((y[rows], dx[rows]), (wanted_y, wanted_dx))
+      totals = [a + b for a, b in zip(totals, parts, strict=True)]
+      for device in devices:
+        own = slice(6 * device, 6 * device + 6)
+        self.assert_close(jax.tree.map(lambda leaf: leaf[own], new), wanted)  # noqa: B023
+    self.assert_close(d_parameters, totals)
+
+  @parameterized.product(way=WAYS, masked=(False, True))
+  def test_two_collectives_for_statistics_and_one_for_gradients(
+    self, way, masked
+  ):
+    """The latter has the gradients of gain and bias too.
+
+    With groups of devices these are one more, because they are sums over all.
+    """
+    (*arguments, mask, stats), dy, forward = self.program(way, masked)
+    self.assertEqual(
+      collectives(forward, *arguments, mask, stats), {"all-reduce": 2}
+    )
+    _, pullback, _ = jax.vjp(
+      lambda *primals: forward(*primals, mask, stats), *arguments, has_aux=True
+    )
+    self.assertEqual(
+      collectives(jax.jit(lambda pull, dy: pull(dy)), pullback, dy),
+      {"all-reduce": 2 if way == "halves" else 1},
+    )
+
+  @parameterized.product(way=("jit", "shard_map"), kind=("debiased", "moments"))
+  def test_two_collectives_for_any_statistics(self, way, kind):
+    arguments, _, forward = self.program(way, True, kind)
+    self.assertEqual(collectives(forward, *arguments), {"all-reduce": 2})
+
+  def program(self, way, masked, kind="exponential"):
+    """Returns arguments of batch norm, another array like x, and batch norm."""
+    x = normal((16, 2, 2, 6))
+    mask = np.ones(x.shape, bool)
+    function, (*arguments, mask, stats), dy = spread(way, x, mask)
+
+    def forward(x, scale, bias, mask, stats):
+      return function(x, scale, bias, mask if masked else None, stats)
+
+    return (*arguments, mask, {kind: stats[kind]}), dy, jax.jit(forward)
+
+
+def collectives(function, *arguments):
+  """Returns how many messages of each kind the compiled program has."""
+  program = function.lower(*arguments).compile().as_text()
+  kinds = (
+    "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute"
+    "|collective-broadcast"
+  )
+  found = re.findall(rf" ({kinds})(?:-start)?\(", program)
+  return dict(collections.Counter(found))

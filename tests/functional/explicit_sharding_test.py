@@ -126,28 +126,31 @@ class ExplicitShardingTest(parameterized.TestCase):
           )
 
   @parameterized.named_parameters(
-    ("exponential", lambda stats: stats),
-    ("debiased", lambda stats: normjax.DebiasedStats(*stats, 0 * stats.var)),
-    ("moments", lambda stats: normjax.Moments.empty(stats.mean.shape)),
+    ("exponential", lambda stats: stats, 0.75),
+    ("debiased", lambda s: normjax.DebiasedStats(*s, 0 * s.var), 0.75),
+    ("cumulative", lambda s: normjax.DebiasedStats(*s, 0 * s.var), 1.0),
+    ("moments", lambda s: normjax.Moments.empty(s.mean.shape), 0.75),
   )
-  def test_running_statistics_keep_their_sharding(self, kind):
+  def test_running_statistics_keep_their_sharding(self, kind, momentum):
     """So that they fit the carry of a scan."""
-    x, *_, stats, _ = arguments()
-    stats = kind(stats)
+    batches = np.stack([normal(SHAPE, seed) for seed in (0, 6, 7)])
+    stats = kind(arguments()[3])
 
     @jax.jit
-    def twice(x, stats):
-      def step(stats, _):
-        return train(x, None, None, stats)[1], None
+    def trained(batches, stats):
+      def step(stats, x):
+        return train(x, None, None, stats, momentum=momentum)[1], None
 
-      return jax.lax.scan(step, stats, length=2)[0]
+      return jax.lax.scan(step, stats, batches)[0]
 
-    expected = twice(x, stats)
+    expected = trained(batches, stats)
     mesh = jax.make_mesh((2, 4), ("data", "model"), (AxisType.Explicit,) * 2)
     with jax.set_mesh(mesh):
-      x = jax.device_put(x, NamedSharding(mesh, SPECS[0][0]))
+      batches = jax.device_put(
+        batches, NamedSharding(mesh, P(None, *SPECS[0][0]))
+      )
       for spec in (P(None), P("model")):
-        new = twice(x, jax.device_put(stats, NamedSharding(mesh, spec)))
+        new = trained(batches, jax.device_put(stats, NamedSharding(mesh, spec)))
         for value in new:
           self.assertEqual(value.sharding.spec, spec)
         chex.assert_trees_all_close(

@@ -1,5 +1,6 @@
 """Tests of the engine: lanes, stretches, what is compiled, what is shared."""
 
+import contextlib
 import re
 
 import chex
@@ -15,6 +16,7 @@ from experiments.lab.training import fit, lanes, step
 from experiments.lab.training.fit import Schedule
 from experiments.lab.training.hyperparams import swept
 from experiments.lab.training.losses import cross_entropy
+from normjax.linen import frozen
 from tests.experiments.lab.training import problems
 from tests.experiments.lab.training.problems import engine, new_engine
 
@@ -76,6 +78,19 @@ class LanesTest(parameterized.TestCase):
     mean = state.collections["batch_stats"]["BatchNorm_0"]["mean"]
     self.assertEqual(mean.shape, (2, 8))
     self.assertGreater(np.abs(mean[0] - mean[1]).max(), 1e-3)
+
+  def test_frozen_batch_norms_keep_their_statistics(self):
+    made = engine("bn")
+    start = jax.device_get(made.init([0, 1]).variables)
+    for context in (contextlib.nullcontext, frozen, contextlib.nullcontext):
+      with context():
+        state, _ = made.train(made.init([0, 1]), 2)
+      changed = jax.tree.map(
+        lambda old, new: bool(np.any(old != new)), start, state.variables
+      )
+      stats = changed["batch_stats"]["BatchNorm_0"]
+      self.assertEqual(set(stats.values()), {context is not frozen})
+      self.assertTrue(changed["params"]["BatchNorm_0"]["scale"])
 
   def test_a_lane_is_a_pair_of_rate_and_seed(self):
     made = engine("bn", optimizer=swept(optax.sgd))
