@@ -24,6 +24,7 @@ from normjax.linen.selection import (
   norm_paths,
   nothing_chosen,
   selects,
+  selects_path,
 )
 
 
@@ -161,7 +162,14 @@ def fold(
   for path in norm_paths(plain.get("batch_stats", {})):
     paths.setdefault(path, None)
   wanted = [
-    path for path, module in paths.items() if _selects(chosen, path, module)
+    path
+    for path, module in paths.items()
+    # One that is not called has no class.
+    if (
+      selects_path(chosen, path)
+      if module is None
+      else selects(chosen, path, module)
+    )
   ]
   if paths and not wanted:
     raise ValueError(nothing_chosen(which, type(model).__name__, [*paths]))
@@ -174,15 +182,6 @@ def fold(
     tuple((name_of(path), reason) for path, reason in kept.items()),
   )
   return folded, _folded_variables(variables, pairs.values())
-
-
-def _selects(chosen: Any, path: Path, module: nn.Module | None) -> bool:
-  """Whether `chosen` selects a norm; one that is not called has no class."""
-  if isinstance(chosen, tuple):
-    return any(_selects(item, path, module) for item in chosen)
-  if module is None and isinstance(chosen, type):
-    return False
-  return selects(chosen, path, module)
 
 
 def _folded_norm(norm: Call, layer: Call) -> FoldedNorm:

@@ -17,6 +17,7 @@ from normjax.linen.selection import (
   norm_paths,
   nothing_chosen,
   selects,
+  selects_path,
 )
 
 PyTree = Any
@@ -72,21 +73,21 @@ def frozen(which: Which = None, *, missing_ok: bool = False) -> Iterator[None]:
     layers_0 is frozen
     layers_2 trains
   """
-  check = _Check(which, missing_ok)
   chosen = canonical(which)
+  check = _Check(chosen, missing_ok, f"frozen_{len(_frozen.value)}")
 
   def intercept(
     next_fun: Any, args: Any, kwargs: Any, context: InterceptorContext
   ) -> Any:
     module = context.module
-    if is_batch_norm(context):
-      freezes = selects(chosen, module.path, module)
-      check.add(module.path, freezes)
-      if freezes:
-        return called_in_mode(True, next_fun, args, kwargs, context)
-    if context.method_name == "setup" or not _is_root(module):
+    if context.method_name == "setup":
       return next_fun(*args, **kwargs)
-    with check.model(type(module).__name__):
+    with check.call(module):
+      if is_batch_norm(context):
+        freezes = selects(chosen, module.path, module)
+        check.add(module.path, freezes)
+        if freezes:
+          return called_in_mode(True, next_fun, args, kwargs, context)
       return next_fun(*args, **kwargs)
 
   with _frozen((*_frozen.value, chosen)), nn.intercept_methods(intercept):
@@ -160,7 +161,8 @@ def frozen_mask(
 class _Check:
   """Notices models of whose batch norms none is frozen."""
 
-  def __init__(self, which: Which, missing_ok: bool):
+  def __init__(self, which: Any, missing_ok: bool, mark: str):
+    self._mark = mark
     self._which = which
     self._missing_ok = missing_ok
     self._depth = 0
@@ -173,21 +175,78 @@ class _Check:
     self._matched |= freezes
 
   @contextlib.contextmanager
-  def model(self, name: str) -> Iterator[None]:
+  def call(self, module: nn.Module) -> Iterator[None]:
     """Raises at the end of a call of a model, which may call itself."""
-    if self._depth == 0:
+    if not _is_root(module):
+      yield
+      return
+    outermost = self._depth == 0
+    if outermost:
       self._called.clear()
     self._depth += 1
     try:
-      yield
+      with (
+        _marked(module, self._which, self._mark)
+        if outermost
+        else contextlib.nullcontext()
+      ):
+        yield
     finally:
       self._depth -= 1
     # Matched once is enough: `nn.jit` calls no module of a cached trace.
     done = self._depth == 0 and self._called and not self._matched
     if done and not self._missing_ok:
       raise ValueError(
-        nothing_chosen(self._which, name, self._called) + _MISSING_OK
+        nothing_chosen(self._which, type(module).__name__, self._called)
+        + _MISSING_OK
       )
+
+
+@contextlib.contextmanager
+def _marked(model: nn.Module, chosen: Any, mark: str) -> Iterator[None]:
+  """Marks statistics whose path is chosen, for a call of the model.
+
+  Flax traces blocks that `nn.jit` compiles only once if they and their
+  variables look the same, wherever they are. Marks, which hold nothing, let the
+  variables look different.
+
+  Args:
+    model: The model. If its statistics cannot change, no block trains.
+    chosen: What is frozen.
+    mark: The name of the mark beside a `mean`.
+  """
+  if model.is_initializing() or not model.is_mutable_collection("batch_stats"):
+    yield
+    return
+  stats = model.variables.get("batch_stats", {})
+  for name, branch in stats.items():
+    model.put_variable(
+      "batch_stats", name, _with_marks(branch, chosen, mark, (name,))
+    )
+  yield
+  for name, branch in model.variables.get("batch_stats", {}).items():
+    model.put_variable("batch_stats", name, None)  # Flax would merge the two.
+    model.put_variable("batch_stats", name, _without(branch, mark))
+
+
+def _with_marks(stats: Any, chosen: Any, mark: str, path: Path) -> Any:
+  if not isinstance(stats, Mapping):
+    return stats
+  new = {
+    name: _with_marks(value, chosen, mark, (*path, name))
+    for name, value in stats.items()
+  }
+  if "mean" in stats and selects_path(chosen, path):
+    new[mark] = {}
+  return new
+
+
+def _without(stats: Any, mark: str) -> Any:
+  if not isinstance(stats, Mapping):
+    return stats
+  return {
+    name: _without(value, mark) for name, value in stats.items() if name != mark
+  }
 
 
 def _is_root(module: nn.Module) -> bool:

@@ -72,6 +72,13 @@ def selects(which: Any, path: Path, module: nn.Module | None = None) -> bool:
   return isinstance(module, which)
 
 
+def selects_path(which: Any, path: Path) -> bool:
+  """Returns whether `which` selects a path; classes select none."""
+  if isinstance(which, tuple):
+    return any(selects_path(item, path) for item in which)
+  return not isinstance(which, type) and selects(which, path)
+
+
 def norm_paths(stats: Mapping[str, Any], path: Path = ()) -> Iterator[Path]:
   """Yields the paths of everything in `batch_stats` that has a `mean`."""
   if "mean" in stats:

@@ -51,6 +51,24 @@ class Net(nn.Module):
     return Block(self.kind, self.given, name="head")(nn.relu(x), head)
 
 
+class Twin(nn.Module):
+  """A block that looks the same everywhere."""
+
+  @nn.compact
+  def __call__(self, x):
+    return BatchNorm(use_running_average=False)(nn.Dense(4)(x))
+
+
+class Twins(nn.Module):
+  """Two blocks of one class."""
+
+  block: Any
+
+  @nn.compact
+  def __call__(self, x):
+    return self.block(name="b")(self.block(name="a")(x))
+
+
 @functools.cache
 def variables_of(kind):
   """Returns variables with statistics that are not those of `X`."""
@@ -135,6 +153,28 @@ class FrozenTest(parameterized.TestCase):
           )
     _, updates = call(model, variables, X)
     self.assertLen(differ(updates["batch_stats"], variables["batch_stats"]), 2)
+
+  @parameterized.product(frozen_one=("a", "b"), jit=(True, False))
+  def test_one_of_two_places_of_a_block_that_flax_compiles(
+    self, frozen_one, jit
+  ):
+    """Flax traces blocks that look the same once, wherever they are."""
+    model = Twins(nn.jit(Twin))
+    apply = functools.partial(model.apply, mutable=["batch_stats"])
+    if jit:
+      apply = jax.jit(apply)
+    variables = model.init(KEY, X)
+    for which in (frozen_one, [BatchNorm, frozen_one]):
+      with frozen(which):
+        _, updates = apply(variables, X)
+      trained = differ(updates["batch_stats"], variables["batch_stats"])
+      kept = {frozen_one} if which == frozen_one else {"a", "b"}
+      self.assertEqual(trained, {"a", "b"} - kept)
+    with frozen("*"), frozen(frozen_one):
+      _, updates = apply(variables, X)
+    chex.assert_trees_all_equal(
+      updates["batch_stats"], variables["batch_stats"]
+    )
 
   @parameterized.parameters(
     (None, set()),
@@ -299,6 +339,13 @@ class ErrorsTest(parameterized.TestCase):
         frozen("encodr"),
       ):
         apply(Net(), variables, X)
+    norm = BatchNorm(use_running_average=False)
+    of_norm = norm.init(KEY, X)
+    with (
+      self.assertRaisesRegex(ValueError, "BatchNorm, which has itself"),
+      frozen("encodr"),
+    ):
+      call(norm, of_norm, X)
     with frozen("encodr", missing_ok=True):
       _, updates = call(Net(), variables, X)
     self.assertLen(differ(updates["batch_stats"], variables["batch_stats"]), 2)
