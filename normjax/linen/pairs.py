@@ -15,11 +15,14 @@ from normjax.functional.arguments import canonical_axes
 from normjax.linen.batch import BatchNorm
 from normjax.linen.calls import Variables, called, intercepted
 from normjax.linen.dataflow import Mark, inputs_read, mark, marks
+from normjax.linen.ghost import GhostBatchNorm
+from normjax.linen.renorm import BatchRenorm
 from normjax.linen.selection import Path, arguments, is_batch_norm
 
 _LAYERS = (nn.Dense, nn.Conv, nn.ConvTranspose)
 _LAYER_NAMES = "nn.Dense, nn.Conv or nn.ConvTranspose"
-_NORMS = (BatchNorm, nn.BatchNorm)
+# In evaluation, all of these are batch norm.
+_NORMS = (BatchNorm, BatchRenorm, GhostBatchNorm, nn.BatchNorm)
 
 # Fields of layers that may do anything with the kernel.
 _HOOKS = (
