@@ -96,9 +96,10 @@ def fold(
 ) -> tuple[FoldedModel, Variables]:
   """Returns model and variables in which batch norms are parts of layers.
 
-  In evaluation, a batch norm of `normjax.linen` or `flax.linen` is an affine
-  map of each channel. An `nn.Dense`, `nn.Conv` or `nn.ConvTranspose` before it
-  can do the same with another kernel and bias, for nothing.
+  In evaluation, a batch norm of `normjax.linen` or `flax.linen`, and also
+  `BatchRenorm` and `GhostBatchNorm`, is an affine map of each channel. An
+  `nn.Dense`, `nn.Conv` or `nn.ConvTranspose` before it can do the same with
+  another kernel and bias, for nothing.
 
   The model is traced once with the example, without computing anything. What
   counts is what it does, not how it is written or how its modules are named: a

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,13 @@ import normjax
 from tests import reference
 
 CHANNELS = 3
+# Each with the row of its statistics that is used, if it has rows.
+RELATIVES = {
+  "domain": (normjax.domain_batch_norm, 1),
+  "ghost": (functools.partial(normjax.ghost_batch_norm, ghost_size=4),),
+  "renorm": (normjax.batch_renorm,),
+  "step": (normjax.step_batch_norm, 1),
+}
 # Batches of unequal size: how many of 8 rows count. In the last channel, no
 # value of the first batch counts.
 COUNTS = (8, 3, 5, 8, 2, 7)
@@ -317,3 +325,24 @@ class TransformationsTest(parameterized.TestCase):
     for part in x:
       _, debiased = train(part, stats=debiased, momentum=1.0)
     assert_stats(debiased, (means.mean(0), variances.mean(0)))
+
+  @parameterized.parameters(*RELATIVES)
+  def test_complex_averages_of_relatives(self, name):
+    """They are those of batch norm, row by row."""
+    random = np.random.default_rng(0)
+    x = random.normal(size=(8, 3)) + 1j * random.normal(3, 2, (8, 3))
+    x, zeros, ones = x.astype(np.complex64), jnp.zeros(3), jnp.ones(3)
+    relative, *row = RELATIVES[name]
+    for stats in (
+      normjax.BatchStats(jnp.zeros(3, x.dtype), ones),
+      normjax.DebiasedStats(jnp.zeros(3, x.dtype), ones, zeros),
+    ):
+      given = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), stats)
+      y, found = relative(
+        x, *row, stats=given if row else stats, use_running_average=False
+      )
+      self.assertEqual(y.dtype, x.dtype)
+      _, expected = train(x, stats=stats)
+      if row:
+        found = jax.tree.map(lambda leaf: leaf[1], found)
+      chex.assert_trees_all_close(found, expected, rtol=1e-6)
