@@ -30,7 +30,6 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 import optax
 
@@ -43,7 +42,7 @@ from experiments.lab.claims import (
   Within,
 )
 from experiments.lab.data.arrays import Pool
-from experiments.lab.models.nets import MODELS
+from experiments.lab.models.nets import CNN, MLP
 from experiments.lab.models.norms import norm_factory
 from experiments.lab.options import option
 from experiments.lab.statistics import shown
@@ -52,6 +51,7 @@ from experiments.lab.tables import table
 from experiments.lab.training import classification
 
 RATES = tuning.half_decades(-4, 0)  # At a batch of 32.
+MODELS: Mapping[str, type[MLP] | type[CNN]] = {"mlp": MLP, "cnn": CNN}
 CNN_SIZES, CNN_NORMS = (2, 32), ("bn", "gn")
 
 _POINTS: Mapping[str, Any] = {
@@ -199,8 +199,6 @@ def train(
     rates=[rate * size / 32 for rate in rates],
     steps=steps,
     gain=config.gain,
-    # See `Engine`: convolutions in a compiled loop are slow on CPUs.
-    scan=not (model == "cnn" and jax.default_backend() == "cpu"),
   )
   loss = records.loss[:, -max(1, steps // 5) :].mean(axis=1)
   return classification.results(engine, state, images, len(rates), loss=loss)

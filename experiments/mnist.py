@@ -36,10 +36,9 @@ on MNIST. Each shows one run.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -160,14 +159,24 @@ class Config(options.EarlyStoppingConfig):
   )
   model: str = option(
     "mlp",
-    "Dense layers (mlp) or 3x3 convolutions (cnn), which instance norm needs.",
+    "Dense layers (mlp), 3x3 convolutions (cnn), which instance norm needs, or"
+    " the net of many tutorials (convnet): stages of a 3x3 convolution, norm,"
+    " ReLU and 2x2 max pooling, then a dense layer, norm, ReLU and dropout.",
     parsers.one_of(list(MODELS)),
   )
   hidden: tuple[int, ...] = option(
     (),
     "Width of each hidden layer (mlp) or channels of each convolution (cnn),"
-    " separated by commas. Empty means 128 (mlp) or 16,32,32 (cnn).",
+    " separated by commas; for convnet channels of each stage and, last, width"
+    " of the dense layer. Empty means 128 (mlp), 16,32,32 (cnn) or"
+    " 64,128,256,512 (convnet).",
     parsers.COUNTS,
+  )
+  dropout: float = option(
+    0.0,
+    "Dropout rate of the activations. Unless it is given, it is 0.5 with"
+    " --model=convnet.",
+    parsers.SHARE,
   )
   gain: float = option(1.0, "Factor of the initial kernels.", parsers.POSITIVE)
   resplit: bool = option(
@@ -196,6 +205,18 @@ class Config(options.EarlyStoppingConfig):
     if not self.judges:
       found["tune"] = "without --norm=none,... and two seeds or more"
     return found
+
+
+def complete(config: Config, given: Collection[str]) -> Config:
+  """Returns the settings with the model's own dropout, unless it is given.
+
+  Args:
+    config: Settings from the command line.
+    given: Names of the flags on the command line.
+  """
+  if "dropout" in given:
+    return config
+  return dataclasses.replace(config, dropout=MODELS[config.model].dropout)
 
 
 def make_engine(
@@ -230,7 +251,6 @@ def make_engine(
     batch_size=config.batch_size,
     loss=losses.cross_entropy(data.prepare, l1=config.l1, l2=config.l2),
     gain=config.gain,
-    scan=not (config.model == "cnn" and jax.default_backend() == "cpu"),
     mesh=mesh,
   )
 
@@ -282,7 +302,7 @@ def _check(config: Config, data: Images) -> None:
       raise
     except (TypeError, ValueError) as error:
       why = error_text(error, "every number in --hidden")
-      if config.model == "mlp" and "spatial" in str(error):
+      if config.model != "cnn" and "spatial" in str(error):
         why += " With --model=cnn there are spatial axes."
       raise RefusedError(
         f"--norm={norm} cannot be trained with --model={config.model},"
@@ -400,6 +420,7 @@ STUDY = study.Study(
 if __name__ == "__main__":
   study.main(
     STUDY,
+    complete=complete,
     show=lambda config, run, summary: comparison.show(summary["norms"]),
     several_devices=True,
   )

@@ -173,6 +173,10 @@ class RunTest(Folders, parameterized.TestCase):
 
   @parameterized.parameters(
     ({"norm": ("in",)}, "spatial.*--model=cnn"),
+    (
+      {"norm": ("in",), "model": "convnet", "hidden": (4, 4)},
+      "spatial.*--model=cnn",
+    ),
     ({"norm": ("ln", "bn"), "batch_size": 1}, "--norm=bn.*one value per chan"),
     (
       {"norm": ("gn",), "hidden": (100,)},
@@ -213,6 +217,16 @@ class RunTest(Folders, parameterized.TestCase):
     )
     results, _ = run(config)
     self.assertBetween(results["in"]["test_accuracy"][0], 0.05, 1)
+
+  def test_the_net_of_the_tutorials_has_its_own_dropout(self):
+    small = Config(dataset="digits", hidden=(2, 8), norm=("bn",), epochs=1)
+    config = dataclasses.replace(small, model="convnet")
+    config = mnist.complete(config, {"model"})
+    self.assertEqual(config.dropout, 0.5)
+    self.assertEqual(mnist.complete(config, {"dropout"}), config)
+    self.assertEqual(mnist.complete(small, {"hidden"}), small)
+    results, _ = run(config)
+    self.assertBetween(results["bn"]["test_accuracy"][0], 0.1, 1)
 
   def test_every_seed_draws_its_own_sets(self):
     config = dataclasses.replace(CONFIG, norm=("bn",), resplit=True, epochs=1)

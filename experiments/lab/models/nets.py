@@ -56,7 +56,7 @@ class MLP(nn.Module):
     return dense(self.num_classes)(x)
 
 
-class ConvNet(nn.Module):
+class CNN(nn.Module):
   """3x3 convolutions with norm and activation; the size halves in between.
 
   Ends in dropout and a dense layer on the flattened maps.
@@ -80,17 +80,12 @@ class ConvNet(nn.Module):
     Raises:
       ValueError: The images are too small to be halved between convolutions.
     """
-    halvings = len(self.hidden) - 1
-    if min(x.shape[1:3]) < 2**halvings:
-      raise ValueError(
-        f"{len(self.hidden)} convolutions halve the image {halvings} times,"
-        f" which needs at least {2**halvings} pixels per side, got images of"
-        f" {x.shape[1:3]}; use fewer convolutions."
-      )
+    _check_size(x, len(self.hidden), len(self.hidden) - 1)
     x = x.astype(self.dtype)
     for layer, channels in enumerate(self.hidden):
       if layer > 0:
-        x = _halved(x)
+        # Not max pooling, which takes longer on CPUs.
+        x = _pooled(x, jnp.mean)
       x = nn.Conv(channels, (3, 3), dtype=self.dtype)(x)
       x = _normalized(self, x, train, nn.relu)
     # Not the mean over positions, which is constant after instance norm.
@@ -99,22 +94,86 @@ class ConvNet(nn.Module):
     return nn.Dense(self.num_classes, dtype=self.dtype)(x)
 
 
+class ConvNet(nn.Module):
+  """The convolutional net of many tutorials.
+
+  Each stage is a 3x3 convolution, norm, ReLU and 2x2 max pooling. A dense layer
+  with norm, ReLU and dropout follows, and a dense layer for the classes.
+
+  Attributes:
+    hidden: Number of channels of each stage and, last, of features of the dense
+      layer.
+    norm, norm_position, dropout, num_classes, dtype: As in `MLP`.
+  """
+
+  norm: Callable[..., nn.Module]
+  norm_position: str = "before"
+  hidden: tuple[int, ...] = (64, 128, 256, 512)
+  dropout: float = 0.5
+  num_classes: int = 10
+  dtype: jax.typing.DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Returns the logits `[n, num_classes]` of `[n, height, width, c]`.
+
+    Raises:
+      ValueError: The images are too small to be halved in every stage.
+    """
+    *stages, features = self.hidden
+    _check_size(x, len(stages), len(stages))
+    x = x.astype(self.dtype)
+    for channels in stages:
+      x = nn.Conv(channels, (3, 3), dtype=self.dtype)(x)
+      x = _normalized(self, x, train, nn.relu)
+      x = _pooled(x, jnp.max)
+    x = x.reshape(x.shape[0], -1)
+    x = nn.Dense(features, dtype=self.dtype)(x)
+    x = _normalized(self, x, train, nn.relu)
+    x = nn.Dropout(self.dropout, deterministic=not train)(x)
+    return nn.Dense(self.num_classes, dtype=self.dtype)(x)
+
+
+Net = MLP | CNN | ConvNet
+
 # The models by their names in the `--model` flag.
-MODELS: dict[str, type[MLP] | type[ConvNet]] = {"mlp": MLP, "cnn": ConvNet}
+MODELS: dict[str, type[MLP] | type[CNN] | type[ConvNet]] = {
+  "mlp": MLP,
+  "cnn": CNN,
+  "convnet": ConvNet,
+}
 
 
-def _halved(x: jax.Array) -> jax.Array:
-  """Averages 2x2 positions; an odd last row or column is left out."""
-  # Not max pooling: its gradient doubles the time of a step on the CPU.
+def scannable(model: nn.Module) -> bool:
+  """Whether a loop over the steps of a training should be compiled.
+
+  On CPUs, convolutions in a compiled loop are ten times slower, see `Engine`.
+  """
+  convolutional = isinstance(model, CNN | ConvNet)
+  return not (convolutional and jax.default_backend() == "cpu")
+
+
+def _check_size(x: jax.Array, convolutions: int, halvings: int) -> None:
+  """Raises ValueError if images cannot be halved that often."""
+  if min(x.shape[1:3]) < 2**halvings:
+    raise ValueError(
+      f"{convolutions} convolutions halve the image {halvings} times,"
+      f" which needs at least {2**halvings} pixels per side, got images of"
+      f" {x.shape[1:3]}; use fewer convolutions."
+    )
+
+
+def _pooled(x: jax.Array, reduce: Callable[..., jax.Array]) -> jax.Array:
+  """Reduces 2x2 positions to one; an odd last row or column is left out."""
   n, height, width, channels = x.shape
   height, width = height // 2, width // 2
   x = x[:, : 2 * height, : 2 * width]
   x = x.reshape(n, height, 2, width, 2, channels)
-  return jnp.mean(x, axis=(2, 4))
+  return reduce(x, axis=(2, 4))
 
 
 def _normalized(
-  model: MLP | ConvNet,
+  model: Net,
   x: jax.Array,
   train: bool,
   activation: Callable[[jax.Array], jax.Array],

@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from experiments.lab.data.arrays import Images
 from experiments.lab.data.batch import Examples
+from experiments.lab.models import nets
 from experiments.lab.training.batches import Shuffled
 from experiments.lab.training.engine import Engine
 from experiments.lab.training.hyperparams import swept
@@ -41,13 +42,14 @@ def classifier(
       are those of the state: `pool.split(seeds, len(rates))`.
     batch_size: Number of examples in a step.
     loss: Loss; None means the cross-entropy without penalties.
-    **options: Options of `Engine`.
+    **options: Options of `Engine`, but `scan`.
   """
   return Engine(
     model,
     Update(loss or cross_entropy(images.prepare), optimizer),
     Shuffled(images.train, batch_size),
     sample=images.sample,
+    scan=nets.scannable(model),
     **options,
   )
 

@@ -2,6 +2,7 @@
 
 import functools
 from typing import ClassVar
+from unittest import mock
 
 import chex
 import jax
@@ -10,7 +11,8 @@ import numpy as np
 from absl.testing import parameterized
 from flax import linen as nn
 
-from experiments.lab.models.nets import MLP, MODELS, ConvNet
+from experiments.lab.models import nets
+from experiments.lab.models.nets import CNN, MLP, MODELS, ConvNet
 from normjax.linen import make_norm
 
 
@@ -33,7 +35,7 @@ class Spy(nn.Module):
 
 class ModelsTest(parameterized.TestCase):
   @parameterized.product(
-    name=["mlp", "cnn"], size=[(28, 28, 1), (8, 8, 1), (32, 32, 3)]
+    name=[*MODELS], size=[(28, 28, 1), (8, 8, 1), (32, 32, 3)]
   )
   def test_logits_of_images_of_any_size(self, name, size):
     net = model(name, num_classes=7)
@@ -42,9 +44,10 @@ class ModelsTest(parameterized.TestCase):
       lambda x: net.init_with_output(jax.random.key(0), x, train=False), x
     )
     self.assertEqual(logits.shape, (5, 7))
-    self.assertLen(variables["params"], 3 if name == "mlp" else 7)
+    layers = {"mlp": 3, "cnn": 7, "convnet": 9}[name]
+    self.assertLen(variables["params"], layers)
 
-  @parameterized.parameters("mlp", "cnn")
+  @parameterized.parameters(*MODELS)
   def test_half_precision_computes_and_float32_stores(self, name):
     net = model(name, dtype=jnp.bfloat16)
     logits, variables = jax.eval_shape(
@@ -56,7 +59,7 @@ class ModelsTest(parameterized.TestCase):
       self.assertEqual(leaf.dtype, jnp.float32)
 
   @parameterized.product(
-    make=[MLP, ConvNet], train=[True, False], position=["before", "after"]
+    make=[MLP, CNN, ConvNet], train=[True, False], position=["before", "after"]
   )
   def test_the_norm_is_where_it_should_be(self, make, train, position):
     Spy.made.clear()
@@ -79,13 +82,50 @@ class ModelsTest(parameterized.TestCase):
         jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False
       )
 
-  def test_refuses_more_convolutions_than_the_image_can_be_halved(self):
+  @parameterized.parameters("cnn", "convnet")
+  def test_refuses_more_convolutions_than_the_image_can_be_halved(self, name):
     with self.assertRaisesRegex(ValueError, "needs at least 16 pixels"):
-      model("cnn", hidden=(4,) * 5).init(
+      model(name, hidden=(4,) * 5).init(
         jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False
       )
 
-  @parameterized.parameters("mlp", "cnn")
+  def test_convnet_is_that_of_the_tutorials(self):
+    net = model("convnet", "bn", hidden=(3, 5, 4))
+    x = jax.random.normal(jax.random.key(1), (2, 9, 11, 1))
+    variables = net.init(jax.random.key(0), x, train=False)
+    params = variables["params"]
+
+    def normalized(h, name):
+      axes = tuple(range(h.ndim - 1))
+      h = (h - h.mean(axes)) / jnp.sqrt(h.var(axes) + 1e-5)
+      return nn.relu(h * params[name]["scale"] + params[name]["bias"])
+
+    self.enter_context(jax.numpy_rank_promotion("allow"))
+
+    h = x
+    for stage in range(2):
+      h = nn.Conv(net.hidden[stage], (3, 3)).apply(
+        {"params": params[f"Conv_{stage}"]}, h
+      )
+      h = normalized(h, f"BatchNorm_{stage}")
+      h = nn.max_pool(h, (2, 2), strides=(2, 2))
+    self.assertEqual(h.shape, (2, 2, 2, 5))
+    dense = lambda name, h: h @ params[name]["kernel"] + params[name]["bias"]
+    h = normalized(dense("Dense_0", h.reshape(2, -1)), "BatchNorm_2")
+    expected = dense("Dense_1", h)
+
+    found, _ = net.clone(dropout=0.0).apply(
+      variables, x, train=True, mutable=["batch_stats"]
+    )
+    chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-5)
+
+  def test_convolutions_are_not_in_a_loop_on_cpus(self):
+    found = {name: nets.scannable(model(name)) for name in MODELS}
+    self.assertEqual(found, {"mlp": True, "cnn": False, "convnet": False})
+    with mock.patch("jax.default_backend", return_value="gpu"):
+      self.assertTrue(nets.scannable(model("cnn")))
+
+  @parameterized.parameters(*MODELS)
   def test_dropout_is_for_training(self, name):
     net = model(name, dropout=0.5, hidden=(16,))
     x = jax.random.normal(jax.random.key(1), (3, 8, 8, 1))

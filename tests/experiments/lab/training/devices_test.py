@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from experiments.lab.data import sequences as sequence_tasks
 from experiments.lab.data.arrays import Pool, Sizes
 from experiments.lab.data.batch import Batch
-from experiments.lab.models.nets import MLP, ConvNet
+from experiments.lab.models.nets import CNN, MLP
 from experiments.lab.models.norms import without_dropout
 from experiments.lab.models.transformer import LanguageModel
 from experiments.lab.training import classification, devices
@@ -137,7 +137,7 @@ def assert_as_on_one_device(found, expected, *, rtol):
 class ClassifierTest(parameterized.TestCase):
   @parameterized.parameters(
     *({"norm": norm} for norm in norm_names() if norm != "in"),
-    {"norm": "in", "model": ConvNet, "hidden": (4,)},
+    {"norm": "in", "model": CNN, "hidden": (4,)},
     {"norm": "bn", "scan": False},
   )
   def test_trains_as_on_one_device(self, norm, **settings):

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from absl.testing import absltest, parameterized
 
-from experiments.lab.models.nets import MLP, ConvNet
+from experiments.lab.models.nets import CNN, MLP
 from experiments.lab.training import fit, lanes, step
 from experiments.lab.training.fit import Schedule
 from experiments.lab.training.hyperparams import swept
@@ -34,7 +34,7 @@ class LanesTest(parameterized.TestCase):
   @parameterized.named_parameters(
     ("scanned", MLP, (8,), True),
     ("stepped", MLP, (8,), False),
-    ("stepped_convolutions", ConvNet, (4, 4), False),
+    ("stepped_convolutions", CNN, (4, 4), False),
   )
   def test_a_seed_goes_the_same_way_alone(self, model, hidden, scan):
     # Not Adam: before a batch norm the gradient of a bias is zero but for
@@ -147,7 +147,7 @@ class StretchTest(parameterized.TestCase):
     np.testing.assert_array_equal(np.concatenate(losses, axis=1), records.loss)
 
   def test_scanning_or_not_gives_the_same_numbers(self):
-    settings = {"model": ConvNet, "hidden": (4, 4), "dropout": 0.1}
+    settings = {"model": CNN, "hidden": (4, 4), "dropout": 0.1}
     (scanned, records), (stepped, others) = (
       made.train(made.init([0, 1]), 6)
       for made in (engine(**settings), engine(**settings, scan=False))
