@@ -44,6 +44,9 @@ def counterpart(module: nn.Module | None, name: str) -> Counterpart:
   """Returns the counterpart of a module's variable.
 
   Variables of modules that are not known have the same name and layout there.
+
+  Raises:
+    ValueError: a batch norm has more variables than PyTorch's.
   """
   if isinstance(module, nn.Dense) and name == "kernel":  # [out, in] there.
     return Counterpart("weight", _swapped, _swapped)
@@ -63,6 +66,12 @@ def counterpart(module: nn.Module | None, name: str) -> Counterpart:
   if isinstance(module, nn.Embed) and name == "embedding":
     return Counterpart("weight", _same, _same)
   if isinstance(module, NORMS):
+    if name not in _NAMES:
+      raise ValueError(
+        f"PyTorch's norms have nothing like {name!r} of a"
+        f" {type(module).__name__} with debias or microbatches. Convert with a"
+        " model without these; the other variables are the same."
+      )
     offset = getattr(module, "scale_offset", 0.0) if name == "scale" else 0.0
     if offset:
       return Counterpart(

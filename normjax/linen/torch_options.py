@@ -72,9 +72,10 @@ def _batch_norm_options(
     return {**options, "use_running_average": False}
   if momentum is None:
     raise ValueError(
-      "With momentum=None PyTorch averages all batches alike, which no constant"
-      " momentum does. Give the number to train on with, such as momentum=0.1;"
-      " for evaluation any will do. docs/conventions.md has the average."
+      "With momentum=None PyTorch averages all batches alike. Give the number"
+      " to train on with, such as momentum=0.1; for evaluation any will do."
+      " BatchNorm(momentum=1.0, debias=True) is that average from its first"
+      " batch on."
     )
   return {**options, "momentum": 1 - momentum, "running_var_ddof": 1}
 

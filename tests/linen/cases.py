@@ -122,6 +122,7 @@ ONE_OF_EACH = tuple(
     "dbn",
   )
 )
+PEERED_ONE_OF_EACH = tuple(case for case in ONE_OF_EACH if case in PEERED)
 STATEFUL = tuple(case for case in CASES if case.stateful)
 
 

@@ -13,10 +13,8 @@ import numpy as np
 from absl.testing import parameterized
 
 import normjax.linen
-from tests.linen import cases
-from tests.linen.cases import PEERED, call, named
+from tests.linen.cases import PEERED, PEERED_ONE_OF_EACH, call, named
 
-ONE_OF_EACH = [case for case in cases.ONE_OF_EACH if case in PEERED]
 STATEFUL = [case for case in PEERED if case.stateful]
 
 KINDS = sorted({case.kind for case in PEERED})
@@ -204,7 +202,7 @@ class MaskTest(parameterized.TestCase):
 
 class DtypeTest(parameterized.TestCase):
   @parameterized.product(
-    case=ONE_OF_EACH,
+    case=PEERED_ONE_OF_EACH,
     x=("bfloat16", "float16", "float32", "float64"),
     param_dtype=("bfloat16", "float32"),
     dtype=(None, "bfloat16", "float32"),
@@ -257,7 +255,7 @@ class DtypeTest(parameterized.TestCase):
       )
 
   @parameterized.product(
-    case=ONE_OF_EACH, dtype=("bfloat16", "float16", "float64")
+    case=PEERED_ONE_OF_EACH, dtype=("bfloat16", "float16", "float64")
   )
   def test_result_is_rounded_once(self, case, dtype):
     """The statistics are those of the input, whatever the result's dtype."""
@@ -274,7 +272,7 @@ class DtypeTest(parameterized.TestCase):
       self.assertEqual(y.dtype, dtype)
       np.testing.assert_array_equal(y, expected.astype(dtype))
 
-  @parameterized.named_parameters(named(ONE_OF_EACH))
+  @parameterized.named_parameters(named(PEERED_ONE_OF_EACH))
   def test_half_precision_input_is_within_one_rounding(self, case):
     variables = case.variables()
     for dtype in ("bfloat16", "float16"):
@@ -285,7 +283,7 @@ class DtypeTest(parameterized.TestCase):
         y.astype(jnp.float32), expected, rtol=ROUNDING[dtype], atol=1e-6
       )
 
-  @parameterized.named_parameters(named(ONE_OF_EACH))
+  @parameterized.named_parameters(named(PEERED_ONE_OF_EACH))
   def test_integers_are_converted_as_in_flax(self, case):
     x = (10 * case.input()).astype(jnp.int32)
     variables = case.variables()

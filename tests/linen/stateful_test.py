@@ -195,6 +195,12 @@ class StatefulTest(parameterized.TestCase):
       variables_from_torch(state_dict, model, x), variables
     )
 
+  @parameterized.parameters({"debias": True}, {"microbatches": 2})
+  def test_variables_that_no_norm_of_torch_has(self, **options):
+    norm, x = make_norm("bn", train=True, **options), batch(4)
+    with self.assertRaisesRegex(ValueError, "nothing like .* debias or"):
+      variables_to_torch(norm.init(KEY, x), norm, x)
+
 
 class ComplexTest(parameterized.TestCase):
   def test_frozen_diagnosed_and_spared(self):

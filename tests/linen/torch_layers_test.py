@@ -10,7 +10,7 @@ import pytest
 from absl.testing import absltest, parameterized
 
 from normjax.linen import variables_from_torch, variables_to_torch
-from tests.linen.cases import ONE_OF_EACH, call, named
+from tests.linen.cases import PEERED_ONE_OF_EACH, call, named
 from tests.linen.torch_cases import CASES
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
@@ -61,7 +61,7 @@ class LayersTest(parameterized.TestCase):
       self.assertTrue(state_dict[name].flags.c_contiguous)
       self.assertTrue(state_dict[name].flags.writeable)
 
-  @parameterized.named_parameters(named(ONE_OF_EACH))
+  @parameterized.named_parameters(named(PEERED_ONE_OF_EACH))
   def test_norms_of_flax_are_those_of_this_library(self, case):
     x = case.input()
     state_dict = variables_to_torch(case.variables(), case.build(), x)
