@@ -218,35 +218,37 @@ def _marked(model: nn.Module, chosen: Any, mark: str) -> Iterator[None]:
   if model.is_initializing() or not model.is_mutable_collection("batch_stats"):
     yield
     return
-  stats = model.variables.get("batch_stats", {})
-  for name, branch in stats.items():
-    model.put_variable(
-      "batch_stats", name, _with_marks(branch, chosen, mark, (name,))
-    )
+  names = [*model.variables.get("batch_stats", {})]
+  for name in names:
+    stats: Any = model.get_variable("batch_stats", name)
+    marks = _marks(stats, chosen, mark, (name,))
+    if marks:
+      model.put_variable("batch_stats", name, marks)  # Joins what is there.
   yield
-  for name, branch in model.variables.get("batch_stats", {}).items():
-    model.put_variable("batch_stats", name, None)  # Flax would merge the two.
-    model.put_variable("batch_stats", name, _without(branch, mark))
+  for name in names:
+    _unmark(model.get_variable("batch_stats", name), mark)
 
 
-def _with_marks(stats: Any, chosen: Any, mark: str, path: Path) -> Any:
+def _marks(stats: Any, chosen: Any, mark: str, path: Path) -> dict[str, Any]:
+  """Returns a tree of nothing but marks, each beside a `mean`."""
   if not isinstance(stats, Mapping):
-    return stats
-  new = {
-    name: _with_marks(value, chosen, mark, (*path, name))
+    return {}
+  marks = {
+    name: _marks(value, chosen, mark, (*path, name))
     for name, value in stats.items()
   }
+  marks = {name: branch for name, branch in marks.items() if branch}
   if "mean" in stats and selects_path(chosen, path):
-    new[mark] = {}
-  return new
+    marks[mark] = {}
+  return marks
 
 
-def _without(stats: Any, mark: str) -> Any:
-  if not isinstance(stats, Mapping):
-    return stats
-  return {
-    name: _without(value, mark) for name, value in stats.items() if name != mark
-  }
+def _unmark(stats: Any, mark: str) -> None:
+  """Removes marks in place, because modules refer to parts of the tree."""
+  if isinstance(stats, dict):
+    stats.pop(mark, None)
+    for value in stats.values():
+      _unmark(value, mark)
 
 
 def _is_root(module: nn.Module) -> bool:

@@ -176,6 +176,25 @@ class FrozenTest(parameterized.TestCase):
       updates["batch_stats"], variables["batch_stats"]
     )
 
+  @parameterized.parameters("a", "no*")
+  def test_a_model_that_is_called_twice(self, which):
+    """As without, and nothing else is in the collection."""
+    model = Twins(nn.jit(Twin))
+    variables = model.init(KEY, X)
+    twice = nn.apply(
+      lambda model, x: model(model(x)), model, mutable=["batch_stats"]
+    )
+    _, expected = twice(variables, X)
+    with frozen(which, missing_ok=True):
+      _, updates = twice(variables, X)
+    chex.assert_trees_all_equal_structs(updates, expected)
+    self.assertEqual(
+      differ(updates["batch_stats"], variables["batch_stats"]),
+      {"a", "b"} - {which},
+    )
+    if which != "a":
+      chex.assert_trees_all_equal(updates, expected)
+
   @parameterized.parameters(
     (None, set()),
     ("*", set()),
