@@ -30,3 +30,16 @@ def three_digits_in_examples() -> Iterator[None]:
   """Examples print what matters, not what differs from platform to platform."""
   with np.printoptions(precision=3, suppress=True):
     yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiles_sooner(request: pytest.FixtureRequest) -> Iterator[None]:
+  """Leaves out optimizations where compiling is what tests take time for.
+
+  Not in tests/functional and tests/native, which run what users run.
+  """
+  path = request.path.as_posix()
+  sooner = "/tests/linen/" in path or "/tests/experiments/" in path
+  jax.config.update("jax_disable_most_optimizations", sooner)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)

@@ -17,14 +17,6 @@ from experiments.lab.data import arrays
 SEEDS = 20
 
 
-def setUpModule():
-  jax.config.update("jax_disable_most_optimizations", True)
-
-
-def tearDownModule():
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 def results(**means):
   """Returns an arm for each pair of a name such as mlp_bn_2 and an error."""
   rng = np.random.default_rng(0)

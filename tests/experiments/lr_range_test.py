@@ -19,14 +19,6 @@ from experiments.lab.errors import RefusedError
 SEEDS = 20
 
 
-def setUpModule():
-  jax.config.update("jax_disable_most_optimizations", True)
-
-
-def tearDownModule():
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 def digits():
   pool = arrays.load_pool("digits")
   return pool._replace(examples=jax.tree.map(jnp.asarray, pool.examples))

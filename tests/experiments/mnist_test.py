@@ -30,14 +30,6 @@ CONFIG = Config(
 )
 
 
-def setUpModule():
-  jax.config.update("jax_disable_most_optimizations", True)
-
-
-def tearDownModule():
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 class Folders(absltest.TestCase):
   """Gives each test a working directory, and all of them one cache."""
 

@@ -16,14 +16,6 @@ from experiments.lab import study
 SEEDS = 20
 
 
-def setUpModule():
-  jax.config.update("jax_disable_most_optimizations", True)
-
-
-def tearDownModule():
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 def verdicts(same, tuned):
   with tempfile.TemporaryDirectory() as folder:
     settings = dataclasses.asdict(moons.Config())

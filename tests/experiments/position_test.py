@@ -17,14 +17,6 @@ from experiments.lab.data import arrays
 SEEDS = 20
 
 
-def setUpModule():
-  jax.config.update("jax_disable_most_optimizations", True)
-
-
-def tearDownModule():
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 def digits():
   pool = arrays.load_pool("digits")
   return pool._replace(examples=jax.tree.map(jnp.asarray, pool.examples))

@@ -35,14 +35,6 @@ MNIST = (
 EPOCH = 5
 
 
-def setUpModule():
-  jax.config.update("jax_disable_most_optimizations", True)
-
-
-def tearDownModule():
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 class ProgramTest(absltest.TestCase):
   """Programs that are disturbed, and that the next ones go on with."""
 

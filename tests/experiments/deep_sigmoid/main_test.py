@@ -29,14 +29,6 @@ from experiments.lab.training.optimizers import OPTIMIZERS
 SEEDS = 20
 
 
-def setUpModule():
-  jax.config.update("jax_disable_most_optimizations", True)
-
-
-def tearDownModule():
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 def part(error, loss, moved):
   """Returns results of an arm: numbers per seed around these."""
   rng = np.random.default_rng(round(100 * error))

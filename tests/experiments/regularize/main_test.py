@@ -18,14 +18,6 @@ from experiments.regularize.__main__ import CLAIMS, Config
 SEEDS = 20
 
 
-def setUpModule():
-  jax.config.update("jax_disable_most_optimizations", True)
-
-
-def tearDownModule():
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 def part(error, tuning=1.0, shift=1.0):
   """Returns results of an arm: numbers per seed around these."""
   noise = np.random.default_rng(round(100 * error)).normal(size=(2, SEEDS))

@@ -18,14 +18,6 @@ from experiments.smoothness import __main__ as smoothness
 SEEDS, PROBES = 20, 4
 
 
-def setUpModule():
-  jax.config.update("jax_disable_most_optimizations", True)
-
-
-def tearDownModule():
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 def verdicts(arms, probes):
   with tempfile.TemporaryDirectory() as folder:
     run = study.Run(pathlib.Path(folder))

@@ -28,14 +28,6 @@ GUESSING = np.log(11)
 NOISE = 0.001 * np.array([0.0, 1.0, -1.0, 2.0, -2.0])  # Five seeds.
 
 
-def setUpModule():
-  jax.config.update("jax_disable_most_optimizations", True)
-
-
-def tearDownModule():
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 class Runs(parameterized.TestCase):
   def setUp(self):
     super().setUp()

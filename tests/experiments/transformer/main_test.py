@@ -27,14 +27,6 @@ SMALL = {**QUICK, "layers": 1, "width": 8, "context": 8, "steps": 4}
 SMALL["eval_every"] = 2
 
 
-def setUpModule():
-  jax.config.update("jax_disable_most_optimizations", True)
-
-
-def tearDownModule():
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 class Folders(parameterized.TestCase):
   """Gives each test a working directory with a text."""
 

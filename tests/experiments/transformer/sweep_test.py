@@ -24,14 +24,6 @@ CONFIG = dataclasses.replace(
 )
 
 
-def setUpModule():
-  jax.config.update("jax_disable_most_optimizations", True)
-
-
-def tearDownModule():
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 class SweepTest(absltest.TestCase):
   def setUp(self):
     super().setUp()

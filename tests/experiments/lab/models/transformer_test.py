@@ -24,14 +24,6 @@ LENGTHS = np.array([6, 3, 1])
 MASK = jnp.arange(6)[None] < LENGTHS[:, None]
 
 
-def setUpModule():
-  jax.config.update("jax_disable_most_optimizations", True)
-
-
-def tearDownModule():
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 def norm(name):
   return functools.partial(make_norm, name, **OPTIONS.get(name, {}))
 

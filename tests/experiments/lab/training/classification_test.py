@@ -17,14 +17,6 @@ SEEDS = [3, 4]
 RATES = [0.1, 0.5]
 
 
-def setUpModule():
-  jax.config.update("jax_disable_most_optimizations", True)
-
-
-def tearDownModule():
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 def train(images, seeds=SEEDS):
   model = MLP(
     norm=functools.partial(make_norm, "bn"), hidden=(8,), num_classes=3

@@ -3,7 +3,6 @@
 import functools
 
 import chex
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -25,14 +24,6 @@ from normjax.linen import make_norm, norm_names
 
 # Not Adam, which makes rounding of tiny gradients visible.
 OPTIMIZER = optax.sgd(0.1)
-
-
-def setUpModule():
-  jax.config.update("jax_disable_most_optimizations", True)
-
-
-def tearDownModule():
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 def two_processes():

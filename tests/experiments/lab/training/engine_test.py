@@ -21,15 +21,6 @@ from tests.experiments.lab.training import problems
 from tests.experiments.lab.training.problems import engine, new_engine
 
 
-def setUpModule():
-  # Most of the time goes into compiling what runs for milliseconds.
-  jax.config.update("jax_disable_most_optimizations", True)
-
-
-def tearDownModule():
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 class LanesTest(parameterized.TestCase):
   @parameterized.named_parameters(
     ("scanned", MLP, (8,), True),

@@ -13,14 +13,6 @@ from tests.experiments.lab.training import problems
 from tests.experiments.lab.training.problems import engine, new_engine
 
 
-def setUpModule():
-  jax.config.update("jax_disable_most_optimizations", True)
-
-
-def tearDownModule():
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 class EvaluateTest(parameterized.TestCase):
   @parameterized.parameters((True, 1), (True, 20), (True, 37), (False, 37))
   def test_counts_every_example_once(self, scan, count):

@@ -16,14 +16,6 @@ from tests.experiments.lab.training.problems import adam, engine
 EPOCH = 5
 
 
-def setUpModule():
-  jax.config.update("jax_disable_most_optimizations", True)
-
-
-def tearDownModule():
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 def run(made, seeds, epochs=3, start=None, **options):
   """Returns the last progress and all reports."""
   progress = start or fit.start(made, seeds)

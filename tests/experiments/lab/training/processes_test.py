@@ -33,14 +33,6 @@ SETTINGS = {
 }
 
 
-def setUpModule():
-  jax.config.update("jax_disable_most_optimizations", True)
-
-
-def tearDownModule():
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 class SameTest(absltest.TestCase):
   def setUp(self):
     super().setUp()

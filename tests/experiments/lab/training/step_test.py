@@ -17,14 +17,6 @@ from experiments.lab.training.step import TrainState, Update
 from tests.experiments.lab.training import problems
 
 
-def setUpModule():
-  jax.config.update("jax_disable_most_optimizations", True)
-
-
-def tearDownModule():
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 class Classifier(nn.Module):
   @nn.compact
   def __call__(self, x, *, train):

@@ -17,14 +17,6 @@ from experiments.lab.training.step import Update
 from tests.experiments.lab.training import problems
 
 
-def setUpModule():
-  jax.config.update("jax_disable_most_optimizations", True)
-
-
-def tearDownModule():
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 class Adversaries(nn.Module):
   """A generator that shifts noise, a discriminator with a batch norm."""
 
