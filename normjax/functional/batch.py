@@ -25,7 +25,6 @@ from normjax.functional.formulas import Norm, normalize_by
 from normjax.functional.groups import Groups, check_more_than_one
 from normjax.functional.moments import GroupMoments, Moments
 from normjax.functional.running import (
-  BatchStats,
   RunningStats,
   Stats,
   check_mode,
@@ -148,9 +147,6 @@ def batch_norm(
   )
   y, kept = apply_norm(x, scale, bias, mask, epsilon, norm)
   batch = kept.squeeze(axes)
-  if stats is None:
-    of_batch = BatchStats(batch.mean, batch.variance(running_var_ddof))
-    return y, of_batch  # type: ignore[return-value]  # The default of Stats.
   return y, updated(stats, batch, momentum, running_var_ddof)
 
 

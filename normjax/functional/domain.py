@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-from jax import lax
 from jax.typing import ArrayLike
 
 from normjax.functional.arguments import (
@@ -106,7 +105,7 @@ def domain_batch_norm(
   def of_domain(value: jax.Array | None) -> jax.Array | None:
     if value is None or value.ndim <= len(features):
       return value
-    return lax.dynamic_index_in_dim(value, domain, keepdims=False)
+    return row(value, domain)
 
   y, new = batch_norm(
     x,

@@ -23,7 +23,6 @@ from normjax.functional.formulas import Norm
 from normjax.functional.groups import Groups, check_more_than_one
 from normjax.functional.moments import united
 from normjax.functional.running import (
-  BatchStats,
   Stats,
   check_mode,
   check_running,
@@ -148,9 +147,6 @@ def ghost_batch_norm(
   whole = Groups(axes, None, 1, axis_name, axis_index_groups).size(x.shape)
   batch = united(partial, whole, together).squeeze((0, *inside.axes))
   y = y.reshape(x.shape)
-  if stats is None:
-    of_batch = BatchStats(batch.mean, batch.variance(running_var_ddof))
-    return y, of_batch  # type: ignore[return-value]  # The default of Stats.
   return y, updated(stats, batch, momentum, running_var_ddof)
 
 

@@ -4,7 +4,7 @@ They are stacked along a new first axis. A call uses and updates one row.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,9 @@ from jax import lax
 
 from normjax.functional.arguments import as_array
 from normjax.functional.running import Stats
+
+# Statistics or parameters, whose first axis is that of the rows.
+_Rows = TypeVar("_Rows")
 
 
 def check_index(name: str, given: Mapping[str, Any]) -> None:
@@ -62,10 +65,10 @@ def checked_rows(function: str, rows: str, stats: Stats | None) -> Stats:
   return stats
 
 
-def row(stats: Stats, index: int | jax.Array) -> Stats:
-  """Returns one row of the statistics; past the end, the last one."""
+def row(rows: _Rows, index: int | jax.Array) -> _Rows:
+  """Returns one row of every array; past the end, the last one."""
   return jax.tree.map(
-    lambda rows: lax.dynamic_index_in_dim(rows, index, keepdims=False), stats
+    lambda array: lax.dynamic_index_in_dim(array, index, keepdims=False), rows
   )
 
 

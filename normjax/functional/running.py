@@ -257,25 +257,29 @@ def after_microbatch(
 
 
 def updated(
-  stats: Stats,
+  stats: Stats | None,
   batch: GroupMoments | Moments,
   momentum: float | jax.Array,
   ddof: int,
 ) -> Stats:
   """Returns running statistics in their old dtype and sharding.
 
+  Without old ones they are those of the batch, as `BatchStats`.
+
   A channel keeps its old statistics if it has no elements, or if its new
   statistics are not finite: an infinite value would never leave the average.
   """
   finite = jnp.isfinite(batch.mean) & jnp.isfinite(batch.m2)
   new: RunningStats
-  if isinstance(stats, Moments):
+  if stats is None:
+    new = BatchStats(batch.mean, batch.variance(ddof))
+  elif isinstance(stats, Moments):
     new = _merged(stats, Moments(*batch), finite)
   elif isinstance(stats, DebiasedStats):
     new = _debiased(stats, batch, finite, momentum, ddof)
   else:
     new = _exponential(stats, batch, finite, momentum, ddof)
-  return new  # type: ignore[return-value]  # Of the type of `stats`.
+  return new  # type: ignore[return-value]  # See `Stats` for its default.
 
 
 def _merged(stats: Moments, batch: Moments, finite: jax.Array) -> Moments:
