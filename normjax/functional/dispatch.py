@@ -40,6 +40,7 @@ def apply_norm(
     view.array(mask),
     traced,
     norm.of_view(view),
+    False,
   )
   return view.unfold(y), stats.unfold(view, norm.groups.axes)
 
@@ -53,7 +54,7 @@ def with_epsilon(
   return None, norm._replace(epsilon=epsilon)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(5,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(5, 6))
 def _apply_differentiable(
   x: jax.Array,
   scale: jax.Array | None,
@@ -61,15 +62,21 @@ def _apply_differentiable(
   mask: jax.Array | None,
   epsilon: jax.Array | None,
   norm: Norm,
+  differentiated: bool,
 ) -> tuple[jax.Array, GroupMoments]:
   if primitives.supports(x, mask, norm):
-    return primitives.bind_normalize(x, scale, bias, norm)
+    return primitives.bind_normalize(
+      x, scale, bias, norm, differentiated=differentiated
+    )
   return formulas.normalize(x, scale, bias, mask, epsilon, norm)
 
 
 @functools.partial(_apply_differentiable.defjvp, symbolic_zeros=True)
 def _derivative(
-  norm: Norm, primals: tuple[Any, ...], tangents: tuple[Any, ...]
+  norm: Norm,
+  differentiated: bool,
+  primals: tuple[Any, ...],
+  tangents: tuple[Any, ...],
 ) -> tuple[tuple[jax.Array, GroupMoments], tuple[jax.Array, GroupMoments]]:
   """The derivative of every norm, for forward and reverse mode.
 
@@ -77,7 +84,7 @@ def _derivative(
   which are small, are stored for the backward pass. x - mean is not.
   """
   x, scale, bias, mask, epsilon = primals
-  y, stats = _apply_differentiable(x, scale, bias, mask, epsilon, norm)
+  y, stats = _apply_differentiable(x, scale, bias, mask, epsilon, norm, True)
   dx, d_scale, d_bias, _, d_epsilon = (
     None if isinstance(tangent, SymbolicZero) else tangent
     for tangent in tangents

@@ -378,7 +378,7 @@ def _local_moments(
   has_first = mask is None and all(
     x.shape[axis] and spec[axis] is None for axis in axes
   )
-  anchor = _first(small, axes) if has_first else _mean(total(small), count)
+  anchor = first(small, axes) if has_first else _mean(total(small), count)
   center = anchor + _mean(total(small - anchor), count)
   rest = total(small - center)
   squares = total(squared_magnitude(x - center / shrink))
@@ -414,7 +414,7 @@ def _count(
   return jnp.sum(counted, axes, dtype=jnp.int32, keepdims=True).astype(real)
 
 
-def _first(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+def first(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
   """Returns the first element along `axes`."""
   limits = tuple(1 if i in axes else size for i, size in enumerate(x.shape))
   return lax.slice(x, (0,) * x.ndim, limits)

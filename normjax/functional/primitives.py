@@ -53,10 +53,25 @@ def supports(x: jax.Array, mask: jax.Array | None, norm: Norm) -> bool:
 
 
 def bind_normalize(
-  x: jax.Array, scale: jax.Array | None, bias: jax.Array | None, norm: Norm
+  x: jax.Array,
+  scale: jax.Array | None,
+  bias: jax.Array | None,
+  norm: Norm,
+  *,
+  differentiated: bool = False,
 ) -> tuple[jax.Array, GroupMoments]:
-  """As `formulas.normalize`; requires `supports`."""
-  options = _Options(norm, has_scale=scale is not None, bias=_dtype(bias))
+  """As `formulas.normalize`; requires `supports`.
+
+  Args:
+    x, scale, bias, norm: As in `formulas.normalize`.
+    differentiated: Whether a derivative will need the moments.
+  """
+  options = _Options(
+    norm,
+    has_scale=scale is not None,
+    bias=_dtype(bias),
+    differentiated=differentiated,
+  )
   operands = {"x": x, "scale": scale, "bias": bias}
   y, *statistics = _bind(_normalize_p, operands, options)
   return y, _group_moments(statistics, x.shape, norm)
@@ -107,12 +122,15 @@ class _Options(NamedTuple):
     has_scale: Whether there is a scale.
     d_scale: The dtype of the change of scale; None if there is none.
     bias: The dtype of the bias, or of its change; None if there is none.
+    differentiated: Whether a derivative needs the moments that normalize
+      returns.
   """
 
   norm: Norm
   has_scale: bool
   d_scale: jnp.dtype | None = None
   bias: jnp.dtype | None = None
+  differentiated: bool = False
 
 
 def _dtype(x: jax.Array | None) -> jnp.dtype | None:
@@ -181,6 +199,34 @@ def _normalize_formula(
     given["x"], scale, bias, None, None, options.norm
   )
   return [y, *stats[1:]]
+
+
+def _normalize_on_gpu(
+  *operands: jax.Array, options: _Options
+) -> list[jax.Array]:
+  given = _by_name(_normalize_p, operands, options)
+  x, norm = given["x"], options.norm
+  if options.differentiated or not (norm.centered and _in_rows(x.shape, norm)):
+    return _normalize_formula(*operands, options=options)
+  y, stats = formulas.normalize_rows(
+    x, given.get("scale"), given.get("bias"), norm
+  )
+  return [y, *stats[1:]]
+
+
+# XLA keeps no longer rows in registers (seen with JAX 0.11.2 on an H200).
+_LONGEST_ROW = 16384
+
+
+def _in_rows(shape: tuple[int, ...], norm: Norm) -> bool:
+  """Returns whether each group is a row that a GPU can keep in registers."""
+  axes = norm.groups.axes
+  last = tuple(range(len(shape) - len(axes), len(shape)))
+  return (
+    norm.groups.channel_axis is None
+    and axes == last
+    and norm.groups.size(shape) <= _LONGEST_ROW
+  )
 
 
 def _normalize_kernel(
@@ -278,6 +324,7 @@ def _define(
   formula: Callable[..., list[jax.Array]],
   avals: Callable[..., list[ShapedArray]],
   kernel: Callable[..., list[jax.Array]] | None = None,
+  on_gpu: Callable[..., list[jax.Array]] | None = None,
 ) -> Primitive:
   """Returns a primitive that is defined by a formula.
 
@@ -286,6 +333,7 @@ def _define(
     formula: The definition. It is differentiated as well.
     avals: Returns the shapes and dtypes of the results.
     kernel: Computes the same on CPUs.
+    on_gpu: Computes the same on GPUs.
   """
   primitive = Primitive(f"normjax_{name}")
   primitive.multiple_results = True
@@ -314,6 +362,10 @@ def _define(
   )
   by_formula = mlir.lower_fun(formula, multiple_results=True)
   mlir.register_lowering(primitive, by_formula)
+  if on_gpu is not None:
+    by_rows = mlir.lower_fun(on_gpu, multiple_results=True)
+    for platform in ("cuda", "rocm"):
+      mlir.register_lowering(primitive, by_rows, platform=platform)
   if kernel is None:
     return primitive
   by_kernel = mlir.lower_fun(kernel, multiple_results=True)
@@ -398,7 +450,11 @@ def _transpose_pushforward(
 
 
 _normalize_p = _define(
-  "normalize", _normalize_formula, _normalize_avals, _normalize_kernel
+  "normalize",
+  _normalize_formula,
+  _normalize_avals,
+  _normalize_kernel,
+  _normalize_on_gpu,
 )
 _pushforward_p = _define(
   "pushforward", _pushforward_formula, _pushforward_avals

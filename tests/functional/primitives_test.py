@@ -218,3 +218,50 @@ class LoweringTest(parameterized.TestCase):
     program = lowered(gradient, self.x)
     calls = re.findall(r"@(normjax_\w+)\(", program)
     self.assertEqual(calls, list(library.TARGETS))
+
+
+class RowsOnGpuTest(parameterized.TestCase):
+  """What a GPU computes where no derivative follows, on whatever is here."""
+
+  @parameterized.product(
+    size=(1, 2, 5, 768, 1000), mean=(0.0, 1e2, 1e4, 1e6), outlier=(0.0, 1e5)
+  )
+  def test_exact(self, size, mean, outlier):
+    random = np.random.default_rng(0)
+    x = mean + random.standard_normal((4, size))
+    x[:, 0] += outlier
+    x = x.astype(np.float32)
+    scale, bias = random.standard_normal((2, size)).astype(np.float32)
+    y, stats = formulas.normalize_rows(x, scale, bias, Norm(Groups((1,)), (1,)))
+    expected = reference.layer_norm(x, scale, bias)
+    tolerance = 2e-6 * max(1, np.abs(scale).max())
+    self.assertLessEqual(reference.scaled_error(y, expected.y), tolerance)
+    np.testing.assert_allclose(stats.mean, x.mean(1, np.float64)[:, None],
+                               rtol=1e-6, atol=1e-6)  # fmt: skip
+
+  @parameterized.parameters(1e-25, 1e25, 3.3e38)
+  def test_any_magnitude(self, magnitude):
+    x = np.where(np.arange(1000) % 2, magnitude, -magnitude)[None]
+    norm = Norm(Groups((1,)), (1,))
+    x = x.astype(np.float32)
+    y, _ = formulas.normalize_rows(x, None, None, norm)
+    expected, _ = formulas.normalize(x, None, None, None, None, norm)
+    chex.assert_trees_all_close(y, expected, rtol=1e-5)
+
+  @parameterized.parameters(0.1, 1 / 3, 1e6 / 7, 1e30)
+  def test_constant_rows_are_zero(self, value):
+    x = np.full((2, 1000), value, np.float32)
+    y, _ = formulas.normalize_rows(x, None, None, Norm(Groups((1,))))
+    np.testing.assert_array_equal(y, 0)
+
+  def test_only_without_derivatives(self):
+    """Where y has sums of its own, there are twice as many."""
+
+    def sums(function, platform):
+      x = np.ones((8, 16), np.float32)
+      program = lowered(function, x, platform=platform)
+      return len(re.findall(r"stablehlo\.reduce\(", program))
+
+    self.assertEqual(sums(normjax.layer_norm, "tpu"), 3)
+    self.assertEqual(sums(normjax.layer_norm, "cuda"), 6)
+    self.assertEqual(sums(gradient, "cuda"), sums(gradient, "tpu"))
