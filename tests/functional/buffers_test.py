@@ -93,7 +93,10 @@ IMPORTS = {
   "numpy": lambda view: view,
   "asarray": jnp.asarray,
   "no_copy": lambda view: jnp.asarray(view, copy=False),
-  "dlpack": jax.dlpack.from_dlpack,
+  # From the CPU, where the memory is, to where the program runs.
+  "dlpack": lambda view: jax.device_put(
+    jax.dlpack.from_dlpack(view), jax.devices()[0]
+  ),
 }
 
 

@@ -12,7 +12,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import normjax
-from tests import reference
+from tests import meshes, reference
 from tests.functional.whitening_test import (
   correlated,
   gradient_of,
@@ -31,7 +31,7 @@ def uneven_mask(shape):
 
 
 def mesh(kind=AxisType.Auto):
-  return jax.make_mesh((8,), ("d",), axis_types=(kind,))
+  return meshes.make_mesh((8,), ("d",), axis_types=(kind,))
 
 
 class TransformationsTest(parameterized.TestCase):
@@ -142,7 +142,7 @@ class TransformationsTest(parameterized.TestCase):
 
   @parameterized.parameters((False, True), (True, False))
   def test_explicit_sharding_of_everything(self, evaluation, masked):
-    grid = jax.make_mesh((2, 4), ("data", "model"), (AxisType.Explicit,) * 2)
+    grid = meshes.make_mesh((2, 4), ("data", "model"), (AxisType.Explicit,) * 2)
     x, scale = correlated((4, 8, 16)), normal(16, seed=1)
     stats, mask = some_stats(16, 4), normal(x.shape, seed=5) < 0.7
 

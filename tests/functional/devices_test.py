@@ -12,13 +12,13 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import normjax
-from tests import reference
+from tests import meshes, reference
 
 MEANS = (0.0, 1e2, 1e4, 1e6)
 
 
 def mesh(kind=AxisType.Auto):
-  return jax.make_mesh((8,), ("d",), axis_types=(kind,))
+  return meshes.make_mesh((8,), ("d",), axis_types=(kind,))
 
 
 def normal(shape, mean=0.0, seed=0):
@@ -173,7 +173,7 @@ class ShardMapTest(parameterized.TestCase):
     self.assertLess(reference.relative_error(product(f), expected), 1e-5)
 
   def test_two_mesh_axes(self):
-    grid = jax.make_mesh((4, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
+    grid = meshes.make_mesh((4, 2), ("a", "b"), (AxisType.Auto,) * 2)
     x = normal((16, 6), 1e4)
     f = jax.shard_map(
       lambda x: normjax.batch_norm(

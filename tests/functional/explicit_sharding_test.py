@@ -12,6 +12,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import normjax
+from tests import meshes
 
 SHAPE = (4, 8, 16)
 # Of x, of what varies along channels alone, and of the mask.
@@ -110,7 +111,7 @@ class ExplicitShardingTest(parameterized.TestCase):
   def test_results_and_gradients(self, name, masked):
     run = program(FUNCTIONS[name], masked)
     expected = run(*arguments())
-    mesh = jax.make_mesh((2, 4), ("data", "model"), (AxisType.Explicit,) * 2)
+    mesh = meshes.make_mesh((2, 4), ("data", "model"), (AxisType.Explicit,) * 2)
     with jax.set_mesh(mesh):
       for specs in SPECS:
         with self.subTest(specs=specs):
@@ -144,7 +145,7 @@ class ExplicitShardingTest(parameterized.TestCase):
       return jax.lax.scan(step, stats, batches)[0]
 
     expected = trained(batches, stats)
-    mesh = jax.make_mesh((2, 4), ("data", "model"), (AxisType.Explicit,) * 2)
+    mesh = meshes.make_mesh((2, 4), ("data", "model"), (AxisType.Explicit,) * 2)
     with jax.set_mesh(mesh):
       batches = jax.device_put(
         batches, NamedSharding(mesh, P(None, *SPECS[0][0]))

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import normjax
-from tests import reference
+from tests import meshes, reference
 
 train = functools.partial(normjax.ghost_batch_norm, use_running_average=False)
 OLD = normjax.BatchStats(np.ones(6, np.float32), np.full(6, 2, np.float32))
@@ -112,7 +112,7 @@ class GhostTest(parameterized.TestCase):
 class DevicesTest(parameterized.TestCase):
   def test_running_statistics_are_merged(self):
     """Two ghosts on each of eight devices, and uneven masks."""
-    mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
+    mesh = meshes.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
     x = normal((32, 3, 6), 1e6) + np.arange(32, dtype=np.float32).reshape(
       -1, 1, 1
     )

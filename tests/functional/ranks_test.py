@@ -86,7 +86,9 @@ def check(shape, masked):
   for actual, wanted in zip(run(dy, x, parameters), expected, strict=True):
     for value, exact in zip(actual, wanted, strict=False):
       size = np.abs(exact).max(initial=1.0)
-      np.testing.assert_allclose(value, exact, rtol=0, atol=2e-5 * size)
+      # In groups of two, 1 / sqrt(var + epsilon) is up to 1000, and multiplies
+      # what rounding leaves of differences.
+      np.testing.assert_allclose(value, exact, rtol=0, atol=1e-4 * size)
 
 
 def main(native):

@@ -77,7 +77,8 @@ class MappedProductTest(parameterized.TestCase):
     mask = self.mask if masked else None
 
     def run(x, matrix, scale):
-      products = jax.vmap(lambda row: matrix @ row)(x)
+      multiply = functools.partial(jnp.matmul, matrix, precision="highest")
+      products = jax.vmap(multiply)(x)
       return function(products, scale, mask=mask)
 
     def both(x, matrix, scale, dy):

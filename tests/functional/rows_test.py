@@ -11,6 +11,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import normjax
+from tests import meshes
 
 NORMS = {
   "domain": normjax.domain_batch_norm,
@@ -110,7 +111,7 @@ class RowsTest(parameterized.TestCase):
 
   @parameterized.parameters(*NORMS)
   def test_devices_with_uneven_masks(self, norm):
-    mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
+    mesh = meshes.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
     x = normal((16, 4), 1e6)
     mask = (
       np.random.default_rng(0).random(x.shape) < np.linspace(0, 1, 16)[:, None]

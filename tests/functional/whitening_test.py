@@ -116,7 +116,7 @@ class ValuesTest(parameterized.TestCase):
     x = correlated((64, 5))
     rotation, _ = np.linalg.qr(normal((5, 5), seed=1))
     white = functools.partial(output, iterations=iterations, epsilon=1e-12)
-    y = white(x)
+    y = np.asarray(white(x))
     np.testing.assert_allclose(white(x @ rotation), y @ rotation, atol=2e-5)
     np.testing.assert_allclose(white(64 * x), y, atol=1e-5)
     np.testing.assert_allclose(white(x + np.arange(5, dtype="f")), y, atol=1e-5)
