@@ -68,6 +68,14 @@ class Machine(NamedTuple):
     return text
 
 
+def torch_device() -> str:
+  """Returns the device that PyTorch should run on, which is JAX's."""
+  import torch
+
+  on_gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
+  return "cuda" if on_gpu else "cpu"
+
+
 def _accelerator() -> str:
   return jax.devices()[0].device_kind
 

@@ -20,6 +20,7 @@ import numpy as np
 import optax
 from absl import app, flags
 
+from benchmarks.machine import torch_device
 from experiments.lab.data import images as data
 from experiments.lab.data.arrays import Images
 from experiments.lab.data.batch import Batch
@@ -114,20 +115,21 @@ def torch_epoch(train: data.Split, **options: bool) -> Epoch:
 
   torch.manual_seed(0)
   count = len(train.labels)
-  images = torch.from_numpy(train.images.reshape(count, -1)).float() / 255
-  labels = torch.from_numpy(train.labels).long()
+  device = torch_device()
+  images = torch.from_numpy(train.images.reshape(count, -1)).to(device) / 255
+  labels = torch.from_numpy(train.labels).long().to(device)
   model = nn.Sequential(
     nn.Linear(images.shape[1], HIDDEN),
     nn.LayerNorm(HIDDEN),
     nn.ReLU(),
     nn.Linear(HIDDEN, CLASSES),
-  )
+  ).to(device)
   optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, **options)
 
   def epoch() -> float:
     # Summed up unread: reading the loss of a batch would wait for the batch.
-    total = torch.zeros(())
-    order = torch.randperm(count)
+    total = torch.zeros((), device=device)
+    order = torch.randperm(count, device=device)
     steps = count // BATCH_SIZE
     for batch in order[: steps * BATCH_SIZE].split(BATCH_SIZE):
       loss = F.cross_entropy(model(images[batch]), labels[batch])

@@ -68,7 +68,7 @@ def _section(run: Mapping[str, Any]) -> str:
   versions = ", ".join(
     f"{name} {version}" for name, version in machine["versions"].items()
   )
-  kernels = "native" if run["native_kernels"] else "none (NORMJAX_NATIVE=0)"
+  kernels = "native" if run["native_kernels"] else "none"
   parts = [
     f"## {_title(run)}",
     f"```sh\n{command(run['options'])}\n```",

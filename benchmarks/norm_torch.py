@@ -4,27 +4,21 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 
+from benchmarks.machine import torch_device
 from benchmarks.norm_cases import EPSILON, MOMENTUM, Case, make_inputs
 from benchmarks.timing import Run
 
 Step = Callable[[], Any]  # Returns all outputs of a step.
 
 
-def device() -> str:
-  """Returns the device that PyTorch runs on, which is JAX's."""
-  import torch
-
-  on_gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
-  return "cuda" if on_gpu else "cpu"
-
-
 def _tensor(values: np.ndarray, dtype: str) -> Any:
   import torch
 
-  return torch.tensor(values, dtype=getattr(torch, dtype), device=device())
+  return torch.tensor(
+    values, dtype=getattr(torch, dtype), device=torch_device()
+  )
 
 
 def _function(case: Case) -> Callable[..., Any] | None:
@@ -109,6 +103,22 @@ def make_step(mode: str, case: Case, *, compiled: bool) -> Step | None:
   )
 
 
+def _captured(step: Step) -> Step:
+  """Returns the step as a CUDA graph, which leaves out the work of Python."""
+  import torch
+
+  # What is captured must have run before, on a stream of its own.
+  stream = torch.cuda.Stream()
+  with torch.cuda.stream(stream):
+    for _ in range(3):
+      step()
+  torch.cuda.current_stream().wait_stream(stream)
+  graph = torch.cuda.CUDAGraph()
+  with torch.cuda.graph(graph):
+    step()
+  return graph.replay
+
+
 def make_run(
   mode: str, timing: str, case: Case, *, compiled: bool
 ) -> Run | None:
@@ -123,7 +133,11 @@ def make_run(
   step = make_step(mode, case, compiled=compiled)
   if step is None:
     return None
-  synchronize = torch.cuda.synchronize if device() == "cuda" else lambda: None
+  synchronize = lambda: None
+  if torch_device() == "cuda":
+    synchronize = torch.cuda.synchronize
+    if timing == "loop":
+      step = _captured(step)
 
   def run(steps: int) -> None:
     for _ in range(steps):

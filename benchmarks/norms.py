@@ -5,8 +5,8 @@
 All installed libraries run the same norms on the same arrays in one process, in
 turns. There are two timings. `loop` runs many steps in one compiled loop, where
 each step overwrites the outputs of the step before. `call` is a compiled call
-per step, which also allocates its outputs. PyTorch has no compiled loop: it
-runs the steps one after another in both timings.
+per step, which also allocates its outputs. PyTorch has no compiled loop: in
+`loop` it runs the steps one after another, on a GPU as a CUDA graph.
 
 `share of copy` is the time that a copy of the arrays that any algorithm must
 read and write would take, divided by our time. It may exceed 100% if arrays fit

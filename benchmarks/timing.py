@@ -32,13 +32,14 @@ def steps_within(
   """Returns how many steps take about `seconds`, at least one.
 
   Args:
-    run: The program. It first runs once untimed, so that it is compiled.
+    run: The program. It first runs untimed, so that it is compiled, perhaps for
+      a number of steps.
     seconds: The time that all steps together should take.
     clock: For tests.
   """
-  run(1)
   steps = 1
   while True:
+    run(steps)
     began = clock()
     run(steps)
     taken = clock() - began
@@ -69,6 +70,8 @@ def interleaved(
   steps = {
     name: steps_within(run, seconds, clock) for name, run in runs.items()
   }
+  for name, run in runs.items():
+    run(steps[name])  # Compiled for this number of steps.
   samples: dict[str, list[float]] = {name: [] for name in runs}
   names = list(runs)
   for _ in range(rounds):

@@ -6,9 +6,9 @@ The study's default: 4 pre-LN blocks of width 128, 4 heads, rotary positions,
 tied embeddings, float32; batches of 16 x 64 characters out of 65, AdamW 3e-3
 with warm-up, cosine and clipping. PyTorch runs eagerly, with
 `scaled_dot_product_attention` and the fastest of its AdamW variants and thread
-counts. Both draw their batches from a text in memory. They are timed in turns,
-in one process. Without PyTorch (`pip install -e ".[benchmarks]"`), only normjax
-is timed.
+counts. Both draw their batches from a text in the memory of JAX's default
+device. They are timed in turns, in one process. Without PyTorch
+(`pip install -e ".[benchmarks]"`), only normjax is timed.
 """
 
 import functools
@@ -24,7 +24,7 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import timing
-from benchmarks.machine import Machine
+from benchmarks.machine import Machine, torch_device
 from experiments.lab.data.batch import Batch
 from experiments.lab.data.sequences import Task, draw_windows
 from experiments.lab.runs import files
@@ -168,8 +168,9 @@ class Torch:
 
     torch.manual_seed(0)
     self._config, self._threads = config, threads
-    self._tokens = torch.from_numpy(tokens).long()
-    self.model = torch_model(config)
+    self._device = torch_device()
+    self._tokens = torch.from_numpy(tokens).long().to(self._device)
+    self.model = torch_model(config).to(self._device)
     decayed: list[torch.Tensor] = []
     others: list[torch.Tensor] = []
     for parameter in self.model.parameters():
@@ -198,11 +199,13 @@ class Torch:
 
     torch.set_num_threads(self._threads)
     config = self._config
-    total = torch.zeros(())
-    places = torch.arange(config.context + 1)
+    total = torch.zeros((), device=self._device)
+    places = torch.arange(config.context + 1, device=self._device)
     for _ in range(steps):
       start = torch.randint(
-        len(self._tokens) - config.context, (config.batch_size, 1)
+        len(self._tokens) - config.context,
+        (config.batch_size, 1),
+        device=self._device,
       )
       window = self._tokens[start + places]
       logits = self.model(window[:, :-1])

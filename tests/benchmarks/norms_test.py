@@ -427,6 +427,19 @@ class TimingTest(absltest.TestCase):
     np.testing.assert_allclose(samples["a"], [0.5] * 4)
     np.testing.assert_allclose(samples["b"], [0.01] * 4)
 
+  def test_compiling_is_not_timed(self):
+    clock, compiled = Clock(), set()
+
+    def run(steps):  # As a scan, compiled for each number of steps.
+      clock.now += 0.01 * steps + 30.0 * (steps not in compiled)
+      compiled.add(steps)
+
+    samples = timing.interleaved(
+      {"scan": run}, seconds=1.0, rounds=3, clock=clock
+    )
+    np.testing.assert_allclose(samples["scan"], [0.01] * 3)
+    self.assertIn(100, compiled)
+
   def test_takes_turns(self):
     clock, calls = Clock(), []
     timing.interleaved(
