@@ -9,6 +9,7 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import tempfile
 from collections.abc import Iterator
 
 import jax
@@ -17,6 +18,20 @@ import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# What several tests compile is compiled once in a process. With a folder in
+# JAX_COMPILATION_CACHE_DIR, once for all runs. Processes do not share a folder,
+# since JAX does not lock it.
+_folder = tempfile.TemporaryDirectory()
+jax.config.update(
+  "jax_compilation_cache_dir",
+  os.path.join(
+    os.environ.get("JAX_COMPILATION_CACHE_DIR", _folder.name),
+    os.environ.get("PYTEST_XDIST_WORKER", "main"),
+  ),
+)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
