@@ -21,7 +21,8 @@ import optax
 from absl import app, flags
 from jax import lax
 
-from benchmarks import mnist, timing
+from benchmarks import mnist
+from experiments.lab import timing
 from experiments.lab.data import images as data
 from experiments.lab.runs import files
 from experiments.lab.tables import table

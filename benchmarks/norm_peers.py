@@ -9,9 +9,9 @@ from benchmarks import (
   norm_programs,
   norm_report,
   norm_torch,
-  timing,
 )
 from benchmarks.norm_cases import Case
+from experiments.lab import timing
 
 # The package's name on PyPI, by the library's name.
 PACKAGES: dict[str, str] = {

@@ -10,7 +10,7 @@ from jax import lax
 
 from benchmarks.norm_cases import Case, make_inputs
 from benchmarks.norm_layer import Layer, Statistics
-from benchmarks.timing import Run
+from experiments.lab.timing import Run
 
 # What a step computes: the output; the output and all gradients; the output and
 # its tangent.

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from benchmarks.norm_cases import Case
 from benchmarks.norm_memory import DEPTH, Memory
 from benchmarks.norm_programs import copy_share
-from benchmarks.timing import Spread
 from experiments.lab import tables
+from experiments.lab.timing import Spread
 
 OURS = "normjax"
 # Not JAX, so not counted as JAX peers.

@@ -17,7 +17,7 @@ from absl import app
 from benchmarks import norm_report
 from benchmarks.norm_cases import Case
 from benchmarks.norm_memory import Memory
-from benchmarks.timing import Spread
+from experiments.lab.timing import Spread
 
 HEAD = """# Speed and memory of normalization layers
 

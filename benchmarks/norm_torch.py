@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.machine import torch_device
 from benchmarks.norm_cases import EPSILON, MOMENTUM, Case, make_inputs
-from benchmarks.timing import Run
+from experiments.lab.timing import Run
 
 Step = Callable[[], Any]  # Returns all outputs of a step.
 

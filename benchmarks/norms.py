@@ -36,7 +36,6 @@ from benchmarks import (
   norm_options,
   norm_programs,
   norm_report,
-  timing,
 )
 from benchmarks.machine import Machine
 from benchmarks.norm_cases import Case
@@ -44,6 +43,7 @@ from benchmarks.norm_memory import DEPTH, Memory
 from benchmarks.norm_options import Options
 from benchmarks.norm_peers import PACKAGES, Peers
 from benchmarks.norm_report import Row
+from experiments.lab import timing
 from experiments.lab.runs import files
 from experiments.lab.runs.progress import progress
 from normjax.native import library

@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from benchmarks import timing
 from benchmarks.machine import Machine, torch_device
+from experiments.lab import timing
 from experiments.lab.data.batch import Batch
 from experiments.lab.data.sequences import Task, draw_windows
 from experiments.lab.runs import files
