@@ -42,7 +42,7 @@ ENTRIES: Mapping[str, Entry] = {
     name: Entry(name)
     for name in (
       "scale_invariance", "position", "lr_range", "deep_sigmoid", "smoothness",
-      "batch_size", "regularize", "convnet", "transfer",
+      "batch_size", "regularize", "convnet", "transfer", "inference",
     )
   },
   **{

@@ -51,8 +51,8 @@ def of_summary(
   Raises:
     RefusedError: The run used seeds that pilots may have seen, has other
       settings than those that are registered, such as those of `--quick`, was
-      made with files that are in no commit, or found no worse learning rate on
-      one side of the best.
+      made with files that are in no commit, has no verdict on a claim, or found
+      no worse learning rate on one side of the best.
   """
   config = summary["config"]
   varied = "variations" in summary
@@ -69,6 +69,13 @@ def of_summary(
       " can tell what was registered. Commit them, then run it again."
     )
   _refuse_other_settings(name, summary, study)
+  judged = {found["claim"] for found in summary["findings"]}
+  missing = [claim.name for claim in study.claims if claim.name not in judged]
+  if missing and not varied:
+    raise RefusedError(
+      f"The run of {name} gave no verdict on {', '.join(missing)}. What it"
+      " printed says why; run it again where it can judge."
+    )
   edges = [
     arm
     for part in (summary, *summary.get("variations", ()))

@@ -10,18 +10,22 @@ from typing import Any
 
 
 def current() -> dict[str, Any]:
-  """Returns the processor, its cores, the load, the date and the commit.
-
-  The load is the mean number of running processes in the last minute; a run
-  alone has about one for each core it uses.
-  """
+  """Returns the processor, its cores, the load, the date and the commit."""
   return {
     "processor": _processor(),
     "cores": os.cpu_count(),
-    "load": round(os.getloadavg()[0], 2),
+    "load": load(),
     "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
     "commit": _commit(),
   }
+
+
+def load() -> float:
+  """Returns the mean number of running processes in the last minute.
+
+  A run alone has about one for each core it uses.
+  """
+  return round(os.getloadavg()[0], 2)
 
 
 def _processor() -> str:

@@ -98,6 +98,12 @@ class RecordTest(parameterized.TestCase):
     with self.assertRaisesRegex(RefusedError, "files that are in no commit"):
       results.of_summary("small", summary, STUDY)
 
+  def test_needs_a_verdict_on_every_claim(self):
+    first, _ = RECORD["findings"]
+    for found, missing in (([first], "equal"), ([], "lower, equal")):
+      with self.assertRaisesRegex(RefusedError, f"verdict on {missing}. What"):
+        results.of_summary("small", {**RECORD, "findings": found}, STUDY)
+
   @parameterized.parameters(
     ({"seed": 99}, "began at seed 99"),
     ({"seeds": 4}, "--seeds=4 instead of 20. Run it with --sensitivity, and w"),
