@@ -129,7 +129,7 @@ def measure(config: Config, run: Run) -> dict[str, Any]:
   load = machine.load()  # Before this run adds to it.
   images = run.load_images(config.dataset, halved=config.halve)
   if busy := latency.busy(load):
-    run.tell(f"Times will not be judged: {busy}.")
+    run.tell(f"Times taken now will not be judged: {busy}.")
   inputs = np.asarray(images.prepare(images.test.inputs[: max(SIZES)]))
   model = nets.convnet(config.hidden)
   engine = classification.classifier(
@@ -151,8 +151,8 @@ def measure(config: Config, run: Run) -> dict[str, Any]:
     rounds=config.rounds,
   )
   _show([one["error"] for one in found], sizes, times)
-  run.check(LOGITS, max(one["difference"] for one in found))
-  run.check(CLASSES, max(one["changed"] for one in found))
+  run.check(LOGITS, np.max([one["difference"] for one in found]))
+  run.check(CLASSES, np.max([one["changed"] for one in found]))
   run.check(SMALLER, nets.surplus(sizes, config.hidden))
   judge(times, run)
   title = f"A ConvNet with batch norms, unfolded and folded, {images.name}"

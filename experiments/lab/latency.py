@@ -39,8 +39,8 @@ class Latencies(NamedTuple):
   Attributes:
     seconds: Seconds of a call, by case and arm, `[processes]`: the median of
       each process.
-    loads: The load of the machine before each process, or before the run that
-      started it, `[processes]`.
+    loads: The load of the machine before the start, or the resumption, of the
+      run that timed each process, `[processes]`.
   """
 
   seconds: Mapping[str, Mapping[str, np.ndarray]]

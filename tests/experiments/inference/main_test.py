@@ -141,7 +141,7 @@ class RunTest(absltest.TestCase):
         "inference", inference.measure, config, Files(folder), command="c"
       )
     printed = output.getvalue()
-    self.assertIn("Times will not be judged: the load before the", printed)
+    self.assertIn("will not be judged: the load before the start", printed)
     self.assertRegex(printed, r"(?m)^process_0: ")
     self.assertEmpty(summary["findings"])
     self.assertLen(summary["checks"], 3)
