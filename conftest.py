@@ -48,13 +48,15 @@ def three_digits_in_examples() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def compiles_sooner(request: pytest.FixtureRequest) -> Iterator[None]:
-  """Leaves out optimizations where compiling is what tests take time for.
+def compiling(request: pytest.FixtureRequest) -> Iterator[None]:
+  """Leaves out optimizations where compiling takes most of the time.
 
-  Not in tests/functional and tests/native, which run what users run.
+  Not in tests/functional and tests/native, which run what users run. In the
+  end the module's programs are dropped, or a process grows to several GB.
   """
   path = request.path.as_posix()
   sooner = "/tests/linen/" in path or "/tests/experiments/" in path
   jax.config.update("jax_disable_most_optimizations", sooner)
   yield
   jax.config.update("jax_disable_most_optimizations", False)
+  jax.clear_caches()
