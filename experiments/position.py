@@ -38,7 +38,7 @@ from experiments.lab.data.arrays import Pool
 from experiments.lab.models.nets import MLP
 from experiments.lab.models.norms import norm_factory
 from experiments.lab.options import option
-from experiments.lab.statistics import interval, shown
+from experiments.lab.statistics import shown
 from experiments.lab.study import Parts, Run
 from experiments.lab.tables import table
 from experiments.lab.training import classification
@@ -211,20 +211,17 @@ def _draw(
   ) as axes:
     for panel, quantity in zip(axes, ("error", "first"), strict=True):
       for index, (place, (norm, alpha)) in enumerate(styles.items()):
-        found = [
-          interval(arms[activation, place][quantity])
-          for activation in config.activation
-        ]
-        panel.bar(
-          np.arange(len(config.activation)) + 0.27 * (index - 1),
-          [entry.mean for entry in found],
-          0.25,
-          yerr=np.nan_to_num([entry.half_width for entry in found]),
-          color=figures.norm_color(norm),
-          alpha=alpha,
-          capsize=4,
-          label="none" if place == "none" else f"bn {place}",
-        )
+        name = "none" if place == "none" else f"bn {place}"
+        for x, activation in enumerate(config.activation):
+          figures.bar(
+            panel,
+            x + 0.27 * (index - 1),
+            arms[activation, place][quantity],
+            norm,
+            width=0.25,
+            alpha=alpha,
+            name=name,
+          )
     for panel, title, unit in (
       (axes[0], "Test error", "Error (%)"),
       (axes[1], f"Loss of the first {ENDS} steps", "Cross-entropy (nats)"),

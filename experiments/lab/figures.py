@@ -246,6 +246,40 @@ def curve(
     )
 
 
+def bar(
+  panel: "Axes",
+  x: float,
+  values: ArrayLike,
+  norm: str,
+  *,
+  width: float,
+  alpha: float = 1.0,
+  name: str | None = None,
+) -> None:
+  """Draws a mean over seeds as a bar, with its interval.
+
+  Args:
+    panel: Panel to draw in.
+    x: Middle of the bar.
+    values: Values `[seeds]`.
+    norm: Short name of the norm, which sets the colour.
+    width: Width of the bar.
+    alpha: Opacity.
+    name: Name in the legend; None leaves the bar out of it.
+  """
+  found = interval(values)
+  panel.bar(
+    x,
+    found.mean,
+    width,
+    yerr=np.nan_to_num(found.half_width),
+    color=norm_color(norm),
+    alpha=alpha,
+    capsize=4,
+    label=name,
+  )
+
+
 def band(
   values: np.ndarray, geometric: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

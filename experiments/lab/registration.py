@@ -42,10 +42,10 @@ run is in its file in [results/](../results).
   determines initialization, order of the data and, for images, which images are
   for training, validation and test.
 - **Learning rates.** Where a study chooses them, each arm gets the rate of the
-  lowest validation loss (in regularize, error) on the seeds
-  {", ".join(map(str, tuning.SEEDS))} (transformers: the first two), which are
-  not judged. A grid whose best rate is its first or last one grows, by at most
-  {tuning.MOST} rates. Each study says below which rates are chosen.
+  lowest validation loss (in regularize, error; in whitening, training loss) on
+  the seeds {", ".join(map(str, tuning.SEEDS))} (transformers: the first two),
+  which are not judged. A grid whose best rate is its first or last one grows,
+  by at most {tuning.MOST} rates. Each study says below which rates are chosen.
 - **Number of seeds.** 20 in most studies, 40 in regularize, 10 where a study is
   expensive or far from its margins. They are too few for some claims, also for
   headlines: the lines "Resolved" say so. "Resolved" is the distance from the

@@ -1,9 +1,10 @@
 """Chooses learning rates on other seeds than those that are judged.
 
 An arm is trained at every rate of a grid with the tuning seeds. The rate with
-the lowest mean validation loss is taken. If it is the first or last one, the
-grid grows by its own step until it is not. Then the arm is trained at this rate
-with the seeds of the study, which had no part in the choice.
+the lowest mean loss is taken, by default of the validation loss. If it is the
+first or last one, the grid grows by its own step until it is not. Then the arm
+is trained at this rate with the seeds of the study, which had no part in the
+choice.
 """
 
 import functools
@@ -20,10 +21,9 @@ from experiments.lab.run import Parts, Run
 
 SEEDS = (1000, 1001, 1002)
 MOST = 6  # Rates that a grid may grow by.
-_BY = "validation"
 
-# `train(rates, seeds)` returns arrays `[rates, seeds, ...]`, of which
-# "validation" is the loss to choose by.
+# `train(rates, seeds)` returns arrays `[rates, seeds, ...]`, among them the
+# losses to choose by, `[rates, seeds]`.
 Train = Callable[[Sequence[float], Sequence[int]], Parts]
 
 
@@ -33,7 +33,7 @@ class RateChoice(NamedTuple):
   Attributes:
     rate: The chosen rate.
     rates: The whole grid, ascending.
-    validation: Mean validation loss at each rate; None if a seed diverged.
+    validation: Mean loss to choose by at each rate; None if a seed diverged.
     interior: Whether the grid has worse rates on both sides of the chosen one.
   """
 
@@ -44,7 +44,7 @@ class RateChoice(NamedTuple):
 
   @property
   def loss(self) -> float | None:
-    """The mean validation loss at the chosen rate; None if a seed diverged."""
+    """The mean loss at the chosen rate; None if a seed diverged."""
     return self.validation[self.rates.index(self.rate)]
 
 
@@ -63,6 +63,7 @@ def tuned(
   train: Train,
   rates: Sequence[float],
   config: TuningConfig,
+  by: str = "validation",
 ) -> Parts:
   """Returns the results of an arm at its best rate.
 
@@ -72,10 +73,11 @@ def tuned(
     train: Trains the arm.
     rates: The grid, ascending, evenly spaced as logarithms; five or more.
     config: Gives the seeds to judge, and how many to choose with.
+    by: Name of the loss to choose by.
 
   Returns:
     The arrays of `train` without their axis of rates, the "rate", and
-    "tuning", the mean "validation" for which it was chosen.
+    "tuning", the mean loss for which it was chosen.
 
   Raises:
     RefusedError: A seed of the study is one for choosing.
@@ -86,7 +88,7 @@ def tuned(
       f"The seeds {overlap} choose learning rates, so they cannot be judged;"
       " use another --seed."
     )
-  choice = chosen(run, name, train, rates, SEEDS[: config.tuning_seeds])
+  choice = chosen(run, name, train, rates, SEEDS[: config.tuning_seeds], by)
   run.record_rates(name, choice)
   rate = choice.rate * config.rate_factor
   found = run.part(name, lambda: train([rate], config.seed_numbers))
@@ -103,18 +105,19 @@ def chosen(
   train: Train,
   rates: Sequence[float],
   seeds: Sequence[int] = SEEDS,
+  by: str = "validation",
 ) -> RateChoice:
   """Chooses a rate; see `tuned`."""
   grid = [float(rate) for rate in rates]
   step = (grid[-1] / grid[0]) ** (1 / (len(grid) - 1))
-  losses = [*run.part(f"{name}_tuning", lambda: train(grid, seeds))[_BY]]
+  losses = [*run.part(f"{name}_tuning", lambda: train(grid, seeds))[by]]
   for count in range(1, MOST + 1):
     best = statistics.best_rate(np.array(losses))
     if 0 < best < len(grid) - 1:
       break
     rate = grid[0] / step if best == 0 else grid[-1] * step
     more = functools.partial(train, [rate], seeds)
-    (loss,) = run.part(f"{name}_tuning_{count}", more)[_BY]
+    (loss,) = run.part(f"{name}_tuning_{count}", more)[by]
     at = 0 if best == 0 else len(grid)
     grid.insert(at, rate)
     losses.insert(at, loss)

@@ -14,10 +14,10 @@ from experiments.lab.probes import landscape
 PyTree = Any
 
 
-def activation_inputs(
+def around_norms(
   model: MLP, variables: PyTree, inputs: Array, *, train: bool
-) -> list[jax.Array]:
-  """Returns the inputs of the activations, first layer first.
+) -> list[tuple[jax.Array, jax.Array]]:
+  """Returns input and output of every norm, first layer first.
 
   Args:
     model: Model with its norms before the activations.
@@ -32,13 +32,30 @@ def activation_inputs(
     capture_intermediates=True,
     mutable=["intermediates", "batch_stats"],
   )
+  found = state["intermediates"]
   outputs = {
     # The norm of layer 3 has a name such as BatchNorm_3.
     int(name.rpartition("_")[2]): entry["__call__"][0]
-    for name, entry in state["intermediates"].items()
+    for name, entry in found.items()
     if name != "__call__" and not name.startswith(("Dense", "Dropout"))
   }
-  return [outputs[layer] for layer in sorted(outputs)]
+  return [
+    (found[f"Dense_{layer}"]["__call__"][0], outputs[layer])
+    for layer in sorted(outputs)
+  ]
+
+
+def activation_inputs(
+  model: MLP, variables: PyTree, inputs: Array, *, train: bool
+) -> list[jax.Array]:
+  """Returns the inputs of the activations, first layer first.
+
+  Args:
+    model, variables, inputs, train: As in `around_norms`.
+  """
+  return [
+    output for _, output in around_norms(model, variables, inputs, train=train)
+  ]
 
 
 def at_init(

@@ -47,6 +47,14 @@ class TuningTest(parameterized.TestCase):
     self.assertEqual(arm["validation"].shape, (2,))
     self.assertEqual(arm["rate"], 1.0)
 
+  def test_another_loss_to_choose_by(self):
+    def train(rates, seeds):
+      train_loss = self.train(0.1)(rates, seeds)["validation"]
+      return {**self.train(10.0)(rates, seeds), "loss": train_loss}
+
+    arm = tuning.tuned(self.run, "bn", train, RATES, CONFIG, by="loss")
+    self.assertEqual(arm["rate"], 0.1)
+
   def test_judged_seeds_do_not_choose(self):
     """Another rate is best for them, and it is not taken."""
 
