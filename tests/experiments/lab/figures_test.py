@@ -53,6 +53,21 @@ def _every(line):
   return start, None, step
 
 
+class BarTest(absltest.TestCase):
+  def test_is_the_mean_with_its_interval(self):
+    panel = Figure().subplots()
+    figures.bar(panel, 3, [1.0, 2.0, 3.0], "ln", width=0.5, name="LN")
+    (bar,) = panel.patches
+    self.assertEqual((bar.get_x(), bar.get_width()), (2.75, 0.5))
+    self.assertEqual(bar.get_height(), 2.0)
+    ((_, low), (_, high)) = panel.collections[0].get_segments()[0]
+    half_width = 4.302653 / np.sqrt(3)
+    np.testing.assert_allclose(
+      [low, high], [2 - half_width, 2 + half_width], rtol=1e-6
+    )
+    self.assertEqual(panel.get_legend_handles_labels()[1], ["LN"])
+
+
 class CurvesTest(parameterized.TestCase):
   def setUp(self):
     super().setUp()
