@@ -182,9 +182,13 @@ def train(
   for _ in range(config.steps // EVERY):
     state, _ = engine.train(state, EVERY)
     accuracy.append(engine.evaluate(state.variables, watched)["accuracy"])
-  found = classification.results(engine, state, images, len(rates))
-  shape = len(rates), len(seeds), -1
-  return {**found, "accuracy": 100 * np.stack(accuracy, 1).reshape(shape)}
+  return classification.results(
+    engine,
+    state,
+    images,
+    len(rates),
+    accuracy=100 * np.stack(accuracy, axis=1),
+  )
 
 
 def steps_to(accuracy: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -64,7 +64,7 @@ from experiments.lab.probes import covariance
 from experiments.lab.statistics import shown
 from experiments.lab.study import Parts, Run
 from experiments.lab.tables import table
-from experiments.lab.training import classification, losses
+from experiments.lab.training import classification, lanes, losses
 from experiments.lab.training.engine import Engine
 from experiments.lab.training.step import TrainState
 
@@ -240,11 +240,7 @@ def train(
     "error": classification.error(engine, state.variables, images.test),
     **compiled(state.variables, some.choice, some.pool),
   }
-  lanes = len(rates), len(seeds)
-  return {
-    name: np.reshape(values, (*lanes, *values.shape[1:]))
-    for name, values in found.items()
-  }
+  return lanes.by_rate(found, len(rates))
 
 
 def seconds_per_step(

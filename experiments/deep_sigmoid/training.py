@@ -17,7 +17,7 @@ from experiments.lab.models.norms import norm_factory
 from experiments.lab.options import option
 from experiments.lab.probes import signals
 from experiments.lab.study import Parts
-from experiments.lab.training import classification
+from experiments.lab.training import classification, lanes
 from experiments.lab.training.optimizers import OPTIMIZERS
 
 # Half decades: 0.03 to 3, and 0.0003 to 0.03.
@@ -147,13 +147,13 @@ def train(
     spreads.append(np.asarray(look(state.variables, some.choice, some.pool)))
   assert images.validation is not None
   validation = engine.evaluate(state.variables, images.validation)["loss"]
-  shape = len(rates), len(seeds)
-  return {
-    "error": np.stack(errors, axis=-1).reshape(*shape, -1),
-    "loss": np.stack(losses, axis=-1).reshape(*shape, -1),
-    "inputs": np.stack(spreads, axis=1).reshape(*shape, len(spreads), 3, -1),
-    "validation": validation.reshape(shape),
+  found = {
+    "error": np.stack(errors, axis=1),
+    "loss": np.stack(losses, axis=1),
+    "inputs": np.stack(spreads, axis=1),
+    "validation": validation,
   }
+  return lanes.by_rate(found, len(rates))
 
 
 def drift(inputs: np.ndarray) -> np.ndarray:

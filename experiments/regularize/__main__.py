@@ -61,7 +61,7 @@ from experiments.lab.probes import signals
 from experiments.lab.statistics import shown
 from experiments.lab.study import Parts, Run
 from experiments.lab.tables import table
-from experiments.lab.training import classification, fit
+from experiments.lab.training import classification, fit, lanes
 from experiments.lab.training.batches import Shuffled
 
 RATES = tuning.half_decades(-7, -3)  # 3e-4 to 3e-2.
@@ -263,9 +263,7 @@ def train(
     some = images.test.first(PROBE)
     look = engine.compiled(shift, in_axes=(0, 0, None))
     found["shift"] = np.asarray(look(best, some.choice, some.pool))
-  return {
-    name: values.reshape(len(rates), -1) for name, values in found.items()
-  }
+  return lanes.by_rate(found, len(rates))
 
 
 def measure(config: Config, run: Run) -> dict[str, Any]:

@@ -282,9 +282,7 @@ def train(
     "validation": metrics["loss"],
     "error": 100 * (1 - right[:, -LAST:].mean(axis=1)),
   }
-  return {
-    name: values.reshape(len(rates), -1) for name, values in found.items()
-  }
+  return lanes.by_rate(found, len(rates))
 
 
 def probe(
@@ -324,12 +322,11 @@ def probe(
       )
     left = config.steps - number * PROBE_EVERY
     state, _ = engine.train(state, min(PROBE_EVERY, left))
-  shape = len(rates), len(seeds), -1
+  found = {
+    name: np.stack([p[name] for p in probes], axis=1) for name in QUANTITIES
+  }
   return {
-    **{
-      name: np.stack([p[name] for p in probes], axis=1).reshape(shape)
-      for name in QUANTITIES
-    },
+    **lanes.by_rate(found, len(rates)),
     "sharpness": np.transpose(sharp),
   }
 

@@ -19,7 +19,7 @@ from experiments.lab.models.nets import MLP
 from experiments.lab.models.norms import norm_factory
 from experiments.lab.options import option
 from experiments.lab.study import Parts
-from experiments.lab.training import classification
+from experiments.lab.training import classification, lanes
 from normjax import linen
 
 RATES = tuning.half_decades(-8, -4)
@@ -131,10 +131,7 @@ def pretrain(
     for suffix, variables in (("", state.variables), (" again", again)):
       found[name + suffix] = classification.error(there, variables, images.test)
   found |= traverse_util.flatten_dict(state.variables, sep="/")
-  return {
-    name: np.reshape(leaf, (len(rates), len(seeds), *np.shape(leaf)[1:]))
-    for name, leaf in found.items()
-  }
+  return lanes.by_rate(found, len(rates))
 
 
 def fine_tune(
@@ -203,9 +200,7 @@ def fine_tune(
     "error": classification.error(engine, state.variables, images.test),
     "change": np.max(jax.tree.leaves(changes), axis=0),
   }
-  return {
-    name: np.reshape(values, (len(rates), -1)) for name, values in found.items()
-  }
+  return lanes.by_rate(found, len(rates))
 
 
 Arm = tuple[str, int]  # Mode, batch size.

@@ -16,7 +16,7 @@ from experiments.lab.errors import RefusedError
 from experiments.lab.statistics import shown
 from experiments.lab.study import Parts, Run
 from experiments.lab.tables import table
-from experiments.lab.training import devices
+from experiments.lab.training import devices, lanes
 from experiments.lab.training.engine import Engine
 from experiments.lab.training.losses import guessing
 from experiments.lab.training.step import TrainState
@@ -135,11 +135,7 @@ def train(
     "loss": np.stack([part.mean(axis=1) for part in points], axis=1),
     **more(engine, state),
   }
-  lanes = len(rates), len(seeds)
-  return {
-    name: np.reshape(values, lanes + np.shape(values)[1:])
-    for name, values in found.items()
-  }
+  return lanes.by_rate(found, len(rates))
 
 
 def tuned(

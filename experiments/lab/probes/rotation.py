@@ -10,6 +10,7 @@ import optax
 
 from experiments.lab.data.arrays import Images
 from experiments.lab.probes import invariance
+from experiments.lab.training import lanes
 from experiments.lab.training.classification import classifier
 from experiments.lab.training.hyperparams import swept
 from experiments.lab.training.step import TrainState
@@ -106,10 +107,7 @@ def train(
   )
   state = engine.init(seeds, learning_rate=rates, weight_decay=decays)
   _, records = engine.train(state, steps)
-  return {
-    name: values.reshape(len(rates), len(seeds), steps)
-    for name, values in records.watched.items()
-  }
+  return lanes.by_rate(records.watched, len(rates))
 
 
 def measured(part: Mapping[str, np.ndarray]) -> np.ndarray:

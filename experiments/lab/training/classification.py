@@ -10,6 +10,7 @@ from flax import linen as nn
 from experiments.lab.data.arrays import Images
 from experiments.lab.data.batch import Examples
 from experiments.lab.models import nets
+from experiments.lab.training import lanes
 from experiments.lab.training.batches import Shuffled
 from experiments.lab.training.engine import Engine
 from experiments.lab.training.hyperparams import swept
@@ -140,12 +141,12 @@ def results(
     images: Images, of which the test set is used, and the validation set if
       there is one.
     rates: Number of rates.
-    **others: More results, `[lanes]`.
+    **others: More results, `[lanes, ...]`.
 
   Returns:
-    Arrays `[rates, seeds]`: "error" in percent, "reestimated", the error with
-    re-estimated batch statistics, and the others; with a validation set also
-    "validation", the cross-entropy on it.
+    Arrays `[rates, seeds, ...]`: "error" in percent, "reestimated", the error
+    with re-estimated batch statistics, and the others; with a validation set
+    also "validation", the cross-entropy on it.
   """
   again = reestimated(engine, state, images.train)
   found = {
@@ -156,6 +157,4 @@ def results(
   if images.validation is not None:
     metrics = engine.evaluate(state.variables, images.validation)
     found["validation"] = metrics["loss"]
-  return {
-    name: np.reshape(values, (rates, -1)) for name, values in found.items()
-  }
+  return lanes.by_rate(found, rates)

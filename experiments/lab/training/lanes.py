@@ -5,11 +5,12 @@ a learning rate and a seed. Both functions here do the same as `jax.vmap`; which
 one is faster depends on the mapped function.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 PyTree = Any
 # 0 for arguments that are mapped over their leading axis, None for the others.
@@ -82,6 +83,19 @@ def check(own: PyTree, count: int) -> None:
 def one(tree: PyTree, lane: int) -> PyTree:
   """Returns the arrays of one lane."""
   return jax.tree.map(lambda leaf: leaf[lane], tree)
+
+
+def by_rate(found: Mapping[str, Any], rates: int) -> dict[str, np.ndarray]:
+  """Returns arrays `[rates, seeds, ...]` of arrays `[lanes, ...]`, by name.
+
+  >>> by_rate({"loss": np.arange(4)}, 2)
+  {'loss': array([[0, 1],
+         [2, 3]])}
+  """
+  return {
+    name: np.reshape(values, (rates, -1, *np.shape(values)[1:]))
+    for name, values in found.items()
+  }
 
 
 def per_lane(values: Sequence[float], seeds: int) -> jax.Array:

@@ -25,6 +25,16 @@ class LanesTest(parameterized.TestCase):
       jax.vmap(function, in_axes=(0, 0, None))(*args),
     )
 
+  def test_the_seeds_of_a_rate_are_neighbours(self):
+    lane = jnp.arange(6.0)
+    found = lanes.by_rate({"a": lane, "b": jnp.stack([lane, lane], 1)}, 2)
+    chex.assert_trees_all_equal(found["a"], lane.reshape(2, 3))
+    chex.assert_shape(found["b"], (2, 3, 2))
+    chex.assert_trees_all_equal(
+      lanes.by_rate({"rate": lanes.per_lane([0.5, 2.0], 3)}, 2)["rate"][:, 0],
+      jnp.array([0.5, 2.0]),
+    )
+
   def test_one_seed_is_not_batched(self):
     args = {"a": jnp.ones((1, 2)), "k": jax.random.split(jax.random.key(0), 1)}
 
