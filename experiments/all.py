@@ -238,10 +238,11 @@ def collect(config: Config, root: pathlib.Path) -> None:
   if (config.confirm or config.sensitivity) and not config.quick:
     refused = []
     for name in found:
-      try:
-        print(f"Wrote {os.path.relpath(results.add(root / name))}")
-      except RefusedError as error:
-        refused.append(str(error))
+      for folder in results.runs(root / name):
+        try:
+          print(f"Wrote {os.path.relpath(results.add(folder))}")
+        except RefusedError as error:
+          refused.append(str(error))
     results.write_pages()
     print("Wrote docs/studies.md and the table in README.md")
     if refused:

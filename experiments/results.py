@@ -12,8 +12,8 @@ seed, without training, and printed; a difference from the file is an error.
 statistics or of a sentence, it shows what that changes.
 --compare shows a finished run beside the committed results. --add takes a
 finished run with --confirm into results/ and its figures into docs/studies/, or
-one with --sensitivity into results/STUDY/sensitivity/. --write makes
-docs/studies.md and the table in README.md from results/.
+the finished settings of one with --sensitivity into results/STUDY/sensitivity/.
+--write makes docs/studies.md and the table in README.md from results/.
 """
 
 import pathlib
@@ -26,7 +26,7 @@ from absl import app, flags
 
 from experiments import catalog
 from experiments.lab import pages, results, sensitivity
-from experiments.lab.claims import Finding
+from experiments.lab.declaration import Study
 from experiments.lab.errors import RefusedError
 from experiments.lab.runs import files, workdir
 from experiments.lab.tables import table
@@ -57,8 +57,21 @@ def finished(folder: pathlib.Path) -> tuple[str, dict[str, Any]]:
   return name, summary
 
 
+def runs(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the folders of the runs to add: of all finished settings, if any.
+
+  With --sensitivity, each setting is a run of its own in a subfolder.
+  """
+  settings = [path.parent for path in sorted(folder.glob("*/summary.json"))]
+  return settings or [folder]
+
+
 def add(folder: pathlib.Path, root: pathlib.Path = ROOT) -> pathlib.Path:
   """Takes a finished run into results/, and its figures into docs/studies/.
+
+  Args:
+    folder: From `runs`.
+    root: Folder with results/ and docs/.
 
   Raises:
     RefusedError: It is not finished, its seeds or settings are not those that
@@ -66,6 +79,8 @@ def add(folder: pathlib.Path, root: pathlib.Path = ROOT) -> pathlib.Path:
   """
   name, summary = finished(folder)
   record = results.of_summary(name, summary, catalog.declared(name))
+  if "change" in record:
+    return results.write(record, root / "results")
   for figure in record["figures"]:
     path = folder / figure
     checksum = files.sha256(path) if path.exists() else None
@@ -94,7 +109,10 @@ def write_pages(root: pathlib.Path = ROOT) -> None:
 def written(root: pathlib.Path = ROOT) -> dict[pathlib.Path, str]:
   """Returns the pages as `write_pages` writes them."""
   found = results.read(catalog.ENTRIES, root / "results")
-  varied = results.read(catalog.ENTRIES, root / "results", results.SENSITIVITY)
+  varied = {
+    name: results.read_varied(name, catalog.declared(name), root / "results")
+    for name in found
+  }
   blocks = {
     root / "docs/studies.md": pages.page(found, demonstrations(found), varied),
     root / "README.md": pages.headlines(found),
@@ -123,20 +141,22 @@ def judge_again(root: pathlib.Path = ROOT, write: bool = False) -> list[str]:
     DamagedError: A file was changed by hand.
   """
   changes, changed = [], []
-  for kind in ("", results.SENSITIVITY):
-    found = results.read(catalog.ENTRIES, root / "results", kind)
-    for name, records in found.items():
-      study = catalog.declared(name)
-      for data, record in records.items():
-        print(f"\n{' '.join(filter(None, (name, kind)))}, {data}")
-        again = results.judged_anew(record, study)
-        different = results.differences(record, again)
-        changed += [again] if different else []
-        changes += different
-        for finding in again["findings"]:
-          print(Finding(**finding))
-        if kind:
-          print(sensitivity.shown(again["variations"]))
+
+  def judge(record: results.Record, study: Study[Any]) -> results.Record:
+    again = results.judged_anew(record, study)
+    different = results.differences(record, again)
+    changed.extend([again] if different else [])
+    changes.extend(different)
+    return again
+
+  for name, records in results.read(catalog.ENTRIES, root / "results").items():
+    study = catalog.declared(name)
+    for data, record in records.items():
+      print(f"\n{name}, {data}\n{pages.listed(judge(record, study))}")
+    varied = results.read_varied(name, study, root / "results")
+    for data, settings in varied.items():
+      again = [judge(record, study) for record in settings.values() if record]
+      print(f"\n{name} sensitivity, {data}\n{sensitivity.shown(again)}")
   if write:
     for record in changed:
       results.write(record, root / "results")
@@ -168,8 +188,9 @@ def main(argv: Sequence[str]) -> None:
   try:
     if given.compare:
       print(compare(pathlib.Path(given.compare)))
-    for folder in given.add:
-      print(f"Wrote {add(pathlib.Path(folder))}")
+    for given_folder in given.add:
+      for folder in runs(pathlib.Path(given_folder)):
+        print(f"Wrote {add(folder)}")
     if given.write:
       write_pages()
       print("Wrote docs/studies.md and README.md")

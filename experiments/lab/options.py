@@ -232,7 +232,7 @@ def define(
     confirm: The defaults of `--confirm` that differ, by field: the registered
       seeds.
     varied: The settings that `--sensitivity` tries; without any there is no
-      such flag.
+      such flag, and no `--vary`.
     values: Where to define the flags.
 
   Returns:
@@ -276,6 +276,14 @@ def define(
       f" {', '.join(varied)}, one at a time. {_changes(sensitive)}",
       flag_values=values,
     )
+    flags.DEFINE(
+      NamesParser(("default", *varied)),
+      "vary",
+      None,
+      "With --sensitivity: measure only changes of these settings; default"
+      " stands for the run without a change. By default all.",
+      flag_values=values,
+    )
   workdir = flags.DEFINE_string(
     "workdir",
     None,
@@ -308,6 +316,8 @@ def define(
       preset = {**preset, **confirm}
     if varied and values["sensitivity"].value:
       preset = {**preset, **sensitive}
+    elif varied and values["vary"].value:
+      raise RefusedError("--vary goes with --sensitivity; add it.")
     if is_quick.value:
       preset = {**preset, **quick}
     given = {name: values[name] for name in names}

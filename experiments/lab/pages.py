@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from experiments.lab import results, sensitivity
 from experiments.lab.claims import Finding, Verdict
 from experiments.lab.errors import RefusedError
-from experiments.lab.results import Record, Results
+from experiments.lab.results import Record, Results, Varied
 from experiments.lab.tables import table
 
 START, END = "<!-- results -->\n", "<!-- end of results -->\n"
@@ -33,7 +33,7 @@ def demonstrates(reason: str) -> str:
 def page(
   found: Results,
   demonstrations: Mapping[str, str],
-  sensitivities: Mapping[str, Mapping[str, Record]] = {},
+  sensitivities: Mapping[str, Varied] = {},
   links: Links = Links(),  # noqa: B008
 ) -> str:
   """Returns a count of the verdicts, and a section for each study.
@@ -41,7 +41,7 @@ def page(
   Args:
     found: The results.
     demonstrations: Studies whose claims do not count, with the reason.
-    sensitivities: The results of `--sensitivity`.
+    sensitivities: The results of `--sensitivity`, by study.
     links: Where the files are.
   """
   counted = {
@@ -63,7 +63,7 @@ def page(
   lines += [f"Minutes of all runs, by data: {took}.", ""]
   for study, records in found.items():
     demonstration = demonstrations.get(study, "")
-    varied = sensitivities.get(study, {})
+    varied = sensitivities.get(study)
     lines += section(study, records, demonstration, varied, links)
   return "\n".join(lines)
 
@@ -72,7 +72,7 @@ def section(
   study: str,
   records: Mapping[str, Record],
   demonstration: str = "",
-  varied: Mapping[str, Record] = {},
+  varied: Varied | None = None,
   links: Links = Links(),  # noqa: B008
 ) -> list[str]:
   """Returns the lines of one study, with all its data sets.
@@ -81,7 +81,7 @@ def section(
     study: Its name.
     records: Its records, by data.
     demonstration: Why its claims do not count, if they do not.
-    varied: Its records of `--sensitivity`, by data.
+    varied: Its records of `--sensitivity`, by data and setting.
     links: Where the files are.
   """
   lines = [f'<a id="{study}"></a>', f"### {study.replace('_', ' ')}", ""]
@@ -108,15 +108,10 @@ def section(
   if any(record["rates"] for record in records.values()):
     lines += _folded("Learning rates", [rates_table(records)])
   if varied:
-    tables = [
-      block
-      for data, record in varied.items()
-      for block in (
-        f"{data}, {_seeds(record)}:",
-        sensitivity.shown(record["variations"]),
-      )
+    blocks = [
+      block for data in varied for block in _settings(data, varied[data])
     ]
-    lines += _folded("Other settings, one at a time", tables)
+    lines += _folded("Other settings, one at a time", blocks)
   return lines
 
 
@@ -217,6 +212,14 @@ def _folded(title: str, blocks: Sequence[str]) -> list[str]:
   for block in blocks:
     lines += [block, ""]
   return [*lines, "</details>", ""]
+
+
+def _settings(data: str, records: Mapping[str, Record | None]) -> list[str]:
+  """Returns the table of other settings, with what is missing in it."""
+  found = [record for record in records.values() if record is not None]
+  missing = [setting for setting, record in records.items() if record is None]
+  blocks = [f"{data}, {_seeds(found[0])}:", sensitivity.shown(found)]
+  return blocks + [f"Not measured yet: {', '.join(missing)}."] * bool(missing)
 
 
 def _seeds(record: Record) -> str:

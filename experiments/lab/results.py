@@ -3,14 +3,14 @@
 A file holds what a reader needs to judge again without training: the samples of
 every claim, a number per seed, with the rates that were chosen, the versions,
 the machine and the commit. Verdicts in docs/ are made from these files. What
-`--sensitivity` measured is in `results/STUDY/sensitivity/DATA.json`; these
-files have "variations", each with its own findings.
+`--sensitivity` measured is in `results/STUDY/sensitivity/DATA/SETTING.json`: a
+file for each setting, which has a "change" of the registered settings.
 """
 
 import dataclasses
 import math
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments.lab import claims as claiming
@@ -28,13 +28,17 @@ FIRST_SEED = 100
 Record = Mapping[str, Any]
 # Records by study and data.
 Results = Mapping[str, Mapping[str, Record]]
+# Those of `--sensitivity` for one study, by data and setting; None where it was
+# not measured yet.
+Varied = Mapping[str, Mapping[str, Record | None]]
 # Findings or checks of a study, by name and data.
 Outcomes = dict[str, dict[str, Mapping[str, Any]]]
 
 _KEPT = (
-  *("study", "command", "data", "config", "versions", "machine", "minutes"),
-  *("rates", "findings", "checks", "figures", "variations"),
+  *("study", "command", "data", "config", "change", "versions", "machine"),
+  *("minutes", "rates", "findings", "checks", "figures"),
 )
+_NOT_VARIED = ("checks", "figures")  # Entries that no page shows.
 _DIGITS = 1e-6  # Relative; SciPy's distributions differ by less.
 
 
@@ -55,8 +59,8 @@ def of_summary(
       no worse learning rate on one side of the best.
   """
   config = summary["config"]
-  varied = "variations" in summary
-  if (varied or summary["findings"]) and config["seed"] < FIRST_SEED:
+  varied = "change" in summary
+  if summary["findings"] and config["seed"] < FIRST_SEED:
     raise RefusedError(
       f"The run of {name} began at seed {config['seed']}. Verdicts need seeds"
       f" from {FIRST_SEED} on, which the default runs leave alone: run it with"
@@ -77,10 +81,7 @@ def of_summary(
       " printed says why; run it again where it can judge."
     )
   edges = [
-    arm
-    for part in (summary, *summary.get("variations", ()))
-    for arm, choice in part["rates"].items()
-    if not choice["interior"]
+    arm for arm, choice in summary["rates"].items() if not choice["interior"]
   ]
   if edges:
     raise RefusedError(
@@ -88,18 +89,23 @@ def of_summary(
       " the edge of its grid, which grew as far as it may. Register another"
       " grid, then run it again."
     )
-  return {key: summary[key] for key in _KEPT if key in summary} | {
-    "study": name
-  }
+  left_out = _NOT_VARIED if varied else ()
+  kept = [key for key in _KEPT if key in summary and key not in left_out]
+  return {key: summary[key] for key in kept} | {"study": name}
 
 
 def _refuse_other_settings(
   name: str, record: Record, study: Study[Any]
 ) -> None:
   """Raises RefusedError if it was not made with the registered settings."""
-  varied = "variations" in record
+  varied, change = "change" in record, record.get("change", {})
+  if varied and change not in files.plain(sensitivity.changes(study)):
+    raise RefusedError(
+      f"The run of {name} has {sensitivity.label(change)}, which the study does"
+      " not try. Run it again with --sensitivity."
+    )
   preset = options.with_sensitivity(study.confirm) if varied else study.confirm
-  registered = dataclasses.asdict(study.config) | dict(preset)
+  registered = dataclasses.asdict(study.config) | {**preset, **change}
   config = record["config"]
   others = [
     f"--{field}={config[field]} instead of {value}"
@@ -120,33 +126,57 @@ def data_of(record: Record) -> str:
 
 
 def write(record: Record, folder: pathlib.Path = FOLDER) -> pathlib.Path:
-  """Writes a record; it replaces that of the same study and data."""
-  kind = SENSITIVITY if "variations" in record else ""
-  path = folder / record["study"] / kind / f"{data_of(record)}.json"
+  """Writes a record; it replaces that of the same study, data and setting."""
+  data, place = data_of(record), folder / record["study"]
+  if "change" in record:
+    setting = sensitivity.label(record["change"])
+    path = place / SENSITIVITY / data / f"{setting}.json"
+  else:
+    path = place / f"{data}.json"
   files.write_record(path, record)
   return path
 
 
-def read(
-  names: Iterable[str], folder: pathlib.Path = FOLDER, kind: str = ""
-) -> Results:
+def read(names: Iterable[str], folder: pathlib.Path = FOLDER) -> Results:
   """Returns all records, by study in the given order and by data.
 
   Args:
     names: Names of the studies.
     folder: Where they are.
-    kind: `SENSITIVITY` for the records of `--sensitivity`.
 
   Raises:
     DamagedError: A file was changed by hand.
   """
   found: dict[str, dict[str, Record]] = {}
   for name in names:
-    for path in sorted((folder / name / kind).glob("*.json")):
+    for path in sorted((folder / name).glob("*.json")):
       record = files.read_record(path)
       assert record is not None, "it was listed"
       found.setdefault(name, {})[path.stem] = record
   return found
+
+
+def read_varied(
+  name: str, study: Study[Any], folder: pathlib.Path = FOLDER
+) -> Varied:
+  """Returns the records of `--sensitivity` of a study, in its order.
+
+  Args:
+    name: Name of the study in the catalog.
+    study: What it declares.
+    folder: Where the records are.
+
+  Raises:
+    DamagedError: A file was changed by hand.
+  """
+  settings = [*map(sensitivity.label, sensitivity.changes(study))]
+  return {
+    place.name: {
+      setting: files.read_record(place / f"{setting}.json")
+      for setting in settings
+    }
+    for place in sorted((folder / name / SENSITIVITY).glob("*"))
+  }
 
 
 def judged_again(record: Record, study: Study[Any]) -> list[Finding]:
@@ -177,19 +207,9 @@ def judged_anew(record: Record, study: Study[Any]) -> dict[str, Any]:
       for `judged_again`.
   """
   _refuse_other_settings(record["study"], record, study)
-  if "variations" in record:
-    parts = [part for _, part in _judged_parts(record)][1:]
-    variations = [
-      {**found, "findings": _findings(part, study)}
-      for found, part in zip(record["variations"], parts, strict=True)
-    ]
-    return {**record, "variations": variations}
-  return {**record, "findings": _findings(record, study)}
-
-
-def _findings(record: Record, study: Study[Any]) -> list[dict[str, Any]]:
   again = judged_again(record, study)
-  return [files.plain(finding._asdict()) for finding in again]
+  findings = [files.plain(finding._asdict()) for finding in again]
+  return {**record, "findings": findings}
 
 
 def differences(record: Record, again: Record) -> list[str]:
@@ -199,28 +219,16 @@ def differences(record: Record, again: Record) -> list[str]:
     record: The record as it is in the file.
     again: From `judged_anew`.
   """
-  changes = []
-  for (where, old), (_, new) in zip(
-    _judged_parts(record), _judged_parts(again), strict=True
-  ):
-    for before, after in zip(old["findings"], new["findings"], strict=True):
-      for name, value in after.items():
-        if not _equal(before[name], value):
-          changes.append(
-            f"{record['study']}/{after['claim']} on {where}: {name} is"
-            f" {before[name]} in the file, {value} when judged again"
-          )
-  return changes
-
-
-def _judged_parts(record: Record) -> Iterator[tuple[str, Record]]:
-  """Yields what was judged together: the record, and each variation."""
-  data = data_of(record)
-  yield data, record
-  for found in record.get("variations", ()):
-    config = {**record["config"], **found["change"]}
-    part = {**record, "config": config, "findings": found["findings"]}
-    yield f"{data} ({sensitivity.label(found['change'])})", part
+  where = data_of(record)
+  if "change" in record:
+    where += f" ({sensitivity.label(record['change'])})"
+  return [
+    f"{record['study']}/{after['claim']} on {where}: {entry} is {before[entry]}"
+    f" in the file, {value} when judged again"
+    for before, after in zip(record["findings"], again["findings"], strict=True)
+    for entry, value in after.items()
+    if not _equal(before[entry], value)
+  ]
 
 
 def compared(old: Record, new: Record) -> list[list[Any]]:

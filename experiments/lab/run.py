@@ -15,7 +15,7 @@ from experiments.lab import claims as claiming
 from experiments.lab.claims import Check, Claim, Finding, Outcome
 from experiments.lab.data import arrays
 from experiments.lab.data.batch import Batch
-from experiments.lab.runs import files
+from experiments.lab.runs import files, workdir
 from experiments.lab.runs.checkpoints import Checkpoints
 from experiments.lab.statistics import Seeds
 from experiments.lab.training import devices, processes
@@ -60,6 +60,7 @@ class Run:
     self._began = False
     self._told: list[str] = []
     self._parent: Run | None = None
+    self._change: Mapping[str, Any] = {}
     self._started = time.perf_counter()
 
   def part(self, name: str, measure: Callable[[], Mapping[str, Any]]) -> Parts:
@@ -87,17 +88,27 @@ class Run:
       self.count_earlier(float(found.pop("seconds")))
     return found
 
-  def variation(self, name: str, settings: Mapping[str, Any]) -> "Run":
+  def variation(self, name: str, change: Mapping[str, Any]) -> "Run":
     """Returns a run of the same study with other settings, in a subfolder.
 
     Args:
       name: Name of the subfolder.
-      settings: Settings of the variation.
+      change: The settings that differ.
     """
+    settings = {**self.settings, **change}
     varied = Run(self.folder / name, self.data_dir, self.mesh, settings)
-    files.remove_incomplete(varied.folder / "parts")
-    varied._parent = self
+    for folder in (varied.folder, varied.folder / "parts"):
+      files.remove_incomplete(folder)
+    varied._parent, varied._change = self, change
     return varied
+
+  def finished(self) -> dict[str, Any] | None:
+    """Returns the summary if this run is finished already."""
+    summary = workdir.summary(self.folder)
+    if summary is not None:
+      self.count_earlier(summary["minutes"] * 60)
+      self._record_data(summary["data"])
+    return summary
 
   @contextlib.contextmanager
   def trainings(
@@ -250,14 +261,13 @@ class Run:
     Args:
       results: More entries of the summary, JSON values.
     """
-    recorded = files.read_record(self.folder / "config.json") or {}
     findings = self.findings()
     for finding in findings:
       print(finding)
     written = [*self._figures]
     written += ["metrics.jsonl"] if self._session else []
     summary = {
-      **recorded,
+      **self._begun(),
       "minutes": round((time.perf_counter() - self._started) / 60, 2),
       "data": self.data,
       "rates": self.rates,
@@ -269,3 +279,11 @@ class Run:
     }
     files.write_record(self.folder / "summary.json", summary)
     return files.plain(summary)
+
+  def _begun(self) -> dict[str, Any]:
+    """Returns what is known of the run since its start."""
+    if self._parent is None:
+      return files.read_record(self.folder / "config.json") or {}
+    begun = self._parent._begun()
+    config = {**begun.get("config", {}), **self._change}
+    return {**begun, "config": config, "change": self._change}

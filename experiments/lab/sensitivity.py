@@ -6,20 +6,23 @@ its opposite is one about this setting, not about the norm. One that becomes
 UNRESOLVED only says that the seeds do not decide: compare the intervals with
 those of the first row.
 
-The summary of such a run has "variations" in place of findings: for each its
-"change", the chosen "rates", and the findings of all claims, which are
-corrected together as in the study itself. Tables show the headline claims.
+Each setting is a run of its own, in a subfolder, with its summary: the claims
+are corrected together as in the study itself, and a setting that is finished is
+not measured again. The summary of the whole has "variations", the summaries of
+all settings. Tables show the headline claims.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from experiments.lab.declaration import Measure, Study
+from experiments.lab.errors import RefusedError
 from experiments.lab.options import AnyConfig, Config
 from experiments.lab.run import Run
 from experiments.lab.tables import table
 
+DEFAULT = "default"  # The setting without a change.
 _SUFFIX = "_sensitivity"
 
 
@@ -33,25 +36,50 @@ def studied(name: str) -> str:
   return name.removesuffix(_SUFFIX)
 
 
-def measure(study: Study[AnyConfig]) -> Measure[AnyConfig]:
-  """Returns the function that measures all variations of a study."""
+def changes(study: Study[Any]) -> list[dict[str, Any]]:
+  """Returns the changes of settings that are tried; the first one is none."""
+  return [{}] + [
+    {field: value}
+    for field, values in study.sensitivity.items()
+    for value in values
+  ]
+
+
+def measure(
+  study: Study[AnyConfig], fields: Collection[str] | None = None
+) -> Measure[AnyConfig]:
+  """Returns the function that measures all variations of a study.
+
+  Args:
+    study: The study.
+    fields: The settings to change, `DEFAULT` for the run without a change; None
+      means all.
+
+  Raises:
+    RefusedError: The study does not try one of them.
+  """
+  tried = [DEFAULT, *study.sensitivity]
+  unknown = sorted({*(fields or ())} - {*tried})
+  if unknown:
+    raise RefusedError(
+      f"--vary={','.join(unknown)}: this study tries {', '.join(tried)}."
+    )
+  chosen = [
+    change
+    for change in changes(study)
+    if fields is None or {*(change or [DEFAULT])} <= {*fields}
+  ]
 
   def measure_all(config: AnyConfig, run: Run) -> dict[str, Any]:
-    changes: list[dict[str, Any]] = [{}]
-    changes += [
-      {field: value}
-      for field, values in study.sensitivity.items()
-      for value in values
-    ]
     found = []
-    for number, change in enumerate(changes, 1):
-      print(f"\n{label(change)} ({number} of {len(changes)})")
-      varied = dataclasses.replace(config, **change)
-      part = run.variation(label(change), dataclasses.asdict(varied))
-      study.measure(varied, part)
-      findings = [finding._asdict() for finding in part.findings()]
-      rates = part.rates
-      found.append({"change": change, "rates": rates, "findings": findings})
+    for number, change in enumerate(chosen, 1):
+      print(f"\n{label(change)} ({number} of {len(chosen)})")
+      part = run.variation(label(change), change)
+      summary = part.finished()
+      if summary is None:
+        varied = dataclasses.replace(config, **change)
+        summary = part.finish(study.measure(varied, part) or {})
+      found.append(summary)
     print(f"\n{shown(found)}")
     return {"variations": found}
 
@@ -85,7 +113,7 @@ def shown(variations: Sequence[Mapping[str, Any]]) -> str:
 def label(change: Mapping[str, Any]) -> str:
   """Returns a change as a flag without dashes, such as "steps=500"."""
   if not change:
-    return "default"
+    return DEFAULT
   ((field, value),) = change.items()
   if isinstance(value, list | tuple):
     value = ",".join(map(str, value))

@@ -223,7 +223,8 @@ def main(
       if study.sensitivity and flags.FLAGS.sensitivity:
         varied = selected(config) or study
         name = sensitivity.name(study.name)
-        measure, shown = sensitivity.measure(varied), sensitivity.show
+        measure = sensitivity.measure(varied, flags.FLAGS.vary)
+        shown = sensitivity.show
       command = command_line(study.name)
       found = run(
         name, measure, config, where, command=command, mesh=mesh, show=shown

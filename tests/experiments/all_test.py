@@ -12,6 +12,7 @@ from absl.testing import absltest, flagsaver
 
 from experiments import all as suite
 from experiments import catalog
+from experiments.lab.runs import files
 from tests.experiments.lab import small_study
 
 
@@ -100,9 +101,14 @@ class CollectTest(absltest.TestCase):
   def test_adds_variations(self):
     found = [{"change": {}, "rates": {}, "findings": []}]
     small_study.summary(self.root / "small_study", {"variations": found})
+    for name in ("default", "gain=0.1"):
+      files.write_record(self.root / "small_study" / name / "summary.json", {})
     output = self.collected(False, False, True)
     self.assertIn("| setting", output)
-    self.add.assert_called_once_with(self.root / "small_study")
+    self.assertEqual(
+      [call.args[0].name for call in self.add.call_args_list],
+      ["default", "gain=0.1"],
+    )
     self.assertFalse((self.root / "studies.md").exists())
 
   def test_adds_nothing_of_a_quick_run(self):

@@ -164,26 +164,30 @@ class ProgramTest(absltest.TestCase):
   def test_adds_and_judges_variations(self):
     folder = self.run_()
     results.add(folder, self.root)
+    self.assertEqual(results.runs(folder), [folder])
     summary = files.read_record(folder / "summary.json")
-    found = {key: summary[key] for key in ("rates", "findings")}
-    summary |= {"study": "small_study_sensitivity", "findings": []}
-    summary |= {"figures": [], "checks": []}
-    summary["variations"] = [{"change": {"gain": 1.0}, **found}]
-    summary["config"]["seeds"] = options.SENSITIVITY_SEEDS
-    files.write_record(folder / "summary.json", summary)
-    path = results.add(folder, self.root)
+    summary["study"] = "small_study_sensitivity"
+    summary["config"] |= {"seeds": options.SENSITIVITY_SEEDS, "gain": 0.1}
+    summary["change"] = {"gain": 0.1}
+    # The whole is not finished yet.
+    files.write_record(self.runs / "varied/gain=0.1/summary.json", summary)
+    (self.runs / "varied/steps=1/parts").mkdir(parents=True)
+    (finished,) = results.runs(self.runs / "varied")
+    path = results.add(finished, self.root)
     self.assertEqual(
-      path, self.root / "results/small_study/sensitivity/digits.json"
+      path, self.root / "results/small_study/sensitivity/digits/gain=0.1.json"
     )
     changes, output = self.judge_again()
     self.assertEmpty(changes)
     self.assertIn("small_study sensitivity, digits\n| setting", output)
     results.write_pages(self.root)
-    self.assertIn("Other settings", (self.root / "docs/studies.md").read_text())
+    page = (self.root / "docs/studies.md").read_text()
+    self.assertIn("Other settings", page)
+    self.assertIn("\nNot measured yet: default, steps=1, steps=4.\n", page)
     bolder = dataclasses.replace(LOWER, criterion=Effect(-1.5))
     self.declare(dataclasses.replace(STUDY, claims=(bolder, EQUAL)))
     changes, _ = self.judge_again()
-    self.assertTrue(any("digits (gain=1)" in change for change in changes))
+    self.assertTrue(any("digits (gain=0.1)" in change for change in changes))
 
   def test_a_changed_margin_is_an_error(self):
     results.add(self.run_(), self.root)

@@ -99,9 +99,10 @@ class PageTest(absltest.TestCase):
 
   def test_links_to_commands_results_and_figures(self):
     other = {**MNIST, "figures": ["losses.png", "more.png"]}
-    text = pages.page({"small": {"digits": DIGITS, "mnist": other}}, {})
+    digits = {**DIGITS, "minutes": 1.25}
+    text = pages.page({"small": {"digits": digits, "mnist": other}}, {})
     self.assertIn(
-      "- digits: `command`, 0.0 minutes ([results](../results/", text
+      "- digits: `command`, 1.2 minutes ([results](../results/", text
     )
     self.assertCountEqual(
       re.findall(r"\]\((.*?)\)", text),
@@ -130,21 +131,21 @@ class PageTest(absltest.TestCase):
 
   def test_folds_the_variations(self):
     findings = [MNIST["findings"][0], DIGITS["findings"][1]]
-    record = {
-      **DIGITS,
-      "config": {"seed": 3, "seeds": 4},
-      "variations": [
-        {"change": {}, "findings": DIGITS["findings"]},
-        {"change": {"gain": 0.5}, "findings": findings},
-      ],
+    record = {**DIGITS, "config": {"seed": 3, "seeds": 4}}
+    varied = {
+      "default": {**record, "change": {}},
+      "gain=0.5": {**record, "change": {"gain": 0.5}, "findings": findings},
+      "gain=2": None,
     }
-    text = pages.page(BOTH, {}, {"small": {"digits": record}})
+    text = pages.page(BOTH, {}, {"small": {"digits": varied}})
     _, found, folded = text.partition(
       "<details><summary>Other settings, one at a time</summary>\n\n"
     )
     self.assertNotEmpty(found)
     self.assertStartsWith(folded, "digits, seeds 3 to 6:\n\n|")
-    self.assertEndsWith(folded.strip(), "</details>")
+    self.assertEndsWith(
+      folded.strip(), "\n\nNot measured yet: gain=2.\n\n</details>"
+    )
     self.assertEqual(rows(folded, "setting"), [["setting", "lower"]])
     ((_, default),) = rows(folded, "default")
     self.assertStartsWith(default, "CONFIRMED, -1.0")

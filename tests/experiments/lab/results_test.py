@@ -33,15 +33,10 @@ def differences(record, study):
   return results.differences(record, results.judged_anew(record, study))
 
 
-def variations():
-  """Returns a record of --sensitivity."""
-  found = {
-    "change": {"steps": 7},
-    "rates": RECORD["rates"],
-    "findings": RECORD["findings"],
-  }
-  config = {**RECORD["config"], "seeds": options.SENSITIVITY_SEEDS}
-  return {**RECORD, "config": config, "findings": [], "variations": [found]}
+def variation(steps=4, **settings):
+  """Returns the record of a setting of --sensitivity."""
+  changed = {"seeds": options.SENSITIVITY_SEEDS, "steps": steps, **settings}
+  return {**with_config(**changed), "change": {"steps": steps}}
 
 
 class RecordTest(parameterized.TestCase):
@@ -68,11 +63,14 @@ class RecordTest(parameterized.TestCase):
 
   def test_of_sensitivity_has_a_folder(self):
     folder = temporary(self)
-    path = results.write(variations(), folder)
-    self.assertEqual(path, folder / "small/sensitivity/digits.json")
+    self.assertEmpty(results.read_varied("small", STUDY, folder))
+    path = results.write(variation(), folder)
+    self.assertEqual(path, folder / "small/sensitivity/digits/steps=4.json")
     self.assertEmpty(results.read(["small"], folder))
-    found = results.read(["small"], folder, results.SENSITIVITY)
-    self.assertIn("variations", found["small"]["digits"])
+    found = results.read_varied("small", STUDY, folder)
+    settings = dict.fromkeys(("default", "steps=1", "steps=4", "gain=0.1"))
+    settings["steps=4"] = variation()
+    self.assertEqual(found, {"digits": settings})
 
   def test_changed_by_hand_is_refused(self):
     folder = temporary(self)
@@ -107,22 +105,23 @@ class RecordTest(parameterized.TestCase):
   @parameterized.parameters(
     ({"seed": 99}, "began at seed 99"),
     ({"seeds": 4}, "--seeds=4 instead of 20. Run it with --sensitivity, and w"),
+    ({"effect": 2.0}, "--effect=2.0 instead of 1.0. Run it with --sensitivity"),
+    ({"steps": 7}, "has steps=7, which the study does not try. Run it again"),
   )
-  def test_of_sensitivity_needs_fresh_seeds(self, settings, message):
-    summary = variations()
-    self.assertIn("variations", results.of_summary("s", summary, STUDY))
-    config = {**summary["config"], **settings}
+  def test_of_sensitivity_needs_the_registered_settings(
+    self, settings, message
+  ):
+    record = results.of_summary("s", variation(), STUDY)
+    self.assertEqual(record["change"], {"steps": 4})
+    self.assertNotIn("figures", record)
     with self.assertRaisesRegex(RefusedError, message):
-      results.of_summary("s", {**summary, "config": config}, STUDY)
+      results.of_summary("s", variation(**settings), STUDY)
 
   def test_refuses_rates_at_the_edge(self):
     edge = {**RECORD["rates"]["norm"], "interior": False}
     summary = {**RECORD, "rates": {**RECORD["rates"], "edge": edge}}
-    (found,) = variations()["variations"]
-    varied = [{**found, "rates": {"edge": edge}}]
-    for one in (summary, {**variations(), "variations": varied}):
-      with self.assertRaisesRegex(RefusedError, "rate of edge in the run of s"):
-        results.of_summary("s", one, STUDY)
+    with self.assertRaisesRegex(RefusedError, "rate of edge in the run of s"):
+      results.of_summary("s", summary, STUDY)
 
 
 class JudgedAgainTest(parameterized.TestCase):
@@ -168,12 +167,12 @@ class JudgedAgainTest(parameterized.TestCase):
     with self.assertRaisesRegex(RefusedError, "--seed=100 instead of 120"):
       results.judged_anew(RECORD, study)
 
-  def test_judges_variations_with_their_settings(self):
-    changes = differences(variations(), STUDY)
+  def test_judges_a_variation_with_its_settings(self):
+    changes = differences(variation(), STUDY)
     self.assertLen(changes, 1)
     self.assertStartsWith(
       changes[0],
-      "small/lower on digits (steps=7): sentence is after 2 steps, the loss is",
+      "small/lower on digits (steps=4): sentence is after 2 steps, the loss is",
     )
     self.assertIn("when judged again", changes[0])
 

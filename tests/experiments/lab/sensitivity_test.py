@@ -8,10 +8,11 @@ import subprocess
 import sys
 import tempfile
 
-from absl.testing import absltest
+from absl.testing import absltest, parameterized
 
 from experiments.lab import options, results, sensitivity, study
-from experiments.lab.runs import files, workdir
+from experiments.lab.errors import RefusedError
+from experiments.lab.runs import workdir
 from tests.experiments import programs
 from tests.experiments.lab import small_study
 from tests.experiments.lab.small_study import STUDY, Config, measure
@@ -19,13 +20,17 @@ from tests.experiments.lab.small_study import STUDY, Config, measure
 NAMES = ["default", "steps=1", "steps=4", "gain=0.1"]
 
 
-class SensitivityTest(absltest.TestCase):
+def changes_of(summary):
+  return [found["change"] for found in summary["variations"]]
+
+
+class SensitivityTest(parameterized.TestCase):
   def setUp(self):
     super().setUp()
     folder = self.enter_context(tempfile.TemporaryDirectory())
     self.folder = pathlib.Path(folder, "w")
 
-  def run_(self, measured=measure, name="small_study_sensitivity", **where):
+  def run_(self, measured=measure, fields=None, **where):
     """Runs the variations; returns their summary and what is printed."""
     varied = dataclasses.replace(STUDY, measure=measured)
     preset = options.with_sensitivity(STUDY.confirm)
@@ -34,8 +39,8 @@ class SensitivityTest(absltest.TestCase):
     output = io.StringIO()
     with contextlib.redirect_stdout(output), small_study.committed:
       summary = study.run(
-        name,
-        sensitivity.measure(varied),
+        "small_study_sensitivity",
+        sensitivity.measure(varied, fields),
         config,
         where,
         command="command",
@@ -45,8 +50,9 @@ class SensitivityTest(absltest.TestCase):
 
   def test_measures_one_change_at_a_time(self):
     summary, output = self.run_()
-    changes = [found["change"] for found in summary["variations"]]
-    self.assertEqual(changes, [{}, {"steps": 1}, {"steps": 4}, {"gain": 0.1}])
+    self.assertEqual(
+      changes_of(summary), [{}, {"steps": 1}, {"steps": 4}, {"gain": 0.1}]
+    )
     for found, steps in zip(summary["variations"], (2, 1, 4, 2), strict=True):
       lower, equal = found["findings"]  # All, for Holm's correction.
       self.assertStartsWith(lower["sentence"], f"after {steps} steps")
@@ -65,15 +71,36 @@ class SensitivityTest(absltest.TestCase):
     self.assertEqual(header.split(), ["|", "setting", "|", "lower", "|"])
     self.assertEqual([row.split()[1] for row in rows], NAMES)
     self.assertIn("SMALLER THAN CLAIMED, -0.12 [", rows[-1])
-    for name in NAMES:
+    for name, found in zip(NAMES, summary["variations"], strict=True):
       self.assertTrue((self.folder / name / "parts/losses.npz").exists())
+      self.assertEqual(workdir.summary(self.folder / name), found)
+      self.assertEqual(found["config"]["dataset"], "digits")
+      self.assertEqual(found["machine"], summary["machine"])
 
   def test_can_be_judged_again(self):
     summary, _ = self.run_()
-    record = results.of_summary("small", summary, STUDY)
-    record = files.plain(record)
-    again = results.judged_anew(record, STUDY)
-    self.assertEmpty(results.differences(record, again))
+    for found in summary["variations"]:
+      record = results.of_summary("small", found, STUDY)
+      again = results.judged_anew(record, STUDY)
+      self.assertEmpty(results.differences(record, again))
+
+  @parameterized.parameters(
+    (["default"], NAMES[:1]),
+    (["steps"], NAMES[1:3]),
+    (["gain", "default"], [NAMES[0], NAMES[3]]),
+  )
+  def test_measures_some_settings(self, fields, names):
+    summary, output = self.run_(fields=fields)
+    found = [*map(sensitivity.label, changes_of(summary))]
+    self.assertEqual(found, names)
+    self.assertIn(f"\n{names[0]} (1 of {len(names)})\n", output)
+
+  def test_refuses_settings_that_it_does_not_try(self):
+    with self.assertRaisesRegex(
+      RefusedError, "--vary=width: this study tries default, steps, gain."
+    ):
+      self.run_(fields=["gain", "width"])
+    self.assertFalse(self.folder.exists())
 
   def test_continues_where_it_was_killed(self):
     measured = []
@@ -90,7 +117,9 @@ class SensitivityTest(absltest.TestCase):
     self.assertLen(kept, 2)
     (self.folder / "steps=4/parts").mkdir(parents=True)
     (self.folder / "steps=4/parts/.incomplete.x").touch()
-    resumed, _ = self.run_(resume=True)
+    resumed, _ = self.run_(self.counted(measured), resume=True)
+    # The first two settings are finished.
+    self.assertEqual(measured[3:], NAMES[2:])
     self.assertLen(self.parts(), 4)
     self.assertEmpty([*self.folder.rglob("*.incomplete.*")])
     for path, time in kept.items():
@@ -98,7 +127,19 @@ class SensitivityTest(absltest.TestCase):
 
     self.folder = self.folder.with_name("whole")
     whole, _ = self.run_()
-    self.assertEqual(resumed["variations"], whole["variations"])
+    findings, expected = (
+      [found["findings"] for found in summary["variations"]]
+      for summary in (resumed, whole)
+    )
+    self.assertEqual(findings, expected)
+    self.assertEqual(resumed["data"], "digits")
+
+  def counted(self, measured):
+    def measure_it(config, run):
+      measured.append(run.folder.name)
+      return measure(config, run)
+
+    return measure_it
 
   def parts(self):
     return [*self.folder.glob("*/parts/*.npz")]
@@ -142,15 +183,22 @@ class ProgramTest(absltest.TestCase):
       shown,
     )
 
-  def test_the_flag_measures_the_variations(self):
+  def test_needs_sensitivity_to_vary_settings(self):
+    done = self.program("--vary=gain")
+    self.assertNotEqual(done.returncode, 0)
+    self.assertIn("--vary goes with --sensitivity; add it.", done.stderr)
+
+  def test_the_flags_measure_the_variations(self):
     folder = self.enter_context(tempfile.TemporaryDirectory())
     done = self.program(
-      "--sensitivity", "--dataset=digits", f"--workdir={folder}/w"
+      *("--sensitivity", "--vary=default,steps", "--dataset=digits"),
+      f"--workdir={folder}/w",
     )
     self.assertEqual(done.returncode, 0, done.stderr)
     summary = workdir.summary(pathlib.Path(folder, "w"))
     self.assertEqual(summary["study"], "small_study_sensitivity")
-    self.assertLen(summary["variations"], len(NAMES))
+    names = [*map(sensitivity.label, changes_of(summary))]
+    self.assertEqual(names, NAMES[:3])
     self.assertEqual(summary["variations"][0]["findings"][0]["seeds"], 20)
     self.assertIn("--sensitivity", summary["command"])
 
