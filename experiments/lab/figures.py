@@ -258,21 +258,36 @@ def bar(
 ) -> None:
   """Draws a mean over seeds as a bar, with its interval.
 
+  Above it stands how many seeds diverged, if any did; the mean is over the
+  others.
+
   Args:
     panel: Panel to draw in.
     x: Middle of the bar.
-    values: Values `[seeds]`.
+    values: Values `[seeds]`, not finite where one diverged.
     norm: Short name of the norm, which sets the colour.
     width: Width of the bar.
     alpha: Opacity.
     name: Name in the legend; None leaves the bar out of it.
   """
-  found = interval(values)
+  values = np.asarray(values)
+  finite = values[np.isfinite(values)]
+  diverged = len(values) - len(finite)
+  found = interval(finite if len(finite) else [0.0])
+  half_width = np.nan_to_num(found.half_width)
+  if diverged:
+    panel.annotate(
+      f"{diverged} diverged",
+      (x, found.mean + half_width),
+      ha="center",
+      va="bottom",
+      fontsize="x-small",
+    )
   panel.bar(
     x,
     found.mean,
     width,
-    yerr=np.nan_to_num(found.half_width),
+    yerr=half_width,
     color=norm_color(norm),
     alpha=alpha,
     capsize=4,

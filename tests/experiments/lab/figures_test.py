@@ -66,6 +66,16 @@ class BarTest(absltest.TestCase):
       [low, high], [2 - half_width, 2 + half_width], rtol=1e-6
     )
     self.assertEqual(panel.get_legend_handles_labels()[1], ["LN"])
+    self.assertEmpty(panel.texts)
+
+  def test_says_how_many_seeds_diverged(self):
+    for values, mean in (([1.0, NAN, 3.0, np.inf], 2.0), ([NAN, NAN], 0.0)):
+      panel = Figure().subplots()
+      figures.bar(panel, 0, values, "ln", width=0.5)
+      (bar,) = panel.patches
+      self.assertEqual(bar.get_height(), mean)
+      (text,) = panel.texts
+      self.assertEqual(text.get_text(), "2 diverged")
 
 
 class CurvesTest(parameterized.TestCase):
