@@ -4,6 +4,7 @@ All quantities are for one minibatch with the norms in training mode, as in a
 training step.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -149,7 +150,10 @@ class Sharpness:
     self._product = product
 
   def __call__(self, params: PyTree, batch: Batch) -> float:
-    """Returns the eigenvalue at `params`, accurate to about one percent."""
+    """Returns the eigenvalue at `params`, accurate to about one percent.
+
+    It is NaN where the training diverged, so that the Hessian is not finite.
+    """
     from scipy.sparse import linalg  # Slow to import.
 
     flat, _ = ravel_pytree(params)
@@ -161,6 +165,8 @@ class Sharpness:
       dtype=np.float32,
     )
     start = np.random.default_rng(0).normal(size=flat.size).astype(np.float32)
+    if not np.isfinite(operator.matvec(start)).all():
+      return math.nan
     (largest,) = linalg.eigsh(
       operator, k=1, which="LA", tol=1e-2, v0=start, return_eigenvectors=False
     )

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest
+from jax.flatten_util import ravel_pytree
 
 from experiments.lab.data.batch import Batch
 from experiments.lab.probes import landscape
@@ -39,6 +40,13 @@ class LandscapeTest(absltest.TestCase):
     sharpness = landscape.Sharpness(quadratic(self.matrix), params)
     expected = np.linalg.eigvalsh(np.asarray(self.matrix, np.float64))[-1]
     self.assertAlmostEqual(sharpness(params, BATCH) / expected, 1, delta=0.01)
+
+  def test_sharpness_of_diverged_parameters_is_nan(self):
+    params = kernels([1.0] * 11 + [np.nan])
+    sharpness = landscape.Sharpness(
+      lambda params, batch: jnp.sum(ravel_pytree(params)[0] ** 4), params
+    )
+    self.assertTrue(np.isnan(sharpness(params, BATCH)))
 
   def test_probe_of_a_quadratic(self):
     # Both layers decoupled, with curvature 3 everywhere.
