@@ -47,16 +47,32 @@ def three_digits_in_examples() -> Iterator[None]:
     yield
 
 
+# Compiling takes most of the time of these. What they test does not depend on
+# XLA's optimizations; other modules of tests/functional and tests/native run
+# what users run.
+_COMPILED_SOONER = (
+  *("tests/linen/", "tests/experiments/"),
+  *(
+    f"tests/functional/{name}_test.py"
+    for name in (
+      *("complex_batch", "covariance", "devices", "explicit_sharding", "ghost"),
+      *("inverse_roots", "masks", "renorm", "running", "transformations"),
+      "whitening",
+    )
+  ),
+)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def compiling(request: pytest.FixtureRequest) -> Iterator[None]:
-  """Leaves out optimizations where compiling takes most of the time.
+  """Leaves out optimizations of most modules, and drops programs at the end.
 
-  Not in tests/functional and tests/native, which run what users run. In the
-  end the module's programs are dropped, or a process grows to several GB.
+  JAX_DISABLE_MOST_OPTIMIZATIONS=0 runs all tests with optimizations. Programs
+  that are kept would let a process grow to several GB.
   """
+  name = "jax_disable_most_optimizations"
   path = request.path.as_posix()
-  sooner = "/tests/linen/" in path or "/tests/experiments/" in path
-  jax.config.update("jax_disable_most_optimizations", sooner)
+  if name.upper() not in os.environ:
+    jax.config.update(name, any(part in path for part in _COMPILED_SOONER))
   yield
-  jax.config.update("jax_disable_most_optimizations", False)
   jax.clear_caches()
