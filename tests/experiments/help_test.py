@@ -3,11 +3,7 @@
 import dataclasses
 import importlib
 import importlib.util
-import json
-import os
 import re
-import subprocess
-import sys
 
 from absl import flags
 from absl.testing import absltest, parameterized
@@ -25,37 +21,14 @@ OTHERS = {
   "results": ("add", "compare", "write"),
 }
 
-# Forks, because to import all of JAX again takes seconds.
-SHOW_ALL = """
-import json, os, runpy, sys, warnings
-from experiments.lab import study
-warnings.simplefilter("ignore")  # JAX warns of forks.
-texts = {}
-for name in sys.argv[1:]:
-  read, write = os.pipe()
-  if not os.fork():
-    os.dup2(write, 1)
-    sys.argv = [name, "--help"]
-    runpy.run_module(f"experiments.{name}", run_name="__main__", alter_sys=True)
-  os.close(write)
-  with os.fdopen(read) as file:
-    texts[name] = file.read()
-print(json.dumps(texts))
-"""
-
 
 class HelpTest(parameterized.TestCase):
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
-    shown = subprocess.run(
-      [sys.executable, "-c", SHOW_ALL, *STUDIES, *OTHERS],
-      env={**os.environ, "PYTHONPATH": str(programs.ROOT)},
-      stdout=subprocess.PIPE,
-      check=True,
-      timeout=300,
-    )
-    cls.texts = json.loads(shown.stdout)
+    names = (*STUDIES, *OTHERS)
+    texts = programs.helps(f"experiments.{name}" for name in names)
+    cls.texts = dict(zip(names, texts.values(), strict=True))
 
   def paragraph(self, name, flag):
     """Returns the help of a flag."""

@@ -15,6 +15,37 @@ _SECONDS = 300.0  # Until a program counts as one that does not end.
 ROOT = pathlib.Path(__file__).parents[2]
 
 
+# Forks, because to import all of JAX again takes seconds.
+_SHOW_HELP = """
+import json, os, runpy, sys, warnings
+from experiments.lab import study
+warnings.simplefilter("ignore")  # JAX warns of forks.
+texts = {}
+for module in sys.argv[1:]:
+  read, write = os.pipe()
+  if not os.fork():
+    os.dup2(write, 1)
+    sys.argv = [module, "--help"]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+  os.close(write)
+  with os.fdopen(read) as file:
+    texts[module] = file.read()
+print(json.dumps(texts))
+"""
+
+
+def helps(modules):
+  """Returns what `python -m MODULE --help` prints, by module."""
+  shown = subprocess.run(
+    [sys.executable, "-c", _SHOW_HELP, *modules],
+    env={**os.environ, "PYTHONPATH": str(ROOT)},
+    stdout=subprocess.PIPE,
+    check=True,
+    timeout=_SECONDS,
+  )
+  return json.loads(shown.stdout)
+
+
 def start(name, *arguments, **environment):
   """Starts `python -m experiments.NAME` in the working directory."""
   return subprocess.Popen(
