@@ -61,6 +61,13 @@ def page(
       minutes[data] = minutes.get(data, 0.0) + record["minutes"]
   took = ", ".join(f"{data} {spent:.0f}" for data, spent in minutes.items())
   lines += [f"Minutes of all runs, by data: {took}.", ""]
+  if any(sensitivities.values()):
+    lines += [
+      "Headline claims with other settings, one at a time: in how many the"
+      " verdict is the same, and what it is in the others.",
+      "",
+    ]
+    lines += [robustness(sensitivities), ""]
   for study, records in found.items():
     demonstration = demonstrations.get(study, "")
     varied = sensitivities.get(study)
@@ -156,6 +163,41 @@ def rates_table(records: Mapping[str, Record]) -> str:
     for arm in _names(records, "rates")
   ]
   return _table(rows, ["arm", *records])
+
+
+def robustness(sensitivities: Mapping[str, Varied]) -> str:
+  """Returns the table of headline verdicts that depend on a setting.
+
+  Args:
+    sensitivities: The results of `--sensitivity`, by study.
+  """
+  rows = []
+  for study, varied in sensitivities.items():
+    for data, settings in varied.items():
+      records = {name: record for name, record in settings.items() if record}
+      default = records.pop(sensitivity.DEFAULT, None)
+      for finding in (default or {"findings": []})["findings"]:
+        if finding["headline"]:
+          claim = finding["claim"]
+          others: dict[str, list[str]] = {}
+          for setting, record in records.items():
+            verdict = results.by_claim({"": record})[claim][""]["verdict"]
+            others.setdefault(verdict, []).append(setting)
+          same = others.pop(finding["verdict"], [])
+          rows.append(
+            [
+              f"[{study}/{claim}](#{anchor(study, claim)})",
+              data,
+              finding["verdict"],
+              f"{len(same)} of {len(records)}",
+              "; ".join(
+                f"{verdict}: {', '.join(names)}"
+                for verdict, names in others.items()
+              ),
+            ]
+          )
+  headers = ["claim", "data", "registered setting", "the same in", "others"]
+  return _table(rows, headers)
 
 
 def headlines(found: Results) -> str:

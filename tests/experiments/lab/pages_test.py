@@ -152,6 +152,12 @@ class PageTest(absltest.TestCase):
     ((_, varied),) = rows(folded, "gain=0.5")
     self.assertStartsWith(varied, "REFUTED, +")
 
+    ((_, *cells),) = rows(text, "[small/lower](#small-lower)")
+    self.assertEqual(
+      cells, ["digits", "CONFIRMED", "0 of 1", "REFUTED: gain=0.5"]
+    )
+    self.assertEmpty(rows(text, "[small/equal]"))  # No headline.
+
 
 class HeadlinesTest(absltest.TestCase):
   def test_has_a_row_for_each_headline_claim(self):
