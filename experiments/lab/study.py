@@ -205,6 +205,7 @@ def main(
       logging.set_verbosity(logging.WARNING)
     if len(argv) > 1:
       sys.exit(f"Not a flag: {' '.join(argv[1:])}. See --help.")
+    compilation.avoid_faults()
     compilation.keep_compiled()
     given = {flag for flag in flags.FLAGS if flags.FLAGS[flag].present}
     for preset in options.PRESETS:

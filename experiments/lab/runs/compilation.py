@@ -1,11 +1,28 @@
-"""A persistent cache of compiled functions."""
+"""How JAX compiles: with a persistent cache, and without known faults."""
 
+import os
 import platform
 import warnings
 
 import jax
+import jaxlib
 
 from experiments.lab.runs import cache
+
+# On CPUs, these releases of jaxlib get some sums over short rows wrong, and crash
+# or wait for ever on others. This fusion is what fails: docs/compatibility.md.
+_FAULTY = ("0.10.2", "0.11.0")
+_FUSION = "--xla_cpu_experimental_ynn_fusion_type"
+
+
+def avoid_faults() -> None:
+  """Switches off what the installed XLA compiles wrongly on CPUs.
+
+  To be called before JAX computes anything. A value in XLA_FLAGS is kept.
+  """
+  given = os.environ.get("XLA_FLAGS", "")
+  if jaxlib.__version__ in _FAULTY and _FUSION not in given:
+    os.environ["XLA_FLAGS"] = f"{given} {_FUSION}=".strip()
 
 
 def keep_compiled() -> None:
