@@ -1,7 +1,8 @@
 """Statistics of a whole population, for a model whose parameters are final."""
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -76,11 +77,13 @@ def reestimate(
   Returns:
     Variables in which each chosen batch norm has the mean and the variance of
     all its values, with its `running_var_ddof`, or, if it whitens, their mean
-    and covariance. A channel without values keeps its own. Variables without
+    and covariance. Where it keeps the weight of its past (`debias`), each batch
+    counts as one of training. A channel without values keeps its own. Variables without
     `batch_stats` are returned as they are.
 
   Raises:
-    TypeError: an option is not constant, or `which` is a class.
+    TypeError: an option is not constant, `which` is a class, or `batches` is
+      an array.
     ValueError: a chosen norm got no values, or does not keep a mean and a
       variance or covariance of its input.
 
@@ -104,7 +107,7 @@ def reestimate(
     return variables
   apply: Callable[[Variables, Any], Variables]
   if isinstance(model, nn.Module):
-    apply = functools.partial(_apply, model, method, _constant(options))
+    apply = _compiled(model, method, _constant(options))
   elif options or method is not None:
     raise TypeError(
       "A function instead of a model is called as function(variables, batch),"
@@ -112,17 +115,34 @@ def reestimate(
     )
   else:
     apply = model
+  if isinstance(batches, jax.Array | np.ndarray):
+    raise TypeError(
+      f"batches must be an iterable of batches, got an array {batches.shape}."
+      " Write [x] for one batch, list(x) for those along the first axis."
+    )
   before = variables["batch_stats"]
   stats = with_pools(before, chosen_paths(before, which))
   for batch in batches:
-    with nn.intercept_methods(_intercept):
+    with nn.intercept_methods(_intercept), _explained(batch):
       updates = apply({**variables, "batch_stats": stats}, batch)
     stats = updates["batch_stats"]
   _check_values(stats)
   return {**variables, "batch_stats": _with_structure(before, stats)}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _compiled(
+  model: nn.Module,
+  method: Callable[..., Any] | str | None,
+  options: tuple[tuple[str, Any], ...],
+) -> Callable[[Variables, Any], Variables]:
+  """Returns the call of a model, compiled."""
+  try:
+    hash(model)
+  except TypeError:  # It has lists or dicts as fields: compiled for this use.
+    return jax.jit(functools.partial(_apply, model, method, options))
+  return functools.partial(_apply_jitted, model, method, options)
+
+
 def _apply(
   model: nn.Module,
   method: Callable[..., Any] | str | None,
@@ -134,6 +154,30 @@ def _apply(
     variables, batch, method=method, mutable=["batch_stats"], **dict(options)
   )
   return updates
+
+
+_apply_jitted = jax.jit(_apply, static_argnums=(0, 1, 2))
+
+
+@contextlib.contextmanager
+def _explained(batch: Any) -> Iterator[None]:
+  """Adds to an error what was called, and what may be wrong with it."""
+  try:
+    yield
+  except Exception as error:
+    error.add_note(
+      "reestimate called the model with a batch as its argument:"
+      f" {jax.tree.map(_described, batch)}. If it takes only a part of that, or"
+      " more arguments, say how to call it: method=lambda model, batch:"
+      " model(...). Leave out a batch that is too small, or add it to another."
+    )
+    raise
+
+
+def _described(leaf: Any) -> str:
+  if isinstance(leaf, jax.Array | np.ndarray):
+    return f"{leaf.dtype}{list(leaf.shape)}"
+  return type(leaf).__name__
 
 
 def _constant(options: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
@@ -172,15 +216,22 @@ def _intercept(
   }
   batch = input_moments(module, given, before[POOL], **mapped)
   pool = functional.update_stats(before[POOL], batch)
+  ddof = getattr(module, "running_var_ddof", 0)
+  if "var" in before:
+    # Batch renorm corrects towards them: nothing, if they are the batch's own.
+    own = {"mean": batch.mean, "var": batch.variance(ddof)}
+    for name, value in own.items():
+      module.put_variable("batch_stats", name, value.astype(before[name].dtype))
   y = called_in_mode(False, next_fun, args, kwargs, context)
-  # What the norm itself has made of its statistics is undone.
+  # What the norm itself has made of its mean and variance is undone.
   after = {
     **before,
     POOL: pool,
     "mean": _known(pool.count > 0, pool.mean, before["mean"]),
   }
+  if "weight" in before:  # In later training, this batch counts as any other.
+    after["weight"] = module.get_variable("batch_stats", "weight")
   if "var" in before:
-    ddof = getattr(module, "running_var_ddof", 0)
     var = pool.variance(ddof)
     after["var"] = _known(pool.count > ddof, var, before["var"])
   else:

@@ -13,6 +13,7 @@ from absl.testing import parameterized
 
 from normjax.linen import (
   BatchNorm,
+  BatchRenorm,
   ComplexBatchNorm,
   DecorrelatedBatchNorm,
   frozen,
@@ -140,7 +141,7 @@ class ReestimateTest(parameterized.TestCase):
       found["batch_stats"], expected(variables, data(), ddof)
     )  # fmt: skip
     keep = lambda tree: [
-      {k: v for k, v in stats.items() if k not in ("mean", "var")}
+      {k: v for k, v in stats.items() if k not in ("mean", "var", "weight")}
       for stats in tree["batch_stats"].values()
     ]
     chex.assert_trees_all_equal(keep(found), keep(variables))
@@ -243,6 +244,35 @@ class UsesTest(parameterized.TestCase):
       norm.apply(adapted, shifted), norm.apply(stats, source), atol=1e-4
     )
     self.assertGreater(np.abs(norm.apply(stats, shifted).mean(0)).min(), 1)
+
+  def test_batch_renorm_corrects_nothing(self):
+    """Else the second norm would see inputs moved towards old statistics."""
+    x = 5 + 3 * np.concatenate(data())
+    limits = flax.core.freeze({"r_max": 3.0, "d_max": 5.0})
+    _, variables = variables_of()
+    found, expected = (
+      reestimate(model, variables, [x], train=False)["batch_stats"]
+      for model in (Net(BatchRenorm, limits), Net())
+    )
+    chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-5)
+
+  def test_batches_count_in_later_training_as_any_other(self):
+    """Else the next one replaced the statistics of a norm without a past."""
+    norm = BatchNorm(use_running_average=False, debias=True, momentum=1.0)
+    x = np.concatenate(data())
+    variables = reestimate(norm, norm.init(KEY, x), [x, x, x])
+    _, updates = norm.apply(variables, 5 * x, mutable=["batch_stats"])
+    np.testing.assert_allclose(
+      updates["batch_stats"]["mean"], 2 * x.mean(0), rtol=1e-5, atol=1e-6
+    )
+
+  def test_models_with_fields_that_have_no_hash(self):
+    model = nn.Sequential([nn.Dense(2), BatchNorm(use_running_average=True)])
+    x = np.concatenate(data())
+    variables = model.init(KEY, x)
+    found = reestimate(model, variables, [x])
+    y = model.apply(found, x)
+    np.testing.assert_allclose(y.mean(0), 0, atol=1e-5)
 
 
 class WhiteningTest(parameterized.TestCase):
@@ -446,6 +476,26 @@ class ErrorsTest(parameterized.TestCase):
     variables = norm.init(KEY, x)
     with self.assertRaisesRegex(ValueError, message):
       reestimate(norm, variables, [x] if batches else [])
+
+  @parameterized.parameters(
+    (lambda x: [(x, np.zeros(8))], "('float32[8, 3]', 'float64[8]')"),
+    (lambda x: [{"x": x}], "{'x': 'float32[8, 3]'}"),
+    (lambda x: [x[:1]], "Leave out a batch that is too small"),
+  )
+  def test_says_how_the_model_was_called(self, batches, expected):
+    model, variables = variables_of()
+    with self.assertRaises((TypeError, ValueError)) as caught:
+      reestimate(model, variables, batches(jnp.ones((8, 3))), train=False)
+    *_, note = caught.exception.__notes__
+    self.assertIn(expected, note)
+    self.assertIn("method=lambda model, batch: model(...)", note)
+
+  def test_batches_are_no_array(self):
+    model, variables = variables_of()
+    with self.assertRaisesRegex(
+      TypeError, r"got an array \(8, 3\). Write \[x\]"
+    ):
+      reestimate(model, variables, jnp.ones((8, 3)), train=False)
 
   def test_frozen_norms_have_none(self):
     model, variables = variables_of()
