@@ -10,7 +10,7 @@ import jaxlib
 from experiments.lab.runs import cache
 
 # On CPUs, these releases of jaxlib get some sums over short rows wrong, and
-# crash or wait for ever on others. This fusion fails: docs/compatibility.md.
+# crash on others. This fusion is what fails: docs/compatibility.md.
 _FAULTY = ("0.10.2", "0.11.0")
 _FUSION = "--xla_cpu_experimental_ynn_fusion_type"
 
