@@ -10,6 +10,7 @@ PyTree = Any
 
 # In Flax and JAX, Haiku and Keras; PyTorch and Equinox say weight and bias.
 _GAINS_AND_BIASES = {"scale", "bias", "offset", "gamma", "beta"}
+_NORM = re.compile("norm(?!al)")  # A layer may be called `normal_mlp`.
 
 
 def decay_mask(params: PyTree) -> PyTree:
@@ -45,7 +46,7 @@ def decay_mask(params: PyTree) -> PyTree:
 
   def decays(path: jax.tree_util.KeyPath, leaf: Any) -> bool:
     parent, name = ["", "", *_names(path)][-2:]
-    in_norm = "norm" in parent.lower() and name != "kernel"
+    in_norm = name != "kernel" and bool(_NORM.search(parent.lower()))
     spared = name in _GAINS_AND_BIASES or in_norm
     return jnp.ndim(leaf) >= 2 and not spared
 

@@ -45,9 +45,11 @@ TREES = (
    Net(Layer(False, False), Layer(True, False))),
   ("torch",
    {"block.norm1.weight": array(4, 4), "norms.0.weight": array(4, 4),
-    "block.linear.weight": array(4, 4), "block.linear.bias": array(4)},
+    "block.linear.weight": array(4, 4), "block.linear.bias": array(4),
+    "normal_mlp.weight": array(4, 4)},
    {"block.norm1.weight": False, "norms.0.weight": False,
-    "block.linear.weight": True, "block.linear.bias": False}),
+    "block.linear.weight": True, "block.linear.bias": False,
+    "normal_mlp.weight": True}),
   ("keras", {"bn": {"gamma": array(4, 4), "beta": array(4, 4)}},
    {"bn": {"gamma": False, "beta": False}}),
   # A layer whose name is that of a gain, and one inside of a norm.

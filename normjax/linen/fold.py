@@ -23,6 +23,7 @@ from normjax.linen.selection import (
   listed,
   norm_paths,
   nothing_chosen,
+  selecting_none,
   selects,
   selects_path,
 )
@@ -65,12 +66,15 @@ class FoldedModel:
   def apply(self, variables: Variables, *args: Any, **options: Any) -> Any:
     """Returns what `model.apply` returns.
 
-    The call must do with the folded norms what the example did: the same layer
-    before each, and evaluation.
+    The call must do with the folded norms what the example did: with the same
+    flags, such as `train=False`. It is noticed if a norm does not follow its
+    layer, or trains. It is not noticed if another flag lets the model use the
+    output of the layer, or a kernel, for something else as well: these are the
+    folded ones. Fold again with an example of such a call.
 
     Raises:
-      ValueError: it does something else with them, or `variables` are those of
-        the model before it was folded.
+      ValueError: a folded norm does not follow its layer, has a mask or trains;
+        or `variables` are those of the model before it was folded.
     """
     stats = set(norm_paths(variables.get("batch_stats", {})))
     unfolded = stats.intersection(norm.path for norm in self.norms)
@@ -129,7 +133,8 @@ def fold(
 
   Raises:
     TypeError: `which` is of another type.
-    ValueError: none is chosen, or one can not be folded, with the reason for
+    ValueError: `which`, or an item of it, chooses none, or a norm can not be
+      folded, with the reason for
       each: its input is not what a layer returned, because it stands before the
       layer or after an activation; the layer's output or a parameter is also
       used elsewhere; layer or norm is called twice; the norm is masked, uses
@@ -172,7 +177,9 @@ def fold(
       else selects(chosen, path, module)
     )
   ]
-  if paths and not wanted:
+  wrong = selecting_none(chosen, [*paths])
+  if paths and (not wanted or wrong is not None):
+    which = which if wrong is None else wrong
     raise ValueError(nothing_chosen(which, type(model).__name__, [*paths]))
   pairs, kept = find_pairs(wanted, calls, program, apply, plain, arrays)
   if kept and not partial:

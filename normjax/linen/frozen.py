@@ -16,6 +16,7 @@ from normjax.linen.selection import (
   is_batch_norm,
   norm_paths,
   nothing_chosen,
+  selecting_none,
   selects,
   selects_path,
 )
@@ -49,12 +50,13 @@ def frozen(which: Which = None, *, missing_ok: bool = False) -> Iterator[None]:
       - A class of modules chooses its instances.
       - A function gets the path, a tuple of names, and returns a boolean.
       - A collection chooses what any of its items chooses.
-    missing_ok: Whether a model of whose batch norms none is chosen may be
-      called. Otherwise that is an error.
+    missing_ok: Whether a model may be called in which `which`, or an item of
+      it, chooses no batch norm. Otherwise that is an error.
 
   Raises:
     TypeError: `which` is of another type.
-    ValueError: a model has batch norms and none of them is chosen.
+    ValueError: a model has batch norms, and `which`, or a pattern or function
+      in it, chooses none of them.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -111,7 +113,8 @@ def frozen_mask(
     variables: Variables of a Linen model, with `params` and `batch_stats`.
       Batch norms are told from others by their running statistics.
     which: As in `frozen`, but no class.
-    missing_ok: Whether none may be chosen. Otherwise that is an error.
+    missing_ok: Whether `which`, or an item of it, may choose none. Otherwise
+      that is an error.
 
   Returns:
     A tree of booleans of the structure of `params`, True for the gain and bias
@@ -121,7 +124,8 @@ def frozen_mask(
 
   Raises:
     TypeError: `which` is a class, or of another type than `frozen` takes.
-    ValueError: `variables` have no `params`, or none is chosen.
+    ValueError: `variables` have no `params`, or `which`, or an item of it,
+      chooses none.
 
   Example:
     >>> import jax, jax.numpy as jnp, optax
@@ -145,15 +149,19 @@ def frozen_mask(
   chosen = canonical(which)
   paths = [*norm_paths(variables.get("batch_stats", {}))]
   norms = [path for path in paths if selects(chosen, path)]
-  if not norms and not missing_ok:
+  wrong = selecting_none(chosen, paths)
+  if not missing_ok and (not norms or wrong is not None):
+    which = which if wrong is None else wrong
     raise ValueError(
       nothing_chosen(which, "these variables", paths) + _MISSING_OK
     )
 
   def belongs(path: jax.tree_util.KeyPath, leaf: Any) -> bool:
+    """Whether an array stands directly in a norm, and not in its modules."""
     del leaf
-    names = tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
-    return any(names[: len(norm)] == norm for norm in norms)
+    names = (key for key in path if isinstance(key, jax.tree_util.DictKey))
+    *module, _ = (str(name.key) for name in names)
+    return tuple(module) in norms
 
   return jax.tree_util.tree_map_with_path(belongs, variables["params"])
 
@@ -183,6 +191,7 @@ class _Check:
     outermost = self._depth == 0
     if outermost:
       self._called.clear()
+      self._check_items(module)
     self._depth += 1
     try:
       with (
@@ -199,6 +208,17 @@ class _Check:
       raise ValueError(
         nothing_chosen(self._which, type(module).__name__, self._called)
         + _MISSING_OK
+      )
+
+  def _check_items(self, model: nn.Module) -> None:
+    """Raises if an item of a collection chooses nothing in a model."""
+    paths = [*norm_paths(model.variables.get("batch_stats", {}))]
+    wrong = selecting_none(self._which, paths)
+    if not paths or self._missing_ok or model.is_initializing():
+      return
+    if wrong is not None:
+      raise ValueError(
+        nothing_chosen(wrong, type(model).__name__, paths) + _MISSING_OK
       )
 
 

@@ -39,7 +39,8 @@ class Call(NamedTuple):
   Attributes:
     path, module: Where and what it is.
     y: Type of its output.
-    shapes: Shapes of its variables, by collection and name.
+    shapes: Shapes of its variables, by collection and name; trees of shapes
+      for variables that are trees.
     evaluates, masked: Of a norm, whether it uses running statistics, and
       whether it has a mask.
   """
@@ -47,16 +48,22 @@ class Call(NamedTuple):
   path: Path
   module: Any
   y: Any
-  shapes: dict[tuple[str, ...], tuple[int, ...]]
+  shapes: dict[tuple[str, ...], Any]
   evaluates: bool = True
   masked: bool = False
 
 
 class Calls:
-  """Notes and marks all calls of layers and norms while a model is traced."""
+  """Notes and marks all calls of layers and norms while a model is traced.
+
+  Attributes:
+    calls: The calls.
+    others: Paths of the other modules that are called.
+  """
 
   def __init__(self) -> None:
     self.calls: list[Call] = []
+    self.others: set[Path] = set()
 
   def norms(self) -> Iterator[Call]:
     return (c for c in self.calls if not isinstance(c.module, _LAYERS))
@@ -69,6 +76,8 @@ class Calls:
       y = next_fun(*args, **kwargs)
       return mark(y, self._add(module, y))
     if not is_batch_norm(context):
+      if called(context):
+        self.others.add(module.path)
       return next_fun(*args, **kwargs)
     given = arguments(context, args, kwargs)
     name = next(iter(given.arguments))
@@ -92,7 +101,7 @@ class Calls:
         module.path,
         module,
         jax.typeof(y),
-        {path: jnp.shape(value) for path, value in variables.items()},
+        {path: _shapes(value) for path, value in variables.items()},
         **of_norm,
       )
     )
@@ -119,7 +128,7 @@ def find_pairs(
     For each norm that can be folded, its call and that of its layer; for each
     other one, the reason.
   """
-  finder = _Finder(calls.calls, [*marks(program)], variables)
+  finder = _Finder(calls, [*marks(program)], variables)
   pairs, refused = {}, {}
   for path in wanted:
     try:
@@ -142,15 +151,14 @@ class _RefusedError(Exception):
 class _Finder:
   """Finds the layer that a norm can be folded into."""
 
-  def __init__(
-    self, calls: list[Call], found: list[Mark], variables: Variables
-  ):
-    self._calls = calls
+  def __init__(self, calls: Calls, found: list[Mark], variables: Variables):
+    self._calls = calls.calls
+    self._others = calls.others
     self._marks: dict[Path, list[Mark]] = {}
     for item in found:
-      self._marks.setdefault(calls[item.number].path, []).append(item)
+      self._marks.setdefault(self._calls[item.number].path, []).append(item)
     self._shapes = {
-      path: jnp.shape(value)
+      path: _shapes(value)
       for path, value in traverse_util.flatten_dict(dict(variables)).items()
     }
 
@@ -188,6 +196,11 @@ class _Finder:
       )
     for call in norm, layer:
       self._check_shapes(call)
+      if call.path in self._others:
+        raise _RefusedError(
+          f"{name_of(call.path)} is also the path of another module, as by"
+          " nn.share_scope"
+        )
     return norm, layer
 
   def _only(self, path: Path) -> tuple[Mark, Call]:
@@ -205,6 +218,11 @@ class _Finder:
           f" of the model, but {stored} in the variables, as by nn.scan or"
           " nn.vmap over layers"
         )
+
+
+def _shapes(value: Any) -> Any:
+  """Returns the shape of an array, or those in a tree of arrays."""
+  return jax.tree.map(jnp.shape, value)
 
 
 def _check_norm(norm: Call) -> None:

@@ -78,8 +78,8 @@ def reestimate(
     Variables in which each chosen batch norm has the mean and the variance of
     all its values, with its `running_var_ddof`, or, if it whitens, their mean
     and covariance. Where it keeps the weight of its past (`debias`), each batch
-    counts as one of training. A channel without values keeps its own. Variables without
-    `batch_stats` are returned as they are.
+    counts as one of training. A channel without values keeps its own. Variables
+    without `batch_stats` are returned as they are.
 
   Raises:
     TypeError: an option is not constant, `which` is a class, or `batches` is

@@ -79,6 +79,21 @@ def selects_path(which: Any, path: Path) -> bool:
   return not isinstance(which, type) and selects(which, path)
 
 
+def selecting_none(which: Any, paths: Collection[Path]) -> Any:
+  """Returns the first item of `which` that selects no path; None without one.
+
+  Args:
+    which: In canonical form. Paths do not tell what its classes select.
+    paths: Of the batch norms.
+  """
+  if isinstance(which, tuple):
+    found = (selecting_none(item, paths) for item in which)
+    return next((item for item in found if item is not None), None)
+  if which is None or isinstance(which, type):
+    return None
+  return None if any(selects(which, path) for path in paths) else which
+
+
 def norm_paths(stats: Mapping[str, Any], path: Path = ()) -> Iterator[Path]:
   """Yields the paths of everything in `batch_stats` that has a `mean`."""
   if "mean" in stats:
@@ -107,12 +122,14 @@ def chosen_paths(stats: Mapping[str, Any], which: Which) -> set[Path]:
 
   Raises:
     TypeError: `which` is a class, or of another type.
-    ValueError: it selects none.
+    ValueError: it, or an item of it, selects none.
   """
   paths = [*norm_paths(stats)]
   which = canonical(which)
   chosen = {path for path in paths if selects(which, path)}
-  if not chosen:
+  wrong = selecting_none(which, paths)
+  if not chosen or wrong is not None:
+    which = which if wrong is None else wrong
     raise ValueError(nothing_chosen(which, "these variables", paths))
   return chosen
 

@@ -36,7 +36,7 @@ def randomized(model, *args, seed=1, **options):
   )
 
   def draw(path, leaf):
-    low = 0.3 if path[-1].key == "var" else -1.0
+    low = 0.3 if path[-1] == jax.tree_util.DictKey("var") else -1.0
     values = random.uniform(low, 1.5, leaf.shape)
     return jnp.asarray(values.astype("float32")).astype(leaf.dtype)
 
@@ -114,7 +114,11 @@ class LayersTest(parameterized.TestCase):
     assert_folds(Pair(nn.Dense(6, use_bias=False), norm), X)
 
   @parameterized.parameters(
-    {"scale_offset": 1.0}, {"axis": 3}, {"axis": (-1,)}, {"debias": True}
+    {"scale_offset": 1.0},
+    {"axis": 3},
+    {"axis": (-1,)},
+    {"debias": True},
+    {"microbatches": 2},
   )
   def test_options_of_norms(self, **options):
     assert_folds(Pair(nn.Conv(6, (3, 3)), BatchNorm(True, **options)), X)
@@ -363,7 +367,7 @@ class WhichTest(parameterized.TestCase):
     with self.assertRaisesRegex(
       ValueError, "'head' chooses no.*of ResNet, which has BatchNorm_0, Resid"
     ):
-      fold(ResNet(), variables, X, which="head")
+      fold(ResNet(), variables, X, which=["BatchNorm_0", "head"])
     with self.assertRaisesRegex(TypeError, "pattern of their path"):
       fold(ResNet(), variables, X, which=3)
 

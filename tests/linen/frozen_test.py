@@ -12,7 +12,14 @@ import numpy as np
 import optax
 from absl.testing import parameterized
 
-from normjax.linen import BatchNorm, GroupNorm, frozen, frozen_mask
+from normjax.linen import (
+  BatchNorm,
+  GroupNorm,
+  fold,
+  frozen,
+  frozen_mask,
+  reestimate,
+)
 from tests.linen.cases import call
 
 KEY = jax.random.key(0)
@@ -202,7 +209,7 @@ class FrozenTest(parameterized.TestCase):
     ("head/*", {"encoder"}),
     ("head", {"encoder"}),
     ("*/BatchNorm_?", set()),
-    (["head", "no*"], {"encoder"}),
+    (["head", "hea*"], {"encoder"}),
     (BatchNorm, set()),
     ({BatchNorm}, set()),
     ((nn.BatchNorm, "encoder"), {"head"}),
@@ -305,6 +312,29 @@ class MaskTest(parameterized.TestCase):
       }
       self.assertEqual(flax.core.unfreeze(mask), expected)
 
+  def test_of_a_norm_that_shares_its_scope(self):
+    """The kernels beside its gain and bias are not those of a norm."""
+
+    class Block(nn.Module):
+      def setup(self):
+        self.dense, self.norm = nn.Dense(3), BatchNorm(True)
+        nn.share_scope(self, self.norm)
+
+      def __call__(self, x):
+        return self.norm(self.dense(x))
+
+    variables = Block().init(KEY, X)
+    self.assertEqual(
+      frozen_mask(variables),
+      {
+        "dense": {"bias": False, "kernel": False},
+        "bias": True,
+        "scale": True,
+      },
+    )
+    with self.assertRaisesRegex(ValueError, "path of another module, as by nn"):
+      fold(Block(), variables, X)
+
   def test_fine_tuning_changes_nothing_of_a_frozen_norm(self):
     model, variables = Net(), variables_of(BatchNorm)
     params = jax.tree.map(lambda leaf: leaf + 0.5, variables["params"])
@@ -372,6 +402,26 @@ class ErrorsTest(parameterized.TestCase):
       frozen_mask(variables, "encodr")
     mask = frozen_mask(variables, "encodr", missing_ok=True)
     self.assertFalse(any(jax.tree.leaves(mask)))
+
+  def test_an_item_that_chooses_nothing(self):
+    """Else a typing error would let a norm train."""
+    variables = variables_of(BatchNorm)
+    which = ["head", ("encodr", BatchNorm)]
+    with (
+      self.assertRaisesRegex(ValueError, "'encodr' chooses no .* of Net, .*ok"),
+      frozen(which),
+    ):
+      call(Net(), variables, X)
+    with frozen(which, missing_ok=True):
+      call(Net(), variables, X)
+    with frozen(["head", "encodr"]):
+      Net().init(KEY, X)
+    for tool in (
+      frozen_mask,
+      lambda variables, which: reestimate(Net(), variables, [X], which=which),
+    ):
+      with self.assertRaisesRegex(ValueError, "'encodr' chooses no batch norm"):
+        tool(variables, ["head", "encodr"])
 
   def test_a_model_without_batch_norm_may_be_called(self):
     """So that a program with `--norm` needs no case for it."""
