@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax.typing import ArrayLike
 
 from normjax.functional.arguments import (
@@ -28,7 +29,9 @@ def _check_given(given: Mapping[str, Any]) -> None:
   stats, domain = given.get("stats"), given["domain"]
   if stats is None or isinstance(domain, jax.core.Tracer):
     return
-  domains = len(checked_rows("domain_batch_norm", "domains", stats).mean)
+  features = np.size(given.get("axis", -1))
+  stats = checked_rows("domain_batch_norm", "domains", stats, features)
+  domains = len(stats.mean)
   if domain >= domains:
     raise ValueError(
       f"domain must be below {domains}, the number of domains in stats, got"
@@ -100,7 +103,7 @@ def domain_batch_norm(
   """
   check_floating(x, "domain_batch_norm")
   features = canonical_axes(axis, x.ndim, "axis")
-  stats = checked_rows("domain_batch_norm", "domains", stats)
+  stats = checked_rows("domain_batch_norm", "domains", stats, len(features))
 
   def of_domain(value: jax.Array | None) -> jax.Array | None:
     if value is None or value.ndim <= len(features):

@@ -201,6 +201,7 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
 
   Raises:
     TypeError: an argument is not `Moments`.
+    ValueError: their shapes differ.
 
   Example:
     >>> import jax.numpy as jnp, normjax
@@ -221,6 +222,11 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
         "merge_moments needs two Moments, as normjax.moments returns them, got"
         f" {type(part).__name__}."
       )
+  if jnp.shape(a.mean) != jnp.shape(b.mean):
+    raise ValueError(
+      f"merge_moments got means of shapes {jnp.shape(a.mean)} and"
+      f" {jnp.shape(b.mean)}; take both over the same axes of their groups."
+    )
   count, count_tail = _added((a.count, a.count_tail), (b.count, b.count_tail))
   share = b.count / jnp.maximum(count, 1)
   # An empty group has no mean: the step from zero would round the other's.

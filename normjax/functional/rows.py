@@ -38,13 +38,16 @@ def check_index(name: str, given: Mapping[str, Any]) -> None:
     raise ValueError(f"{name} must not be negative, got {index}.")
 
 
-def checked_rows(function: str, rows: str, stats: Stats | None) -> Stats:
+def checked_rows(
+  function: str, rows: str, stats: Stats | None, features: int
+) -> Stats:
   """Returns statistics if they have rows.
 
   Args:
     function: The name of the norm, for the message.
     rows: What the rows are, for the message.
     stats: The statistics.
+    features: Number of feature axes of the norm.
 
   Raises:
     ValueError: there are none, or they have no rows or different numbers.
@@ -57,7 +60,8 @@ def checked_rows(function: str, rows: str, stats: Stats | None) -> Stats:
     )
   shapes = {name: np.shape(value) for name, value in stats._asdict().items()}
   numbers = {shape[:1] for shape in shapes.values()}
-  if numbers & {(), (0,)} or len(numbers) > 1:
+  without = len(shapes["mean"]) <= features
+  if without or numbers & {(), (0,)} or len(numbers) > 1:
     raise ValueError(
       f"{function} needs statistics of shape [{rows}, channels], got"
       f" {shapes}. Stack those of all {rows} along a new first axis."

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from normjax.functional.arguments import (
@@ -102,7 +103,7 @@ def step_batch_norm(
     section 3.
   """
   check_floating(x, "step_batch_norm")
-  stats = checked_rows("step_batch_norm", "steps", stats)
+  stats = checked_rows("step_batch_norm", "steps", stats, np.size(axis))
   if use_running_average:
     step = _last_trained(stats, step)
   y, new = batch_norm(

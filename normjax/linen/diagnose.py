@@ -174,7 +174,7 @@ def diagnose(
     A `Diagnosis`, in NumPy arrays. A model without `batch_stats` has no norms.
 
   Raises:
-    TypeError: `which` is a class.
+    TypeError: `which` is a class, or the variables are traced.
     ValueError: none is chosen, or a chosen norm does not keep a mean and a
       variance or covariance of its input, as norms that keep them for each
       domain or step.
@@ -199,8 +199,13 @@ def diagnose(
     >>> print(norm.advice[0][:61])
     The mean of this batch is 1.41 running standard deviations fr
   """
-  if "batch_stats" not in variables:
+  if not variables.get("batch_stats"):
     return Diagnosis({})
+  if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(variables)):
+    raise TypeError(
+      "diagnose returns numbers and advice, so it is called outside of jax.jit"
+      " and other transformations, got traced variables."
+    )
   before = nn.meta.unbox(variables["batch_stats"])
   chosen = chosen_paths(before, which)
   stats = with_pools(before, chosen, [*_FIELDS])

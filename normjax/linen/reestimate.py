@@ -103,7 +103,7 @@ def reestimate(
   References: Wu & Johnson, 2021, https://arxiv.org/abs/2105.07576, section 3;
     of another domain: Li et al., 2016, https://arxiv.org/abs/1603.04779.
   """
-  if "batch_stats" not in variables:
+  if not variables.get("batch_stats"):
     return variables
   apply: Callable[[Variables, Any], Variables]
   if isinstance(model, nn.Module):

@@ -21,7 +21,8 @@ def options_from_torch(layer: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
   Args:
     layer: The name in `torch.nn`, such as "BatchNorm2d".
     *args, **kwargs: What its constructor is called with in PyTorch. The
-      defaults are PyTorch's.
+      defaults are PyTorch's. Of keywords, `device`, `dtype` and
+      `process_group` change nothing here.
 
   Returns:
     Among others `epsilon`, and for batch norms `momentum`, the share of the old
@@ -50,6 +51,9 @@ def options_from_torch(layer: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
       f" {', '.join(OPTIONS)}."
     )
   function = OPTIONS[layer]
+  ignored = ["device", "dtype"]
+  ignored += ["process_group"] if layer == "SyncBatchNorm" else []
+  kwargs = {name: kwargs[name] for name in kwargs if name not in ignored}
   try:
     inspect.signature(function).bind(*args, **kwargs)
   except TypeError as error:

@@ -227,11 +227,16 @@ def _check(
 
 def _loaded(path: str | os.PathLike[str]) -> Mapping[str, ArrayLike]:
   """Returns the arrays of a `.safetensors` file."""
+  expected = (
+    "state_dict must be a mapping of names to arrays, or the path of a"
+    " .safetensors file, got"
+  )
+  if not isinstance(path, str | os.PathLike):
+    raise TypeError(f"{expected} {type(path).__name__}.")
   if pathlib.Path(path).suffix != ".safetensors":
     raise ValueError(
-      "state_dict must be a mapping of names to arrays, or the path of a"
-      f" .safetensors file, got {os.fspath(path)!r}. Read what torch.save"
-      " wrote with torch.load(path, map_location='cpu'), and pass that."
+      f"{expected} {os.fspath(path)!r}. Read what torch.save wrote with"
+      " torch.load(path, map_location='cpu'), and pass that."
     )
   try:
     from safetensors.numpy import load_file

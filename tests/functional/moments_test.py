@@ -113,6 +113,11 @@ class MergeMomentsTest(parameterized.TestCase):
       self.assert_moments(normjax.merge_moments(*pair), whole)
       self.assert_moments(jax.jit(normjax.merge_moments)(*pair), whole)
 
+  def test_shapes_must_agree(self):
+    parts = [normjax.moments(jnp.ones((3, 4)), axis) for axis in (0, 1)]
+    with self.assertRaisesRegex(ValueError, r"of shapes \(4,\) and \(3,\)"):
+      normjax.merge_moments(*parts)
+
   def test_in_any_order(self):
     sizes = (5, 1, 300, 40, 2)
     chunks = [normal(n, 10.0**i, seed=i) for i, n in enumerate(sizes)]

@@ -152,6 +152,7 @@ class RowsTest(parameterized.TestCase):
     wrong=(
       (None, r"stats=None.*Start with normjax.BatchStats\(jnp.zeros\(\({}s"),
       (normjax.BatchStats(np.zeros(()), np.ones(())), r"\[{}s, channels\]"),
+      (normjax.BatchStats(np.zeros(4), np.ones(4)), r"\[{}s, channels\]"),
       (normjax.BatchStats(np.zeros((2, 4)), np.ones((3, 4))), "along a new"),
       (normjax.BatchStats(np.zeros((2, 5), np.float32),
                           np.ones((2, 5), np.float32)),

@@ -150,6 +150,15 @@ class NumbersTest(parameterized.TestCase):
     found = diagnose(model, model.init(KEY, batch()), batch())
     self.assertEqual(str(found), "The model has no batch norm.")
 
+  def test_variables_of_no_statistics_or_traced(self):
+    model = nn.Dense(2)
+    variables = {**model.init(KEY, jnp.ones((1, 2))), "batch_stats": {}}
+    self.assertEmpty(diagnose(model, variables, jnp.ones((1, 2))).norms)
+    norm = BatchNorm(True)
+    variables = norm.init(KEY, jnp.ones((1, 2)))
+    with self.assertRaisesRegex(TypeError, "called outside of jax.jit"):
+      jax.jit(lambda v: str(diagnose(norm, v, jnp.ones((1, 2)))))(variables)
+
   def test_variables_are_left_alone(self):
     variables = healthy()
     before = jax.tree.map(np.array, variables)

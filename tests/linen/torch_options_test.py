@@ -88,6 +88,13 @@ class OptionsTest(parameterized.TestCase):
     with self.assertRaisesRegex(error, message):
       options_from_torch(*args)
 
+  def test_what_means_nothing_here(self):
+    plain = options_from_torch("SyncBatchNorm", 8)
+    given = {"device": "cpu", "dtype": None, "process_group": None}
+    self.assertEqual(options_from_torch("SyncBatchNorm", 8, **given), plain)
+    with self.assertRaisesRegex(TypeError, "BatchNorm1d: .*'process_group'"):
+      options_from_torch("BatchNorm1d", 8, process_group=None)
+
   def test_refuses_what_pytorch_refuses(self):
     with self.assertRaisesRegex(TypeError, "torch.nn.GroupNorm: .*'epsilon'"):
       options_from_torch("GroupNorm", 4, 8, epsilon=1e-5)

@@ -129,6 +129,10 @@ class GivenTest(parameterized.TestCase):
     back = variables_to_torch(variables, half, X)
     self.assertEqual(back["weight"].dtype, jnp.bfloat16)
 
+  def test_neither_a_mapping_nor_a_path(self):
+    with self.assertRaisesRegex(TypeError, "state_dict must be .* got NoneT"):
+      variables_from_torch(None, NORM, X)
+
   def test_without_safetensors(self):
     path = self.file(norm_state_dict())
     missing = {"safetensors": None, "safetensors.numpy": None}
