@@ -108,6 +108,10 @@ def _await_signal(reader: int) -> None:
   number = 0
   while number not in _CAUSES:
     (number,) = os.read(reader, 1)
+  # The training goes on until the end, but prints nothing any more: the advice
+  # must hold for what was printed, and stand below it.
+  with contextlib.suppress(OSError):
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
   # On a new line, should there be a half one or a progress bar.
   lines = ["", _CAUSES[signal.Signals(number)]]
   for tell in _advice:
