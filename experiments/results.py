@@ -109,10 +109,11 @@ def write_pages(root: pathlib.Path = ROOT) -> None:
 def written(root: pathlib.Path = ROOT) -> dict[pathlib.Path, str]:
   """Returns the pages as `write_pages` writes them."""
   found = results.read(catalog.ENTRIES, root / "results")
-  varied = {
-    name: results.read_varied(name, catalog.declared(name), root / "results")
-    for name in found
-  }
+  varied = {}
+  for name, records in found.items():
+    study = catalog.declared(name)
+    settings = results.read_varied(name, study, root / "results")
+    varied[name] = results.with_default(settings, records, study)
   blocks = {
     root / "docs/studies.md": pages.page(found, demonstrations(found), varied),
     root / "README.md": pages.headlines(found),

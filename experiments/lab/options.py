@@ -281,7 +281,8 @@ def define(
       "vary",
       None,
       "With --sensitivity: measure only changes of these settings; default"
-      " stands for the run without a change. By default all.",
+      " stands for the run without a change. (It need not be measured where"
+      " --confirm has the same seeds.) By default all.",
       flag_values=values,
     )
   workdir = flags.DEFINE_string(

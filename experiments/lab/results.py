@@ -179,6 +179,31 @@ def read_varied(
   }
 
 
+def with_default(
+  varied: Varied, records: Mapping[str, Record], study: Study[Any]
+) -> Varied:
+  """Returns settings in which the registered runs stand for the default.
+
+  They do where it was not measured and `--sensitivity` has the same seeds.
+
+  Args:
+    varied: From `read_varied`.
+    records: The registered runs, by data.
+    study: What it declares.
+  """
+  same = options.with_sensitivity(study.confirm) == dict(study.confirm)
+  return {
+    data: {
+      **settings,
+      sensitivity.DEFAULT: settings[sensitivity.DEFAULT]
+      or (
+        {**records[data], "change": {}} if same and data in records else None
+      ),
+    }
+    for data, settings in varied.items()
+  }
+
+
 def judged_again(record: Record, study: Study[Any]) -> list[Finding]:
   """Judges the samples of a record by the claims as they are declared now.
 

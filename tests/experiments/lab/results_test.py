@@ -72,6 +72,20 @@ class RecordTest(parameterized.TestCase):
     settings["steps=4"] = variation()
     self.assertEqual(found, {"digits": settings})
 
+  def test_of_the_registered_run_stands_for_the_default(self):
+    """Where it has the seeds of --sensitivity, and only if nothing is there."""
+    alike = dataclasses.replace(STUDY, confirm={"seeds": 20, "seed": 100})
+    for study, measured, expected in (
+      (STUDY, None, None),
+      (alike, None, {**RECORD, "change": {}}),
+      (alike, variation(), variation()),
+    ):
+      varied = {"digits": {"default": measured, "gain=0.1": None}}
+      found = results.with_default(varied, {"digits": RECORD}, study)
+      self.assertEqual(
+        found, {"digits": {"default": expected, "gain=0.1": None}}
+      )
+
   def test_changed_by_hand_is_refused(self):
     folder = temporary(self)
     path = results.write(RECORD, folder)
