@@ -77,9 +77,10 @@ def reestimate(
   Returns:
     Variables in which each chosen batch norm has the mean and the variance of
     all its values, with its `running_var_ddof`, or, if it whitens, their mean
-    and covariance (exact if all channels of a value have the same mask). Where it keeps the weight of its past (`debias`), each batch
-    counts as one of training. A channel without values keeps its own. Variables
-    without `batch_stats` are returned as they are.
+    and covariance (exact if all channels of a value have the same mask). Where
+    it keeps the weight of its past (`debias`), each batch counts as one of
+    training. A channel without values keeps its own. Variables without
+    `batch_stats` are returned as they are.
 
   Raises:
     TypeError: an option is not constant, `which` is a class, or `batches` is
