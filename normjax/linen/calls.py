@@ -63,5 +63,17 @@ def of_arrays(
   return apply, arrays
 
 
+def constants(args: Sequence[Any], options: Mapping[str, Any]) -> int | None:
+  """Returns a hash of all that is constant in arguments, as in `of_arrays`.
+
+  It is None if something constant has no hash.
+  """
+  leaves, structure = jax.tree.flatten((tuple(args), dict(options)))
+  try:
+    return hash((structure, *(x for x in leaves if not _is_array(x))))
+  except TypeError:
+    return None
+
+
 def _is_array(leaf: Any) -> bool:
   return isinstance(leaf, jax.Array | np.ndarray | jax.ShapeDtypeStruct)

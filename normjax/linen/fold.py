@@ -2,17 +2,25 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import traverse_util
+from flax.errors import ModifyScopeVariableError
 from flax.linen.module import InterceptorContext
+from jax.extend.core import ClosedJaxpr
 
 from normjax import functional
-from normjax.linen.calls import Variables, called, intercepted, of_arrays
+from normjax.linen.calls import (
+  Variables,
+  called,
+  constants,
+  intercepted,
+  of_arrays,
+)
 from normjax.linen.pairs import Call, Calls, find_pairs, name_of
 from normjax.linen.selection import (
   Path,
@@ -57,24 +65,29 @@ class FoldedModel:
     norms: The norms that are folded.
     kept: Paths of other chosen norms, each with the reason why it is not
       folded; see `partial` of `fold`.
+    unfolded: Shapes and dtypes of the variables before they were folded.
   """
 
   model: nn.Module
   norms: tuple[FoldedNorm, ...]
   kept: tuple[tuple[str, str], ...] = ()
+  unfolded: Any = dataclasses.field(default=None, compare=False, repr=False)
+  # Constants of the calls in which the model does what it did in the example.
+  _alike: set[int | None] = dataclasses.field(
+    default_factory=set, compare=False, repr=False
+  )
 
   def apply(self, variables: Variables, *args: Any, **options: Any) -> Any:
     """Returns what `model.apply` returns.
 
-    The call must do with the folded norms what the example did: with the same
-    flags, such as `train=False`. It is noticed if a norm does not follow its
-    layer, or trains. It is not noticed if another flag lets the model use the
-    output of the layer, or a kernel, for something else as well: these are the
-    folded ones. Fold again with an example of such a call.
+    The call must do with the folded norms what the example did. If its
+    constants, such as `train=False`, are others than before, the model is
+    traced to see whether it does.
 
     Raises:
-      ValueError: a folded norm does not follow its layer, has a mask or trains;
-        or `variables` are those of the model before it was folded.
+      ValueError: a norm does not follow its layer, has a mask or trains; the
+        output of the layer, or a parameter of the two, is used elsewhere; or
+        `variables` are those of the model before it was folded.
     """
     stats = set(norm_paths(variables.get("batch_stats", {})))
     unfolded = stats.intersection(norm.path for norm in self.norms)
@@ -83,11 +96,41 @@ class FoldedModel:
         f"These variables have statistics of {listed(unfolded)}, folded into"
         " layers. Pass the variables that fold returned."
       )
+    self._check_constants(args, options)
     folding = _Folding(self.norms)
     with intercepted(folding.intercept, self.norms):
       result = self.model.apply(variables, *args, **options)
     folding.check()
     return result
+
+  def _check_constants(
+    self, args: tuple[Any, ...], options: Mapping[str, Any]
+  ) -> None:
+    """Raises if the norms could not be folded by an example of this call."""
+    key = constants(args, options)
+    if key in self._alike:
+      return
+    try:
+      traced = _traced(self.model, self.unfolded, args, options)
+    except ModifyScopeVariableError as error:
+      if "batch_stats" not in str(error):
+        raise
+      raise ValueError(
+        "In this call, a batch norm trains: it uses the statistics of the"
+        f" batch. {_AS_EXAMPLE}"
+      ) from error
+    called = {call.path for call in traced.calls.calls}
+    norms = [
+      norm.path for norm in self.norms if called & {norm.path, norm.layer}
+    ]
+    _, refused = _pairs(norms, traced)
+    if refused:
+      reasons = "; ".join(
+        f"{name_of(path)}: {reason}" for path, reason in refused.items()
+      )
+      raise ValueError(f"In this call, {reasons}. {_AS_EXAMPLE}")
+    if key is not None:
+      self._alike.add(key)
 
 
 def fold(
@@ -160,11 +203,8 @@ def fold(
   """
   chosen = canonical(which)
   plain = nn.meta.unbox(dict(variables))
-  apply, arrays = of_arrays(model, args, options)
-  calls = Calls()
-  with intercepted(calls.intercept):
-    program = jax.make_jaxpr(apply)(plain, arrays)
-  paths = {call.path: call.module for call in calls.norms()}
+  traced = _traced(model, plain, args, options)
+  paths = {call.path: call.module for call in traced.calls.norms()}
   for path in norm_paths(plain.get("batch_stats", {})):
     paths.setdefault(path, None)
   wanted = [
@@ -181,15 +221,50 @@ def fold(
   if paths and (not wanted or wrong is not None):
     which = which if wrong is None else wrong
     raise ValueError(nothing_chosen(which, type(model).__name__, [*paths]))
-  pairs, kept = find_pairs(wanted, calls, program, apply, plain, arrays)
+  pairs, kept = _pairs(wanted, traced)
   if kept and not partial:
     raise ValueError(_message(model, kept, len(wanted)))
   folded = FoldedModel(
     model,
     tuple(_folded_norm(*pair) for pair in pairs.values()),
     tuple((name_of(path), reason) for path, reason in kept.items()),
+    jax.tree.map(_abstract, plain),
+    {constants(args, options)} - {None},
   )
   return folded, _folded_variables(variables, pairs.values())
+
+
+class _Traced(NamedTuple):
+  """A call of a model: what it does, and the call as a function of arrays."""
+
+  calls: Calls
+  program: ClosedJaxpr
+  apply: Callable[..., Any]
+  variables: Variables
+  arrays: list[Any]
+
+
+def _traced(
+  model: nn.Module,
+  variables: Variables,
+  args: tuple[Any, ...],
+  options: Mapping[str, Any],
+) -> _Traced:
+  apply, arrays = of_arrays(model, args, options)
+  calls = Calls()
+  with intercepted(calls.intercept):
+    program = jax.make_jaxpr(apply)(variables, arrays)
+  return _Traced(calls, program, apply, variables, arrays)
+
+
+def _pairs(
+  wanted: list[Path], traced: _Traced
+) -> tuple[dict[Path, tuple[Call, Call]], dict[Path, str]]:
+  return find_pairs(wanted, *traced)
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))
 
 
 def _folded_norm(norm: Call, layer: Call) -> FoldedNorm:

@@ -316,7 +316,9 @@ class ModelsTest(parameterized.TestCase):
     np.testing.assert_allclose(
       exported.call(new, X), model.apply(variables, X), rtol=1e-5, atol=1e-5
     )
-    self.assertEqual(pickle.loads(pickle.dumps(folded.norms)), folded.norms)
+    again = pickle.loads(pickle.dumps(folded))
+    self.assertEqual(again, folded)
+    np.testing.assert_array_equal(again.apply(new, X), folded.apply(new, X))
     self.assertEqual(hash(folded), hash(fold(model, variables, X)[0]))
 
   def test_a_large_mean_in_the_bias(self):
@@ -639,8 +641,15 @@ class RefusalsTest(parameterized.TestCase):
 class OtherCallsTest(parameterized.TestCase):
   """A folded model that is called otherwise than its example."""
 
-  @parameterized.parameters({"train": True}, {"mask": np.ones(4, bool)})
-  def test_in_training_and_with_a_mask(self, **options):
+  @parameterized.parameters(
+    ({"train": True}, "a batch norm trains"),
+    (
+      {"train": True, "mutable": ["batch_stats"]},
+      "norm: it uses the statistics of the batch",
+    ),
+    ({"mask": np.ones(4, bool)}, "norm: it has a mask"),
+  )
+  def test_in_training_and_with_a_mask(self, options, message):
     class Model(nn.Module):
       @nn.compact
       def __call__(self, x, train=False, mask=None):
@@ -648,30 +657,47 @@ class OtherCallsTest(parameterized.TestCase):
         return BatchNorm(name="norm")(x, not train, mask=mask)
 
     folded, new = fold(Model(), randomized(Model(), X), X)
-    with self.assertRaisesRegex(
-      ValueError, "norm was folded into layer, but is now called in training"
-    ):
+    with self.assertRaisesRegex(ValueError, f"In this call, {message}"):
       folded.apply(new, X, **options)
+    folded.apply(new, X, train=False)
 
   @parameterized.parameters(
-    ("activation", "norm was folded into layer, but"),
-    ("skipped", "norm did not come after the layer"),
-    ("norm", "norm was folded into layer, but"),
+    ("activation", "its input is not the output of", "folded into layer, but"),
+    ("skipped", "the model does not call it", "did not come after the layer"),
+    ("norm", "its input is not the output of", "folded into layer, but"),
+    ("residual", "the output of layer before it is also used", None),
+    ("kernel", "or those of layer, are also used elsewhere", None),
+    ("twice", "layer is called 2 times", None),
   )
-  def test_another_way_through_the_model(self, way, message):
+  def test_another_way_through_the_model(self, way, message, at_run_time):
+    plain = ["plain"]
+
     class Ways(nn.Module):
       @nn.compact
-      def __call__(self, x, way="plain"):
+      def __call__(self, x, way=None):
         layer, norm = nn.Dense(4, name="layer"), BatchNorm(True, name="norm")
-        if way == "activation":
+        if (way or plain[0]) == "activation":
           return norm(nn.relu(layer(x)))
-        if way == "skipped":
+        if (way or plain[0]) == "skipped":
           return layer(x)
-        return norm(x) if way == "norm" else norm(layer(x))
+        if (way or plain[0]) == "norm":
+          return norm(x)
+        y = layer(x)
+        z = norm(y)
+        if way == "residual":
+          return z + y
+        if way == "kernel":
+          return z, layer.variables["params"]["kernel"]
+        return z + layer(x) if way == "twice" else z
 
     folded, new = fold(Ways(), randomized(Ways(), X), X)
     with self.assertRaisesRegex(ValueError, f"{message}.*as in the example"):
-      folded.apply(new, X, way=way)
+      jax.jit(functools.partial(folded.apply, way=way))(new, X)
+    folded.apply(new, X, way="plain")
+    if at_run_time:  # What a model does for another reason is noticed too.
+      plain[0] = way
+      with self.assertRaisesRegex(ValueError, f"{at_run_time}.*in the example"):
+        folded.apply(new, X)
 
   def test_with_the_variables_of_the_model(self):
     model = ResNet()
