@@ -64,6 +64,7 @@ BATCH_1 = Claim(
   "at batch 1, the compiled ConvNet takes at least {margin} times as long with"
   " batch norms as with them folded",
   quantity="time of a call with one image",
+  headline=True,
   why="a twentieth is the least that is worth a step of the deployment; the"
   " folded net has fewer arrays to pass and fewer loops to start",
   **_TIMED,
@@ -73,6 +74,7 @@ BATCH_64 = Claim(
   "at batch 64, the compiled ConvNet takes at least {margin} times as long with"
   " batch norms as with them folded",
   quantity="time of a call with 64 images",
+  headline=True,
   why="a twentieth is the least that is worth a step of the deployment; XLA"
   " fuses norms with what follows, and counts 3% of the operations in them",
   **_TIMED,
@@ -196,6 +198,7 @@ STUDY = study.Study(
   quick={"seeds": 2, "steps": 20, "rounds": 3, "hidden": (8, 8, 8, 16)},
   full={"halve": False, "hidden": (64, 128, 256, 512)},
   confirm={"seed": 100, "seeds": 10},
+  sensitivity={"hidden": ((64, 128, 256, 512),)},
 )
 
 if __name__ == "__main__":
