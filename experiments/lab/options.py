@@ -35,6 +35,7 @@ SCALES = ("small", "full")
 PRESETS = ("quick", "confirm", "sensitivity")  # Flags with other defaults.
 # With fewer, few verdicts would be resolved in any setting.
 SENSITIVITY_SEEDS = 20
+DEFAULT = "default"  # The setting of --sensitivity without a change.
 DTYPES = ("float32", "bfloat16")
 
 
@@ -277,7 +278,7 @@ def define(
       flag_values=values,
     )
     flags.DEFINE(
-      NamesParser(("default", *varied)),
+      NamesParser((DEFAULT, *varied)),
       "vary",
       None,
       "With --sensitivity: measure only changes of these settings; default"

@@ -174,28 +174,27 @@ def robustness(sensitivities: Mapping[str, Varied]) -> str:
   rows = []
   for study, varied in sensitivities.items():
     for data, settings in varied.items():
-      records = {name: record for name, record in settings.items() if record}
-      default = records.pop(sensitivity.DEFAULT, None)
-      for finding in (default or {"findings": []})["findings"]:
-        if finding["headline"]:
-          claim = finding["claim"]
-          others: dict[str, list[str]] = {}
-          for setting, record in records.items():
-            verdict = results.by_claim({"": record})[claim][""]["verdict"]
-            others.setdefault(verdict, []).append(setting)
-          same = others.pop(finding["verdict"], [])
-          rows.append(
-            [
-              f"[{study}/{claim}](#{anchor(study, claim)})",
-              data,
-              finding["verdict"],
-              f"{len(same)} of {len(records)}",
-              "; ".join(
-                f"{verdict}: {', '.join(names)}"
-                for verdict, names in others.items()
-              ),
-            ]
-          )
+      found = {name: record for name, record in settings.items() if record}
+      for claim, findings in results.by_claim(found).items():
+        default = findings.pop(sensitivity.DEFAULT, None)
+        if default is None or not default["headline"]:
+          continue
+        others: dict[str, list[str]] = {}
+        for setting, finding in findings.items():
+          others.setdefault(finding["verdict"], []).append(setting)
+        same = others.pop(default["verdict"], [])
+        rows.append(
+          [
+            f"[{study}/{claim}](#{anchor(study, claim)})",
+            data,
+            default["verdict"],
+            f"{len(same)} of {len(findings)}",
+            "; ".join(
+              f"{verdict}: {', '.join(names)}"
+              for verdict, names in others.items()
+            ),
+          ]
+        )
   headers = ["claim", "data", "registered setting", "the same in", "others"]
   return _table(rows, headers)
 

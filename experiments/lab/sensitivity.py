@@ -18,11 +18,11 @@ from typing import Any
 
 from experiments.lab.declaration import Measure, Study
 from experiments.lab.errors import RefusedError
+from experiments.lab.options import DEFAULT as DEFAULT
 from experiments.lab.options import AnyConfig, Config
 from experiments.lab.run import Run
 from experiments.lab.tables import table
 
-DEFAULT = "default"  # The setting without a change.
 _SUFFIX = "_sensitivity"
 
 

@@ -27,11 +27,10 @@ from normjax.linen.selection import (
   Which,
   arguments,
   canonical,
+  check_choice,
   field_set,
   listed,
   norm_paths,
-  nothing_chosen,
-  selecting_none,
   selects,
   selects_path,
 )
@@ -123,7 +122,7 @@ class FoldedModel:
     norms = [
       norm.path for norm in self.norms if called & {norm.path, norm.layer}
     ]
-    _, refused = _pairs(norms, traced)
+    _, refused = find_pairs(norms, *traced)
     if refused:
       reasons = "; ".join(
         f"{name_of(path)}: {reason}" for path, reason in refused.items()
@@ -217,11 +216,10 @@ def fold(
       else selects(chosen, path, module)
     )
   ]
-  wrong = selecting_none(chosen, [*paths])
-  if paths and (not wanted or wrong is not None):
-    which = which if wrong is None else wrong
-    raise ValueError(nothing_chosen(which, type(model).__name__, [*paths]))
-  pairs, kept = _pairs(wanted, traced)
+  if paths:
+    name = type(model).__name__
+    check_choice(chosen, name, [*paths], chosen=bool(wanted))
+  pairs, kept = find_pairs(wanted, *traced)
   if kept and not partial:
     raise ValueError(_message(model, kept, len(wanted)))
   folded = FoldedModel(
@@ -255,12 +253,6 @@ def _traced(
   with intercepted(calls.intercept):
     program = jax.make_jaxpr(apply)(variables, arrays)
   return _Traced(calls, program, apply, variables, arrays)
-
-
-def _pairs(
-  wanted: list[Path], traced: _Traced
-) -> tuple[dict[Path, tuple[Call, Call]], dict[Path, str]]:
-  return find_pairs(wanted, *traced)
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:

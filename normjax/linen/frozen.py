@@ -13,10 +13,10 @@ from normjax.linen.selection import (
   Which,
   called_in_mode,
   canonical,
+  check_choice,
   is_batch_norm,
   norm_paths,
   nothing_chosen,
-  selecting_none,
   selects,
   selects_path,
 )
@@ -149,11 +149,13 @@ def frozen_mask(
   chosen = canonical(which)
   paths = [*norm_paths(variables.get("batch_stats", {}))]
   norms = [path for path in paths if selects(chosen, path)]
-  wrong = selecting_none(chosen, paths)
-  if not missing_ok and (not norms or wrong is not None):
-    which = which if wrong is None else wrong
-    raise ValueError(
-      nothing_chosen(which, "these variables", paths) + _MISSING_OK
+  if not missing_ok:
+    check_choice(
+      chosen,
+      "these variables",
+      paths,
+      chosen=bool(norms),
+      advice=_MISSING_OK,
     )
 
   def belongs(path: jax.tree_util.KeyPath, leaf: Any) -> bool:
@@ -213,13 +215,9 @@ class _Check:
   def _check_items(self, model: nn.Module) -> None:
     """Raises if an item of a collection chooses nothing in a model."""
     paths = [*norm_paths(model.variables.get("batch_stats", {}))]
-    wrong = selecting_none(self._which, paths)
-    if not paths or self._missing_ok or model.is_initializing():
-      return
-    if wrong is not None:
-      raise ValueError(
-        nothing_chosen(wrong, type(model).__name__, paths) + _MISSING_OK
-      )
+    if paths and not (self._missing_ok or model.is_initializing()):
+      name = type(model).__name__
+      check_choice(self._which, name, paths, advice=_MISSING_OK)
 
 
 @contextlib.contextmanager

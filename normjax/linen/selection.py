@@ -117,6 +117,29 @@ def nothing_chosen(which: Which, owner: str, paths: Collection[Path]) -> str:
   )
 
 
+def check_choice(
+  which: Any,
+  owner: str,
+  paths: Collection[Path],
+  *,
+  chosen: bool = True,
+  advice: str = "",
+) -> None:
+  """Raises ValueError if `which`, or an item of it, chooses no batch norm.
+
+  Args:
+    which: In canonical form.
+    owner: What has the norms, for the message.
+    paths: Of the batch norms.
+    chosen: Whether `which` as a whole chooses any.
+    advice: The end of the message.
+  """
+  wrong = selecting_none(which, paths)
+  if not chosen or wrong is not None:
+    which = which if wrong is None else wrong
+    raise ValueError(nothing_chosen(which, owner, paths) + advice)
+
+
 def chosen_paths(stats: Mapping[str, Any], which: Which) -> set[Path]:
   """Returns the paths of the norms in `batch_stats` that `which` selects.
 
@@ -127,10 +150,7 @@ def chosen_paths(stats: Mapping[str, Any], which: Which) -> set[Path]:
   paths = [*norm_paths(stats)]
   which = canonical(which)
   chosen = {path for path in paths if selects(which, path)}
-  wrong = selecting_none(which, paths)
-  if not chosen or wrong is not None:
-    which = which if wrong is None else wrong
-    raise ValueError(nothing_chosen(which, "these variables", paths))
+  check_choice(which, "these variables", paths, chosen=bool(chosen))
   return chosen
 
 
