@@ -145,12 +145,16 @@ MODELS: dict[str, type[MLP] | type[CNN] | type[ConvNet]] = {
 
 
 def scannable(model: nn.Module) -> bool:
-  """Whether a loop over the steps of a training should be compiled.
+  """Whether a loop over the steps of a training should be compiled."""
+  return scans_convolutions() or not isinstance(model, CNN | ConvNet)
 
-  On CPUs, convolutions in a compiled loop are ten times slower, see `Engine`.
+
+def scans_convolutions() -> bool:
+  """Whether convolutions are fast in compiled loops.
+
+  On CPUs they are ten times slower there, see `Engine`.
   """
-  convolutional = isinstance(model, CNN | ConvNet)
-  return not (convolutional and jax.default_backend() == "cpu")
+  return jax.default_backend() != "cpu"
 
 
 def _check_size(x: jax.Array, convolutions: int, halvings: int) -> None:
