@@ -2,9 +2,10 @@
 
 An arm is trained at every rate of a grid with the tuning seeds. The rate with
 the lowest mean loss is taken, by default of the validation loss. If it is the
-first or last one, the grid grows by its own step until it is not. Then the arm
-is trained at this rate with the seeds of the study, which had no part in the
-choice.
+first or last one, the grid grows by its own step until it is not. (With only
+one tuning seed, as in --quick, it does not grow: one seed says too little.)
+Then the arm is trained at this rate with the seeds of the study, which had no
+part in the choice.
 """
 
 import functools
@@ -111,7 +112,8 @@ def chosen(
   grid = [float(rate) for rate in rates]
   step = (grid[-1] / grid[0]) ** (1 / (len(grid) - 1))
   losses = [*run.part(f"{name}_tuning", lambda: train(grid, seeds))[by]]
-  for count in range(1, MOST + 1):
+  most = MOST if len(seeds) > 1 else 0
+  for count in range(1, most + 1):
     best = statistics.best_rate(np.array(losses))
     if 0 < best < len(grid) - 1:
       break
@@ -123,7 +125,7 @@ def chosen(
     losses.insert(at, loss)
   best = statistics.best_rate(np.array(losses))
   interior = 0 < best < len(grid) - 1
-  if not interior:
+  if most and not interior:
     logging.warning(
       "The best rate of %s is at the edge of its grid: %.2g of %.2g to %.2g.",
       name,

@@ -64,7 +64,8 @@ class Config(options.TuningConfig):
   tuning_seeds: int = option(
     2,
     "In a study, number of seeds that choose the learning rate of every model;"
-    " they are not among those that are judged.",
+    " they are not among those that are judged. With 1, the grid of rates does"
+    " not grow.",
     flags.IntegerParser(lower_bound=1, upper_bound=3),
   )
   study: str = option(

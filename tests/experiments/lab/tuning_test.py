@@ -111,6 +111,12 @@ class TuningTest(parameterized.TestCase):
     self.assertEqual(choice.rate, choice.rates[edge])
     self.assertFalse(choice.interior)
 
+  def test_one_seed_makes_no_grid_grow(self):
+    choice = tuning.chosen(self.run, "bn", self.train(1e30), RATES, [1000])
+    self.assertLen(self.trained, 1)
+    self.assertEqual(choice.rate, choice.rates[-1])
+    self.assertFalse(choice.interior)
+
   def test_the_last_rate_it_may_try_makes_it_interior(self):
     best = 10.0 ** (2 + tuning.MOST - 1)
     choice = tuning.chosen(self.run, "bn", self.train(best), RATES)
