@@ -72,7 +72,8 @@ _STUDIES = flags.DEFINE_list(
   "studies",
   list(catalog.ENTRIES),
   "The studies to run, separated by commas. There are"
-  f" {', '.join(catalog.ENTRIES)}.",
+  f" {', '.join(catalog.ENTRIES)}; applications stands for those of what norms"
+  " are used for.",
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Folder for the results; by default a new one in runs/."
@@ -219,9 +220,17 @@ def collect(config: Config, root: pathlib.Path) -> None:
     if (summary := workdir.summary(root / name))
   }
   if not config.sensitivity:
-    block = pages.page(found, results.demonstrations(found), links=_LINKS)
+    block = pages.page(
+      found,
+      results.demonstrations(found),
+      applications=catalog.APPLICATIONS,
+      links=_LINKS,
+    )
     files.write_bytes(root / "studies.md", block.encode())
+  first = next((name for name in found if name in catalog.APPLICATIONS), None)
   for name, records in found.items():
+    if name == first:
+      print("\nApplications; their models are in docs/applications.md")
     print(f"\n{name}")
     for record in records.values():
       varied = record.get("variations")
@@ -251,7 +260,11 @@ def collect(config: Config, root: pathlib.Path) -> None:
 
 def main(argv: Sequence[str]) -> None:
   """Runs the suite from the command line."""
-  names: list[str] = _STUDIES.value
+  names = [
+    name
+    for given in _STUDIES.value
+    for name in (catalog.APPLICATIONS if given == "applications" else (given,))
+  ]
   unknown = sorted({*argv[1:], *names} - {*catalog.ENTRIES})
   if not names:
     sys.exit(f"--studies names none; there are {', '.join(catalog.ENTRIES)}.")

@@ -17,6 +17,8 @@ class Entry(NamedTuple):
     data: What it trains on: "images", "text", or "" if there is no choice.
     whole: More flags, except with --quick and --confirm.
     declared_in: The module with its `STUDY`, if that is another one.
+    application: Whether it is of what norms are used for; those are listed
+      last, and docs/applications.md has their models.
   """
 
   module: str
@@ -24,6 +26,7 @@ class Entry(NamedTuple):
   data: str = "images"
   whole: tuple[str, ...] = ()
   declared_in: str = ""
+  application: bool = False
 
   @property
   def command(self) -> str:
@@ -33,6 +36,7 @@ class Entry(NamedTuple):
 # Short and exact studies first.
 ENTRIES: Mapping[str, Entry] = {
   "internals": Entry("internals", data=""),
+  "activations": Entry("activations"),
   "moons": Entry("moons", data=""),
   "mnist": Entry(
     "mnist",
@@ -56,6 +60,10 @@ ENTRIES: Mapping[str, Entry] = {
     for name in ("warmup", "depth", "norms", "batch_norm")
   },
 }  # fmt: skip
+
+APPLICATIONS = tuple(
+  name for name, entry in ENTRIES.items() if entry.application
+)
 
 
 def arguments(

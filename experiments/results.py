@@ -114,8 +114,9 @@ def written(root: pathlib.Path = ROOT) -> dict[pathlib.Path, str]:
     study = catalog.declared(name)
     settings = results.read_varied(name, study, root / "results")
     varied[name] = results.with_default(settings, records, study)
+  page = pages.page(found, demonstrations(found), varied, catalog.APPLICATIONS)
   blocks = {
-    root / "docs/studies.md": pages.page(found, demonstrations(found), varied),
+    root / "docs/studies.md": page,
     root / "README.md": pages.headlines(found),
   }
   return {page: pages.replaced(page, block) for page, block in blocks.items()}

@@ -1,7 +1,7 @@
 """Results of the studies as Markdown for GitHub."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.lab import results, sensitivity
@@ -11,6 +11,7 @@ from experiments.lab.results import Record, Results, Varied
 from experiments.lab.tables import table
 
 START, END = "<!-- results -->\n", "<!-- end of results -->\n"
+APPLICATIONS = "## Applications"
 
 
 class Links(NamedTuple):
@@ -34,6 +35,7 @@ def page(
   found: Results,
   demonstrations: Mapping[str, str],
   sensitivities: Mapping[str, Varied] = {},
+  applications: Collection[str] = (),
   links: Links = Links(),  # noqa: B008
 ) -> str:
   """Returns a count of the verdicts, and a section for each study.
@@ -42,6 +44,7 @@ def page(
     found: The results.
     demonstrations: Studies whose claims do not count, with the reason.
     sensitivities: The results of `--sensitivity`, by study.
+    applications: Studies to list last, under a heading of their own.
     links: Where the files are.
   """
   counted = {
@@ -68,7 +71,10 @@ def page(
       "",
     ]
     lines += [robustness(sensitivities), ""]
-  for study, records in found.items():
+  for study in sorted(found, key=lambda study: study in applications):
+    if study in applications and APPLICATIONS not in lines:
+      lines += [APPLICATIONS, ""]
+    records = found[study]
     demonstration = demonstrations.get(study, "")
     varied = sensitivities.get(study)
     lines += section(study, records, demonstration, varied, links)

@@ -28,6 +28,18 @@ class SuiteTest(absltest.TestCase):
     config = run.call_args.args[0]
     self.assertEqual((config.dataset, config.text), ("digits", "pydoc"))
 
+  def test_applications_stand_for_all_of_them(self):
+    root = self.enter_context(tempfile.TemporaryDirectory()) + "/w"
+    flags.FLAGS.mark_as_parsed()
+    names = self.enter_context(
+      mock.patch.object(catalog, "APPLICATIONS", ("position", "mnist"))
+    )
+    self.enter_context(mock.patch.object(suite.ending, "on_signals"))
+    run = self.enter_context(mock.patch.object(suite, "run"))
+    with flagsaver.flagsaver(workdir=root, studies=["moons", "applications"]):
+      suite.main(["all"])
+    self.assertEqual(run.call_args.args[0].studies, ("moons", *names))
+
   def test_gives_each_study_its_data(self):
     execute = self.enter_context(
       mock.patch.object(suite, "execute", return_value="")
@@ -73,6 +85,13 @@ class CollectTest(absltest.TestCase):
     with contextlib.redirect_stdout(output):
       suite.collect(config, self.root)
     return output.getvalue()
+
+  def test_a_heading_for_applications(self):
+    heading = "\nApplications; their models are in docs/applications.md\n"
+    self.assertNotIn(heading, self.collect())
+    with mock.patch.object(catalog, "APPLICATIONS", ("small_study",)):
+      output = self.collected(False, False, False)
+    self.assertIn(f"{heading}\nsmall_study\n", output)
 
   def test_prints_verdicts_and_writes_a_page(self):
     output = self.collect()

@@ -79,6 +79,17 @@ class PageTest(absltest.TestCase):
     )
     self.assertEqual(text.count("A demonstration"), 1)
 
+  def test_applications_come_last(self):
+    found = {"first": {"digits": DIGITS}, "second": {"digits": DIGITS}}
+    headings = re.compile(r"^##+ .*", re.M)
+    for applications, expected in (
+      ((), ["### first", "### second"]),
+      (["first"], ["### second", "## Applications", "### first"]),
+      (found, ["## Applications", "### first", "### second"]),
+    ):
+      text = pages.page(found, {}, applications=applications)
+      self.assertEqual(headings.findall(text), expected)
+
   def test_leaves_the_place_of_a_missing_verdict_empty(self):
     some = {**MNIST, "findings": MNIST["findings"][:1], "checks": []}
     text = pages.page({"small": {"digits": DIGITS, "mnist": some}}, {})
