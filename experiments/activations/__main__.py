@@ -136,6 +136,14 @@ def judge(found: Mapping[Arm, Parts], run: Run) -> None:
   run.judge(
     claims.DEAD, *(100 * found[arm]["flat"].mean(1) for arm in (none, bn))
   )
+  none, bn = (Arm("tanh", norm, 255.0) for norm in ("none", "bn"))
+  run.judge(
+    claims.SATURATED, *(100 * found[arm]["flat"][:, 0] for arm in (none, bn))
+  )
+  none, bn = (Arm("sigmoid", norm) for norm in ("none", "bn"))
+  run.judge(
+    claims.GRADIENT, *(found[arm]["gradient"][:, 0] for arm in (bn, none))
+  )
   affine = PLAIN._replace(affine=True)
   both = affine, PLAIN
   run.judge(claims.BEYOND, *(found[arm]["beyond"].mean(1) for arm in both))

@@ -29,9 +29,14 @@ SCALE = {
     samples=("inputs times 255", "times 1"),
     criterion=Effect(1),
     why="about a fifth of what these nets err",
+    spread=spread,
     **_ERROR,
   )
-  for activation in ("sigmoid", "tanh", "relu")
+  for activation, spread in (
+    ("sigmoid", 6.2),
+    ("tanh", 1.1),
+    ("relu", 1.2),
+  )
 }
 DEAD = Claim(
   "dead_units",
@@ -45,6 +50,37 @@ DEAD = Claim(
   why="fewer dead units than one in twenty would hardly be noticed",
   unit="points",
   form="+.1f",
+  spread=2.5,
+)
+SATURATED = Claim(
+  "saturated_units",
+  "a tanh net without a norm whose inputs are 255 times as large has at least"
+  " {margin} points more saturated units in its first layer after training than"
+  " one with batch norm",
+  source=f"{_IOFFE}, section 2.1, without numbers",
+  quantity="saturated units of the first layer",
+  samples=("none", "bn"),
+  analysis=Difference(),
+  criterion=Effect(50),
+  why="half of the layer hardly learns",
+  unit="points",
+  form="+.1f",
+  pilot="added after a first pilot",
+  spread=0.3,
+)
+GRADIENT = Claim(
+  "larger_gradient",
+  "before training, the gradient of the first kernel of a sigmoid net is at"
+  " least {margin} times as large with batch norm as without a norm",
+  source=_TEXTBOOKS,
+  quantity="length of the gradient",
+  samples=("bn", "none"),
+  analysis=Ratio(),
+  criterion=Effect(10, none=1),
+  why="ten times the learning rate does not make up for it",
+  form=".3g",
+  pilot="added after a first pilot",
+  spread=0.1,
 )
 BEYOND = Claim(
   "beyond_two",
@@ -56,6 +92,7 @@ BEYOND = Claim(
   analysis=Ratio(),
   criterion=Effect(1.5, none=1),
   why="half as many more would be seen in a histogram",
+  spread=0.062,
 )
 AFFINE = Claim(
   "gain_and_bias_help",
@@ -65,6 +102,7 @@ AFFINE = Claim(
   samples=("with gain and bias", "without"),
   criterion=Effect(-0.5),
   why="about a tenth of what these nets err",
+  spread=0.61,
   **_ERROR,
 )
 DRIFT = Claim(
@@ -78,6 +116,7 @@ DRIFT = Claim(
   criterion=Effect(0.5, none=1),
   why="layer norm undoes a change of scale of all units together; half is"
   " what one would call a protection",
+  spread=0.21,
 )
 STALE = Claim(
   "stale_statistics",
@@ -87,9 +126,13 @@ STALE = Claim(
   samples=("running", "re-estimated"),
   criterion=Effect(5),
   why="about what such a net errs before the change",
+  spread=6.7,
   **_ERROR,
 )
-CLAIMS = (*SCALE.values(), DEAD, BEYOND, AFFINE, DRIFT, STALE)
+CLAIMS = (
+  *SCALE.values(),
+  *(SATURATED, DEAD, GRADIENT, BEYOND, AFFINE, DRIFT, STALE),
+)
 
 UNMOVED = Check(
   "unmoved_by_rescaling",

@@ -39,7 +39,9 @@ def judged(present):
     none = arm.norm == "none"
     larger = none and arm.scale == 255 and f"scale_{arm.activation}" in present
     error = 12.0 if larger else 8.0
-    dead = none and "dead_units" in present
+    shares = "dead_units" if arm.activation == "relu" else "saturated_units"
+    flat = none and shares in present
+    small = none and "larger_gradient" in present
     beyond = arm.affine and "beyond_two" in present
     worse = not arm.affine and "gain_and_bias_help" in present
     drift = {
@@ -54,10 +56,10 @@ def judged(present):
       "reestimated": near(error + 3 * worse, seed),
       "changed": near(30.0 if stale else 8.0, seed),
       "changed_reestimated": near(8.0, seed + 1000),
-      "flat": near(0.3 if dead else 0.01, seed)[:, None].repeat(LAYERS, 1),
+      "flat": near(0.7 if flat else 0.01, seed)[:, None].repeat(LAYERS, 1),
       "beyond": near(0.2 if beyond else 0.1, seed)[:, None].repeat(LAYERS, 1),
       "drift": near(drift[arm.norm], seed),
-      "gradient": factor * np.ones((SEEDS, LAYERS)),
+      "gradient": factor * (0.01 if small else 1) * np.ones((SEEDS, LAYERS)),
     }
   with tempfile.TemporaryDirectory() as folder:
     run = study.Run(pathlib.Path(folder))
