@@ -199,7 +199,7 @@ STUDY = study.Study(
   claims.CHECKS,
   quick={"seeds": 2, "tuning_seeds": 1, "steps": 20, "hidden": (16,) * 3},
   full={"steps": 10_000, "halve": False},
-  confirm={"seed": 100, "seeds": 10},
+  confirm={"seed": 100, "seeds": 20},
 )
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ _ERROR: Mapping[str, Any] = {
 SCALE = {
   activation: Claim(
     f"scale_{activation}",
-    f"a {activation} net without a norm errs at least {{margin}} points more if"
+    f"a {activation} net without a norm errs at least {{margin}} point more if"
     " its inputs are 255 times as large, each at its best rate",
     source=_TEXTBOOKS,
     samples=("inputs times 255", "times 1"),
