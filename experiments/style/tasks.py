@@ -127,14 +127,15 @@ def source(task: Task, styles: tuple[int, ...], size: int) -> Drawn:
 
   def draw(key: jax.Array, data: Any, size: int) -> Batch:
     picture, styles = data
-    where, mirror, which = jax.random.split(key, 3)
-    limits = jnp.array(picture.shape[:2]) - task.crop + 1
-    corners = jax.random.randint(where, (size, 2), 0, limits)
+    down, right, mirror, which = jax.random.split(key, 4)
+    height, width = (side - task.crop + 1 for side in picture.shape[:2])
+    top = jax.random.randint(down, (size,), 0, height)
+    left = jax.random.randint(right, (size,), 0, width)
     cut = jax.vmap(
-      lambda corner: jax.lax.dynamic_slice(
-        picture, (*corner, 0), (task.crop, task.crop, 3)
+      lambda top, left: jax.lax.dynamic_slice(
+        picture, (top, left, 0), (task.crop, task.crop, 3)
       )
-    )(corners)
+    )(top, left)
     mirrored = jax.random.bernoulli(mirror, shape=(size, 1, 1, 1))
     cut = jnp.where(mirrored, cut[:, :, ::-1], cut)
     return Batch(cut, jax.random.choice(which, styles, (size,)))

@@ -196,4 +196,5 @@ def change(before: ArrayLike, after: ArrayLike) -> np.ndarray:
   """
   old, new = np.asarray(before), np.asarray(after)
   spread = old - old.mean((0, 1, 2))
-  return np.sqrt(np.square(new - old).mean() / np.square(spread).mean())
+  with np.errstate(divide="ignore", invalid="ignore"):  # A blank picture.
+    return np.sqrt(np.square(new - old).mean() / np.square(spread).mean())
