@@ -1,55 +1,60 @@
-"""Whether a net that paints photographs in a style needs instance norm.
+"""Painting photographs in a style: instance norm, batch norm, none.
 
     python -m experiments.style
 
-A net repaints crops of one photograph, china of scikit-learn, in a style. The
-styles are the flower of scikit-learn's other photograph, and two textures that
-are drawn here: blue stripes and pink dots. The net is that of Johnson et al.
-at a small size: a 3x3 convolution with 8 channels, one of stride 2 with 16, two
-residual blocks, upsampling, and two convolutions. A norm follows each but the
-last. Borders are mirrored. 250 steps of Adam, each on 4 crops of 32x32 pixels
-of the photograph at half its size. About four minutes on two cores.
+A net repaints crops of a photograph in a style. The photograph is china of
+scikit-learn, at half its size. The styles are a part of scikit-learn's other
+photograph, flower, and two textures that are drawn here: blue stripes and pink
+dots. The net is that of Johnson et al. at a small size: a 3x3 convolution with
+8 channels, one of stride 2 with 16, two residual blocks, upsampling, and two
+convolutions. A norm follows each but the last. Borders are mirrored. Training
+takes 250 steps of Adam on 4 crops of 32x32 pixels each. About four minutes on
+two cores.
 
 The loss of a picture is its distance to the style plus 0.2 times its distance
 to the content. Both are measured in 32 random filters of 5x5 pixels with ReLU,
-at full, half and quarter resolution. They are always the same and never
-trained. The style is compared by Gram matrices, the mean products of two
-features: squared distance over squared norm of those of the style. The content
-is compared by the features of the gray pictures at half resolution, each minus
-its mean over the picture: squared distance over its mean size. So the loss is
-also what a user wants from the picture, and it is judged on 48 crops from
-columns of the photograph that are not in training. The rate of each arm is
-chosen from five or more half decades by the loss on 48 crops from other
-columns, with other seeds.
+at full, half and quarter resolution. The filters are always the same and are
+not trained. Styles are compared by Gram matrices, the mean products of two
+features: the squared distance is divided by the squared norm of those of the
+style. Contents are compared by the features of the gray pictures at half
+resolution, minus their means over the picture: the squared distance is divided
+by its mean for blank pictures. The loss is judged, because it is what the nets
+of all the sources are trained for, and no other measure is agreed on. It is
+taken on 48 crops from columns of the photograph that are not in training. The
+rate of each arm is chosen from five or more half decades by the loss on 48
+crops from other columns, with other seeds.
 
-One style, the flower: no norm ("none"), batch norm ("bn") and instance norm
-("in"). Batch norm is judged with statistics re-estimated over 50 batches of
-training; the table has running statistics too. For three styles: three nets
-with instance norm ("separate nets"), or one whose instance norms have a gain
-and a bias for each style ("one net"). That one sees a third as many crops of
-each style. The control ("told at the input") gets the style as a constant
-input channel instead, which instance norm subtracts.
+For one style, the flower, there are no norm ("none"), batch norm ("bn") and
+instance norm ("in"). Batch norm is judged with statistics that are re-estimated
+over 50 batches of training; the table has running statistics too. For three
+styles there are three nets with instance norm ("separate nets"), and one whose
+instance norms have a gain and a bias for each style ("one net"). It takes as
+many steps as one of the three, so it sees a third as many crops of each style.
+The control ("told at the input") gets the style as a constant channel of its
+input instead, which instance norm subtracts.
 
-To see what the contrast of the content does, pictures are also painted from
-crops that are faded towards middle gray: at half the contrast, by how much the
-picture changes (root mean square, over the spread of the pictures); at a
-quarter, the loss, with the content as it was before. Behind a convolution
-without zeros at the borders, instance norm removes a factor of its input up to
-epsilon, which matters in a cloudless sky.
+Nets that have been trained like this also paint crops that are faded towards
+middle gray. At half the contrast it is measured by how much a picture changes:
+the root mean square of the change over that of the pictures' distance from
+their mean. At a quarter of the contrast the loss is taken, with the content as
+it was before. Instance norm behind a convolution with mirrored borders removes
+a factor of the input. Only its epsilon is left, which matters in a cloudless
+sky.
 
 A seed determines the initial weights, the crops and their order. Seeds are
-paired: the arms share crops, and kernels of the same shape.
+paired: the arms share the crops, and the kernels if they have the same shape.
 
-Sources: Ulyanov et al., 2016, https://arxiv.org/abs/1607.08022: the contrast of
-the content should not matter, and instance norm instead of batch norm makes
-better pictures; it shows pictures and no numbers. Huang & Belongie, 2017,
-https://arxiv.org/abs/1703.06868, figure 1: the losses fall faster with instance
-norm than with batch norm. Section 4: gain and bias alone can set the style.
-Dumoulin et al., 2017, https://arxiv.org/abs/1610.07629: one net for 32 styles,
-by gains and biases. All of them compare features of a trained VGG net.
-Ustyuzhaninov et al., 2016, https://arxiv.org/abs/1606.00021: one layer of
-random filters of several sizes is enough for textures. Gram matrices: Gatys et
-al., 2016, https://arxiv.org/abs/1508.06576. Net: Johnson et al., 2016,
+Sources: Ulyanov et al., 2016, https://arxiv.org/abs/1607.08022, section 2: the
+contrast of the content should not matter, and it does not with instance norm.
+The paper has better pictures than with batch norm, and no numbers. Huang &
+Belongie, 2017, https://arxiv.org/abs/1703.06868, figure 1: the losses fall
+faster with instance norm than with batch norm, also if all contents have the
+same contrast; section 4: gain and bias can set the style. Dumoulin et al.,
+2017, https://arxiv.org/abs/1610.07629: one net for 32 styles, by gains and
+biases. These papers compare features of a trained VGG net. Ustyuzhaninov et
+al., 2016, https://arxiv.org/abs/1606.00021: for textures, one layer of random
+filters of several sizes is often as good. Gram matrices: Gatys et al., 2015,
+https://arxiv.org/abs/1508.06576. The net: Johnson et al., 2016,
 https://arxiv.org/abs/1603.08155.
 """
 
@@ -202,7 +207,7 @@ STUDY = study.Study(
     "rate_factor": (10**-0.5, 10**0.5),
     "steps": (125, 500),
     "content_weight": (0.05, 0.8),
-    "batch_size": (1, 16),
+    "batch_size": (2, 8),
   },
 )
 
