@@ -77,11 +77,11 @@ from experiments.style.training import Arm, Sizes, Trainer
 RATES = tuning.half_decades(-6, -2)
 # What the table shows, and its headers there.
 MEASURED = {
-  "style": "distance to style",
+  "style": "to style",
   "content": "to content",
   "loss": "loss",
-  "running": "with running statistics",
-  "faint": "at a quarter of the contrast",
+  "running": "running",
+  "faint": "pale",
 }
 ALL = tuple(range(len(STYLES)))
 ARMS: Mapping[str, Arm] = {
@@ -178,7 +178,11 @@ def _show(found: Mapping[str, Parts], task: Task, config: Config) -> None:
     rate = f"{part['rate']:.2g}" if "rate" in part else ""
     cells = [shown(part[key].mean(axis=1), ".3f") for key in MEASURED]
     rows.append([name, rate, *cells])
-  print("On test crops, mean over the styles of the net:")
+  print(
+    "Test crops, means over the styles of a net: distances and loss, with"
+    " re-estimated statistics;\nthe loss with running statistics, and painted"
+    " from a quarter of the contrast (pale):"
+  )
   print(table(rows, ["net", "best rate", *MEASURED.values()]))
 
 

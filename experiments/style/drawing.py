@@ -34,26 +34,30 @@ def draw(found: Found, task: Task, caption: str, run: Run) -> None:
 
 
 def _draw_contrasts(found: Found, task: Task, run: Run) -> None:
-  arms = ("none", "bn", "in", "one net")
+  arms = {"none": "none", "bn": "bn", "in": "in", "one net": "in, three styles"}
   shown = task.test[training.SHOWN]
   contents = [shown, np.asarray(tasks.faded(shown, losses.FAINT))]
   with figures.drawing(
     run,
     "pictures",
-    title="A part of a photograph that was not in training, as a flower",
+    title="A part of the photograph that is not in training, as a flower",
     rows=2,
     columns=2 + len(arms),
-    size=(14, 5.4),
-    caption="First seed. Below: the same at a quarter of the contrast",
+    size=(14, 5.6),
+    caption="Pictures of the first seed; losses are means over all test crops"
+    " and seeds",
   ) as panels:
     grid = panels.reshape(2, -1)
     _show(grid[0, 0], task.styles[0], "style")
     grid[1, 0].set_axis_off()
+    grid[1, 0].text(
+      0.5, 0.5, "a quarter of\nthe contrast", ha="center", va="center"
+    )
     for row, content in enumerate(contents):
       _show(grid[row, 1], content, "" if row else "content")
-      for panel, arm in zip(grid[row, 2:], arms, strict=True):
+      for panel, (arm, title) in zip(grid[row, 2:], arms.items(), strict=True):
         picture = found[arm]["pictures"][0, 0, row]
-        _show(panel, picture, "" if row else arm, _loss(found[arm], row))
+        _show(panel, picture, "" if row else title, _loss(found[arm], row))
 
 
 def _loss(part: Parts, row: int) -> str:
@@ -69,7 +73,8 @@ def _draw_styles(found: Found, task: Task, run: Run) -> None:
     rows=len(STYLES),
     columns=1 + len(columns),
     size=(9.5, 8.4),
-    caption="First seed, with the mean loss of all seeds",
+    caption="Pictures of the first seed; losses are means over all test crops"
+    " and seeds",
   ) as panels:
     for number, row in enumerate(panels.reshape(len(STYLES), -1)):
       _show(row[0], task.styles[number], "" if number else "style")

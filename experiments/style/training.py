@@ -24,7 +24,7 @@ from experiments.style.tasks import Task
 
 HALF = 0.5  # Another contrast of contents in the tests.
 _REESTIMATED = 50  # Batches for re-estimating statistics.
-SHOWN = slice(16, 96)  # Rows of the test picture in the figures.
+SHOWN = slice(48, 128)  # Rows of the test picture in the figures.
 
 PyTree = Any
 
