@@ -9,7 +9,7 @@ from experiments.lab.study import Parts, Run
 _TENTH = "a tenth is about what one sees in a plotted curve"
 _SEEN = (
   "net, loss and steps, such that pictures with instance norm show both style"
-  " and content; single seeds of both arms were seen before the margin"
+  " and content; single seeds of in and bn were seen before the margin"
 )
 _LOSS: Mapping[str, Any] = {
   "quantity": "loss on test crops",
@@ -63,7 +63,8 @@ FAINT_BN = Claim(
   samples=("bn, a quarter of the contrast", "bn"),
   criterion=Effect(1.1, none=1),
   why=_TENTH,
-  pilot="the margin, after a pilot of two seeds",
+  pilot="the margin, and the loss instead of the distance to the style, after a"
+  " pilot of two seeds",
   spread=0.13,
   **_LOSS,
 )
