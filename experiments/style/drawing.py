@@ -91,7 +91,9 @@ def _draw_styles(found: Found, task: Task, run: Run) -> None:
 def _show(
   panel: "Axes", picture: ArrayLike, title: str, below: str = ""
 ) -> None:
-  panel.imshow(np.asarray(picture))
+  # Enlarged first: Matplotlib would take some pixels more often than others,
+  # which changes the colours of patterns as fine as these.
+  panel.imshow(np.asarray(picture).repeat(4, axis=0).repeat(4, axis=1))
   panel.set_title(title, fontsize=14)
   panel.set_xlabel(below)
   panel.set_xticks([])
