@@ -29,10 +29,10 @@ also instance norm, batch norm, which trains as instance norm and predicts with
 running statistics, and batch renorm, whose limits rise from example 100 to 500;
 batch norm by accumulated statistics (nets.py), which an example joins before it
 is standardized, in training too. Their running statistics have momentum 0.99.
-For comparison, batches of 20 of the same stream: 20 examples are predicted,
-then learned. So do batch norm (momentum 0.9), layer norm (vectors) and instance
-norm (maps), which show what the batch changes without the norm. About three
-minutes on two cores.
+For comparison, three arms get batches of 20 of the same stream, which they
+predict, then learn: batch norm (momentum 0.9), and layer norm (vectors) and
+instance norm (maps), which show what the size of the batch does without batch
+norm. About three minutes on two cores.
 
 After the stream, the nets are tested on other images, with running statistics
 and with those re-estimated on the last segment.
@@ -76,6 +76,7 @@ from experiments.online.training import (
   AFTER,
   ARMS,
   MANY,
+  MORE,
   NORMS,
   Config,
   rates,
@@ -101,6 +102,8 @@ def measure(config: Config, run: Run) -> None:
   found: dict[Arm, Parts] = {}
   for net, norms in NORMS.items():
     for norm in norms:
+      if norm in MORE and not config.more:
+        continue
       part = functools.partial(train, net, norm, config, pool)
       found[net, norm] = tuning.tuned(
         run, f"{net}_{norm}", part, rates(norm), config
@@ -148,6 +151,7 @@ def _show(found: Mapping[Arm, Parts]) -> None:
         shown(arm["reestimated"], ".1f"),
       ]
       for norm in norms
+      if (net, norm) in found
       for arm in [found[net, norm]]
     ]
     headers = ["norm", "best rate", "whole stream", "before light", "light"]
@@ -173,6 +177,7 @@ STUDY = study.Study(
     "segment": 200,
     "hidden": (16,),
     "channels": (8,),
+    "more": False,
   },
   full={
     "segment": 5_000,

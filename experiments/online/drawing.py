@@ -97,7 +97,8 @@ def changes(
     legend=False,
   ) as axes:
     at = iter(axes)
-    for net, norms in NORMS.items():
+    for net, every in NORMS.items():
+      norms = [norm for norm in every if (net, norm) in found]
       for kind, title in kinds.items():
         panel = next(at)
         for x, norm in enumerate(norms):

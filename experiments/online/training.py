@@ -36,6 +36,8 @@ NORMS: Mapping[str, tuple[str, ...]] = {
   "vectors": ("none", "ln", "gn", "acc", "ln20", "bn20"),
   "maps": ("none", "ln", "gn", "in", "bn", "brn", "acc", "in20", "bn20"),
 }
+# The arms that no claim is about.
+MORE = ("gn", "ln20", "in20")
 ARMS = {
   "none": "no norm",
   "ln": "layer norm",
@@ -71,6 +73,11 @@ class Config(options.TunedConfig):
   )  # fmt: skip
   channels: tuple[int, ...] = option(
     (32, 32), "Channels of each layer of the net of maps.", parsers.COUNTS
+  )
+  more: bool = option(
+    True,
+    f"Also train the arms that no claim is about: {', '.join(MORE)}.",
+    parsers.BOOLEAN,
   )
   segment: int = option(
     1_000,
