@@ -3,11 +3,11 @@
     python -m experiments.online
 
 Every example is first predicted and then learned, with one step of SGD ("test,
-then train"). The share of wrong predictions is the prequential error: no
-example is predicted after it was learned, except that a small data set comes
-again after all of its images have come. A prediction is made in evaluation
-mode, because a single answer is asked for: batch norm then has the statistics
-of earlier examples.
+then train"). The share of wrong predictions is the prequential error: an image
+is new when it is predicted. (The digits are few: the 1,437 of a seed come nine
+times, each time all of them before one comes again.) A prediction is made in
+evaluation mode, because a single answer is asked for: batch norm then has the
+statistics of earlier examples.
 
 The stream has 13 segments of 1,000 images of digits. After the first one, each
 begins with a change, in turns: "light", contrast and brightness jump; "order",
