@@ -60,6 +60,7 @@ ENTRIES: Mapping[str, Entry] = {
     for name in ("warmup", "depth", "norms", "batch_norm")
   },
   "style": Entry("style", data="", application=True),
+  "online": Entry("online", application=True),
 }  # fmt: skip
 
 APPLICATIONS = tuple(

@@ -98,7 +98,9 @@ def mapped_axis(module: nn.Module) -> AxisName | None:
 
   Models are initialized outside of the mapping that binds the name.
   """
-  return None if module.is_initializing() else module.axis_name
+  # Norms of others, which `reestimate` knows too, may lack the field.
+  name: AxisName | None = getattr(module, "axis_name", None)
+  return None if module.is_initializing() else name
 
 
 def assign(

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl.testing import parameterized
+from absl.testing import absltest, parameterized
 
 from normjax.linen import (
   BatchNorm,
@@ -456,6 +456,27 @@ class Foreign(nn.Module):
     for name in self.names:
       self.variable("batch_stats", name, jnp.zeros, x.shape[-1:])
     return x
+
+
+class Minimal(nn.Module):
+  """A norm with nothing but a mode, a mean and a variance."""
+
+  use_running_average: bool
+
+  @nn.compact
+  def __call__(self, x):
+    self.variable("batch_stats", "mean", jnp.zeros, x.shape[-1:])
+    self.variable("batch_stats", "var", jnp.ones, x.shape[-1:])
+    return x
+
+
+class ForeignTest(absltest.TestCase):
+  def test_a_norm_needs_no_more_fields_than_its_mode(self):
+    x = jax.random.normal(KEY, (8, 3)) + 2
+    norm = Minimal(use_running_average=True)
+    stats = reestimate(norm, norm.init(KEY, x), [x])["batch_stats"]
+    np.testing.assert_allclose(stats["mean"], np.float64(x).mean(0), rtol=1e-5)
+    np.testing.assert_allclose(stats["var"], np.float64(x).var(0), rtol=1e-5)
 
 
 class ErrorsTest(parameterized.TestCase):
