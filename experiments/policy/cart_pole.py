@@ -10,7 +10,8 @@ so that the return is the number of steps.
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,8 @@ STEEPEST = math.radians(12)
 START = 0.05  # Every number starts uniformly within this of zero.
 ACTIONS = 2  # Left, right.
 OBSERVED = 4  # Position (m), velocity, angle of the pole (radians), velocity.
+
+Thought = TypeVar("Thought")  # What a decision brings besides actions.
 
 
 class CartPoles(NamedTuple):
@@ -78,7 +81,7 @@ def moved(observed: jax.Array, actions: jax.Array) -> jax.Array:
   >>> print(moved(jnp.zeros((1, 4)), jnp.array([1])).round(3))
   [[ 0.     0.195  0.    -0.293]]
   """
-  position, velocity, angle, turning = jnp.moveaxis(observed, -1, 0)
+  _, velocity, angle, turning = jnp.moveaxis(observed, -1, 0)
   force = jnp.where(actions == 1, FORCE, -FORCE)
   sine, cosine = jnp.sin(angle), jnp.cos(angle)
   mass = CART + POLE
@@ -114,3 +117,53 @@ def step(
     jnp.where(ended, again.steps, length),
   )
   return Step(poles, reached, fell, ended, length)
+
+
+def played(
+  decide: Callable[[jax.Array, jax.Array], tuple[jax.Array, Thought]],
+  poles: CartPoles,
+  key: jax.Array,
+  *,
+  steps: int,
+  longest: int,
+) -> tuple[CartPoles, Step, Thought]:
+  """Takes many steps in every environment.
+
+  Args:
+    decide: Returns actions `[n]` and anything else for what is observed,
+      `[n, 4]`, and a key.
+    poles: The environments.
+    key: Draws actions and starts.
+    steps: How many steps to take.
+    longest: As in `step`.
+
+  Returns:
+    The environments afterwards; and with a leading axis of steps, all of them
+    and what `decide` returned besides the actions.
+  """
+
+  def once(
+    poles: CartPoles, key: jax.Array
+  ) -> tuple[CartPoles, tuple[Step, Thought]]:
+    chance, start_key = jax.random.split(key)
+    actions, thought = decide(poles.observed, chance)
+    done = step(poles, actions, start_key, longest)
+    return done.poles, (done, thought)
+
+  poles, (done, thoughts) = jax.lax.scan(
+    once, poles, jax.random.split(key, steps)
+  )
+  return poles, done, thoughts
+
+
+def last_lengths(done: Step, before: jax.Array) -> jax.Array:
+  """Returns the length of the last episode that ended, `[n]`.
+
+  Args:
+    done: Steps `[t, n]`.
+    before: What to return where none ended, `[n]`.
+  """
+  lengths = jnp.where(done.ended, done.length, 0)
+  last = len(lengths) - 1 - jnp.argmax(done.ended[::-1], axis=0)
+  found = jnp.take_along_axis(lengths, last[None], axis=0)[0]
+  return jnp.where(done.ended.any(axis=0), found, before)

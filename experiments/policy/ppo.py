@@ -13,6 +13,8 @@ from experiments.policy.nets import Answer
 
 DISCOUNT, DECAY = 0.99, 0.95  # Gamma and lambda of the source, table 3.
 CLIP = 0.2
+# Of a step; a value is then between zero and one.
+REWARD = 1 - DISCOUNT
 VALUE_WEIGHT, ENTROPY_WEIGHT = 0.5, 0.01
 
 
