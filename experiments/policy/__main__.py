@@ -44,9 +44,9 @@ by the return, with other seeds. After training, each of 32 environments runs
 one new episode, with actions drawn from the policy.
 
 Sources: Schulman et al., 2017, https://arxiv.org/abs/1707.06347, for PPO.
-Lillicrap et al., 2015, https://arxiv.org/abs/1509.02971, section 3: batch norm
-lets one net learn tasks whose observations have different units, without scaling
-them by hand. The answer of an author of CoinRun to
+Lillicrap et al., 2015, https://arxiv.org/abs/1509.02971, section 3: with batch
+norm, a method learns tasks whose observations have different units, without
+anybody scaling them by hand. CoinRun's author in
 https://github.com/openai/coinrun/issues/41: acting and updating should
 normalize by similar statistics, since other ones can make training unstable;
 so that code always uses those of the batch.
@@ -54,122 +54,29 @@ so that code always uses those of the batch.
 
 import functools
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from experiments.lab import study, tuning
-from experiments.lab.claims import (
-  Above,
-  Below,
-  Check,
-  Claim,
-  Difference,
-  Effect,
-  Level,
-)
 from experiments.lab.statistics import shown
 from experiments.lab.study import Parts, Run
 from experiments.lab.tables import table
 from experiments.policy import cart_pole, drawing
+from experiments.policy.claims import (
+  APART,
+  BATCHES,
+  CLAIMS,
+  HARMLESS,
+  HURT,
+  KEPT,
+  MATTER,
+  SAME,
+)
 from experiments.policy.options import ARMS, Config
 from experiments.policy.training import RATES, train
 
 NATURAL, SCALED = "natural", "scaled"
 Found = Mapping[str, Mapping[str, Parts]]  # By scale and arm.
-
-_LILLICRAP = "Lillicrap et al. 2015, section 3"
-_COINRUN = "openai/coinrun, issue 41"
-_RETURN: Mapping[str, Any] = {
-  "quantity": "return",
-  "analysis": Difference(),
-  "unit": "steps",
-  "form": "+.0f",
-}
-_TENTH = "a tenth of the 500 steps that are possible"
-MATTER = Claim(
-  "scales_matter",
-  "without a norm, badly scaled observations cost at least {margin} steps",
-  source="ours: the control",
-  samples=("badly scaled", "natural"),
-  criterion=Effect(-100),
-  why="twice the margin of the claims that a norm makes them harmless",
-  headline=True,
-  **_RETURN,
-)
-HARMLESS = {
-  arm: Claim(
-    f"harmless_{arm}",
-    f"with {name}, badly scaled observations give a return at most {{margin}}"
-    " steps below that of natural ones without a norm",
-    source=source,
-    samples=(f"{ARMS[arm].title}, badly scaled", "none, natural"),
-    criterion=Above(-50),
-    why=_TENTH,
-    headline=True,
-    **_RETURN,
-  )
-  for arm, name, source in (
-    ("inputs", "standardized inputs", "ours; common practice"),
-    ("ln", "layer norm", "ours"),
-    ("bn", "batch norm", _LILLICRAP),
-  )
-}
-HURT = Claim(
-  "bn_hurts",
-  "batch norm that acts on one observation at a time has a return at least"
-  " {margin} steps below that of no norm, on natural observations",
-  source=f"ours; {_COINRUN}, says that it may",
-  samples=("bn", "none"),
-  criterion=Effect(-50),
-  why=_TENTH,
-  headline=True,
-  **_RETURN,
-)
-KEPT = Claim(
-  "ln_does_not_hurt",
-  "layer norm has a return at most {margin} steps below that of no norm, on"
-  " natural observations",
-  source="ours",
-  samples=("ln", "none"),
-  criterion=Above(-50),
-  why="the margin of bn_hurts",
-  **_RETURN,
-)
-BATCHES = Claim(
-  "batches_help",
-  "batch norm gains at least {margin} steps if it also acts with the statistics"
-  " of a batch, that of all environments, on natural observations",
-  source=f"{_COINRUN}, of pixels",
-  samples=("bn, acting on batches", "bn"),
-  criterion=Effect(50),
-  why="the margin of bn_hurts",
-  **_RETURN,
-)
-APART = Claim(
-  "bn_acts_otherwise",
-  "at equal parameters, batch norm's policy that acts and the one that updates"
-  " differ by more than {margin} nats, on natural observations",
-  source="ours",
-  quantity="mean KL(acting || updating) at the start of updates",
-  samples=("bn",),
-  analysis=Level(),
-  criterion=Above(0.003),
-  why="the smallest target of what a whole update changes, Schulman et al. 2017,"
-  " table 1",
-  unit="nats",
-  form=".4f",
-)
-CLAIMS = (MATTER, *HARMLESS.values(), HURT, KEPT, BATCHES, APART)
-
-SAME = Check(
-  "one_policy",
-  "at equal parameters, the policies that act and update are the same without a"
-  " norm, with standardized inputs and with layer norm",
-  source="the definition",
-  quantity="largest KL(acting || updating) of all updates, in nats",
-  criterion=Below(1e-5),
-)
 
 
 def measure(config: Config, run: Run) -> None:

@@ -6,6 +6,7 @@ itself chooses what it sees. Shapes: n environments, t steps.
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -20,8 +21,6 @@ from experiments.policy.cart_pole import CartPoles
 from experiments.policy.nets import ActorCritic, Answer, standardized
 from experiments.policy.options import Arm, Config
 from normjax import functional, linen
-
-NORM_LIMIT = 0.5  # Of gradients.
 
 PyTree = Any
 
@@ -39,7 +38,7 @@ class State:
       its end.
   """
 
-  variables: dict[str, PyTree]
+  variables: Mapping[str, PyTree]
   opt_state: optax.OptState
   seen: functional.Moments
   poles: CartPoles
@@ -81,19 +80,10 @@ class Agent:
     _, done, _ = self._played(at_random, poles, random_key)
     return State(
       variables,
-      self._optimizer(0.0).init(variables["params"]),
-      functional.moments(done.reached * scales, axes=(0, 1)),
+      ppo.optimizer(0.0, 1).init(variables["params"]),
+      functional.moments(cart_pole.in_units(done.reached, scales), axes=(0, 1)),
       poles,
       jnp.zeros(count, jnp.int32),
-    )
-
-  def _optimizer(self, rate: float | jax.Array) -> optax.GradientTransformation:
-    """Returns Adam with a rate that falls linearly to zero."""
-    config = self.config
-    steps = config.updates * config.epochs * config.batches
-    return optax.chain(
-      optax.clip_by_global_norm(NORM_LIMIT),
-      optax.adam(lambda step: rate * (1 - step / steps), eps=1e-5),
     )
 
   def _played(
@@ -120,7 +110,7 @@ class Agent:
   def _inputs(
     self, state: State, scales: jax.Array, observed: jax.Array
   ) -> jax.Array:
-    x = observed * scales
+    x = cart_pole.in_units(observed, scales)
     return standardized(x, state.seen) if self.arm.standardize else x
 
   def rollout(
@@ -148,7 +138,9 @@ class Agent:
       done.fell,
       done.ended,
     )
-    more = functional.moments(done.reached * scales, axes=(0, 1))
+    more = functional.moments(
+      cart_pole.in_units(done.reached, scales), axes=(0, 1)
+    )
     state = dataclasses.replace(
       state,
       poles=poles,
@@ -166,7 +158,10 @@ class Agent:
     The divergence is that of the first batch, where the parameters are still
     those that acted.
     """
-    config, optimizer = self.config, self._optimizer(rate)
+    config = self.config
+    optimizer = ppo.optimizer(
+      rate, config.updates * config.epochs * config.batches
+    )
     seen = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), seen)
 
     def objective(params: PyTree, variables: PyTree, batch: ppo.Rollout) -> Any:
@@ -221,7 +216,7 @@ class Agent:
 
     poles = cart_pole.start(start_key, self.config.environments)
     _, done, _ = self._played(decide, poles, key, self.config.longest)
-    return jnp.mean(1.0 + jnp.argmax(done.ended, axis=0))
+    return 1 + jnp.mean(jnp.argmax(done.ended, axis=0), dtype=jnp.float32)
 
   def train(
     self, seed: jax.Array, rate: jax.Array, scales: jax.Array

@@ -68,6 +68,11 @@ def start(key: jax.Array, count: int) -> CartPoles:
   return CartPoles(observed, jnp.zeros(count, jnp.int32))
 
 
+def in_units(observed: jax.Array, scales: jax.Array) -> jax.Array:
+  """Returns observations `[..., 4]` times their factors `[4]`."""
+  return observed * jnp.expand_dims(scales, range(observed.ndim - 1))
+
+
 def moved(observed: jax.Array, actions: jax.Array) -> jax.Array:
   """Returns where a step leads.
 

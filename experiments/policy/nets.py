@@ -74,7 +74,7 @@ def standardized(x: jax.Array, seen: functional.Moments) -> jax.Array:
   [[-1. -1.]
    [ 1.  1.]]
   """
-  # Below the variance of any observation here, which 1e-5 is not.
+  # Far below the variance of any observation here, which 1e-5 is not.
   return functional.batch_norm(
-    x, stats=seen, use_running_average=True, epsilon=1e-8
+    x, stats=seen, use_running_average=True, epsilon=1e-12
   )[0]

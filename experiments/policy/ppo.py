@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from experiments.policy.nets import Answer
 
@@ -15,6 +16,7 @@ DISCOUNT, DECAY = 0.99, 0.95  # Gamma and lambda of the source, table 3.
 CLIP = 0.2
 # Of a step; a value is then between zero and one.
 REWARD = 1 - DISCOUNT
+LARGEST = 0.5  # Norm of gradients.
 VALUE_WEIGHT, ENTROPY_WEIGHT = 0.5, 0.01
 
 
@@ -108,3 +110,13 @@ def divergence(first: jax.Array, second: jax.Array) -> jax.Array:
   """
   logs, others = jax.nn.log_softmax(first), jax.nn.log_softmax(second)
   return (jnp.exp(logs) * (logs - others)).sum(axis=-1)
+
+
+def optimizer(
+  rate: float | jax.Array, steps: int
+) -> optax.GradientTransformation:
+  """Returns Adam with a rate that falls linearly to zero in `steps`."""
+  return optax.chain(
+    optax.clip_by_global_norm(LARGEST),
+    optax.adam(lambda step: rate * (1 - step / steps), eps=1e-5),
+  )
