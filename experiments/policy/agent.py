@@ -98,7 +98,7 @@ class Agent:
       longest=config.longest,
     )
 
-  def _answer(
+  def answer(
     self, variables: PyTree, x: jax.Array, *, train: bool
   ) -> tuple[Answer, PyTree]:
     """Returns the answer to inputs `[n, 4]`, and the variables afterwards."""
@@ -119,7 +119,7 @@ class Agent:
     """Lets the policy act; returns what was seen, `[t, n]`."""
     inputs = functools.partial(self._inputs, state, scales)
     answers = functools.partial(
-      self._answer, state.variables, train=self.arm.acts == "batch"
+      self.answer, state.variables, train=self.arm.acts == "batch"
     )
 
     def decide(observed: jax.Array, key: jax.Array) -> Any:
@@ -166,7 +166,7 @@ class Agent:
 
     def objective(params: PyTree, variables: PyTree, batch: ppo.Rollout) -> Any:
       variables = {**variables, "params": params}
-      answer, variables = self._answer(variables, batch.observed, train=True)
+      answer, variables = self.answer(variables, batch.observed, train=True)
       apart = ppo.divergence(batch.logits, answer.logits).mean()
       return ppo.loss(answer, batch), (variables, apart)
 
@@ -211,7 +211,7 @@ class Agent:
 
     def decide(observed: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
       x = self._inputs(state, scales, observed)
-      answer, _ = self._answer(state.variables, x, train=train)
+      answer, _ = self.answer(state.variables, x, train=train)
       return jax.random.categorical(key, answer.logits), None
 
     poles = cart_pole.start(start_key, self.config.environments)

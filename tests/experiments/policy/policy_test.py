@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import io
 import math
 import pathlib
@@ -11,7 +12,6 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from absl.testing import absltest, parameterized
 
 from experiments.lab import study
@@ -233,69 +233,69 @@ class PPOTest(chex.TestCase):
 
 
 class AgentTest(parameterized.TestCase):
-  def seen(self, arm, config=TINY):
-    """Returns an agent, its state after a rollout, and what it has seen."""
-    agent = Agent(ARMS[arm], config)
-    keys = jax.random.split(jax.random.key(0))
-    scales = jnp.asarray(config.scales)
-    state = agent.init(keys[0], scales)
-    return agent, state, *agent.rollout(state, scales, keys[1])
+  def test_standardized_inputs(self):
+    """They are those before the rollout, for acting and for updating."""
+    agent = Agent(ARMS["inputs"], TINY)
 
-  def test_standardized_inputs_are_those_before_the_rollout(self):
-    _, before, after, seen = self.seen("inputs")
+    @jax.jit
+    def play(key):
+      scales = jnp.asarray(TINY.scales)
+      before = agent.init(key, scales)
+      params = jax.tree.map(lambda leaf: 10 * leaf, before.variables["params"])
+      before = dataclasses.replace(before, variables={"params": params})
+      after, seen = agent.rollout(before, scales, key)
+      x = seen.observed.reshape(-1, 4)
+      return (
+        before,
+        after,
+        seen,
+        agent.answer(after.variables, x, train=True)[0],
+      )
+
+    before, after, seen, answer = play(jax.random.key(0))
     count = TINY.environments * TINY.horizon
     self.assertEqual(before.seen.count[0], count)
     self.assertEqual(after.seen.count[0], 2 * count)
     first = np.asarray(before.poles.observed) * TINY.scales
     mean, var = map(np.asarray, (before.seen.mean, before.seen.var))
     expected = (first - mean) / np.sqrt(var)
-    np.testing.assert_allclose(seen.observed[0], expected, rtol=2e-3)
+    np.testing.assert_allclose(seen.observed[0], expected, rtol=1e-3)
+    acted = seen.logits.reshape(-1, 2)
+    self.assertGreater(jnp.ptp(acted), 0.1)
+    apart = ppo.divergence(acted, answer.logits)
+    self.assertTrue(policy.SAME.outcome(np.abs(apart).max()).holds)
 
-  @parameterized.parameters("none", "ln", "inputs", "bn", "bn_batch")
-  def test_who_acts_otherwise_than_it_updates(self, arm):
-    agent, _, state, seen = self.seen(arm)
-    kernel = state.variables["params"]["policy"]["kernel"]
-    # A policy that depends on what it sees.
-    params = {**state.variables["params"]}
-    params["policy"] = {**params["policy"], "kernel": 100 * kernel}
-    state = dataclasses.replace(
-      state, variables={**state.variables, "params": params}
+  @parameterized.parameters(
+    ("none", True, True), ("ln", True, True), ("bn", True, False)
+  )
+  def test_whether_an_answer_depends_on_others(self, arm, acting, updating):
+    agent = Agent(ARMS[arm], TINY)
+    x = np.random.default_rng(0).normal(size=(4, 4)).astype("f")
+    others = x * np.array([[1], [9], [9], [9]], "f")
+    variables = jax.jit(functools.partial(agent.net.init, train=False))(
+      jax.random.key(0), x
     )
-    scales, key = jnp.asarray(TINY.scales), jax.random.key(1)
-    with jax.numpy_dtype_promotion("standard"):  # Of optax.
-      _, seen = agent.rollout(state, scales, key)
-      state = dataclasses.replace(state, opt_state=_fresh(params))
-      _, apart = agent.update(state, seen, jnp.float32(0.1), key)
-    if arm.startswith("bn"):
-      self.assertGreater(apart, 1e-3)
-    else:
-      self.assertTrue(policy.SAME.outcome(abs(apart)).holds)
-
-  def test_batch_norm_acts_by_its_statistics(self):
-    """One at a time, others change nothing; on batches they do."""
-    for arm, alike in (("bn", True), ("bn_batch", False)):
-      agent, state, _, _ = self.seen(arm)
-      x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 4)), "float32")
-      train = agent.arm.acts == "batch"
-      whole, _ = agent._answer(state.variables, x, train=train)
-      other, _ = agent._answer(
-        state.variables, x.at[1:].multiply(9.0), train=train
-      )
-      same = np.allclose(whole.value[0], other.value[0], rtol=1e-5)
-      self.assertEqual(same, alike)
+    for train, alike in ((False, acting), (True, updating)):
+      answer = jax.jit(functools.partial(agent.answer, train=train))
+      one, other = (answer(variables, y)[0].value[0] for y in (x, others))
+      self.assertEqual(bool(np.isclose(one, other, rtol=1e-5)), alike)
 
   def test_trains(self):
+    config = dataclasses.replace(TINY, gain=10.0)
     with jax.numpy_dtype_promotion("standard"):  # Of optax.
       first, again, other = (
-        training.train(ARMS["bn"], TINY.scales, TINY, [rate], [0, 1])
+        training.train(ARMS["bn"], TINY.scales, config, [rate], [0, 1])
         for rate in (1e-3, 1e-3, 1e-2)
       )
     chex.assert_trees_all_equal(first, again)
     chex.assert_shape(first["curve"], (1, 2, TINY.updates))
     for name in ("running", "re-estimated", "batch", "return", "validation"):
       chex.assert_shape(first[name], (1, 2))
-    self.assertNotEqual(first["return"][0, 0], first["return"][0, 1])
-    self.assertGreater(np.abs(first["curve"] - other["curve"]).max(), 0)
+    self.assertNotEqual(*first["return"][0])
+    changes = np.abs(first["divergence"] - other["divergence"]).max(axis=(0, 1))
+    self.assertEqual(changes[0], 0)  # Before the first update.
+    self.assertGreater(changes[1], 0)
+    self.assertFalse(policy.SAME.outcome(first["divergence"].min()).holds)
     np.testing.assert_array_equal(first["return"], -first["validation"])
     self.assertBetween(first["return"].min(), 1, TINY.longest)
 
@@ -313,10 +313,6 @@ class SettingsTest(parameterized.TestCase):
 
   def test_scales(self):
     self.assertEqual(ScalesParser().parse("100,1,.5,1e-2"), (100, 1, 0.5, 0.01))
-
-
-def _fresh(params) -> optax.OptState:
-  return ppo.optimizer(0.0, 1).init(params)
 
 
 if __name__ == "__main__":
