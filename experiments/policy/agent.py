@@ -17,10 +17,10 @@ from flax import struct
 from experiments.lab.models import kernels
 from experiments.lab.models.norms import norm_factory
 from experiments.policy import cart_pole, ppo
-from experiments.policy.cart_pole import CartPoles
+from experiments.policy.cart_pole import CartPoles, Step
 from experiments.policy.nets import ActorCritic, Answer, standardized
 from experiments.policy.options import Arm, Config
-from normjax import functional, linen
+from normjax import functional
 
 PyTree = Any
 
@@ -32,7 +32,7 @@ class State:
   Attributes:
     variables: Parameters and running statistics of the net.
     opt_state: State of the optimizer.
-    seen: Moments of all observations so far.
+    seen: Moments of all observations so far, if they are standardized.
     poles: The environments.
     lengths: Steps of the last whole episode of each environment, zero before
       its end.
@@ -40,7 +40,7 @@ class State:
 
   variables: Mapping[str, PyTree]
   opt_state: optax.OptState
-  seen: functional.Moments
+  seen: functional.Moments | None
   poles: CartPoles
   lengths: jax.Array
 
@@ -61,32 +61,35 @@ class Agent:
     )
 
   def init(self, key: jax.Array, scales: jax.Array) -> State:
-    """Returns the state before the first action.
-
-    The moments of observations are those of one rollout with random actions.
-    """
+    """Returns the state before the first action."""
     net_key, start_key, random_key = jax.random.split(key, 3)
-    count = self.config.environments
     sample = jnp.zeros((1, cart_pole.OBSERVED))
     variables = dict(self.net.init(net_key, sample, train=False))
     variables["params"] = kernels.scaled(variables["params"], self.config.gain)
-
-    def at_random(
-      observed: jax.Array, key: jax.Array
-    ) -> tuple[jax.Array, None]:
-      return jax.random.randint(key, (count,), 0, cart_pole.ACTIONS), None
-
-    poles = cart_pole.start(start_key, count)
-    _, done, _ = self._played(at_random, poles, random_key)
+    poles = cart_pole.start(start_key, self.config.environments)
     return State(
       variables,
       ppo.optimizer(0.0, 1).init(variables["params"]),
-      functional.moments(cart_pole.in_units(done.reached, scales), axes=(0, 1)),
+      self._seen_at_random(poles, scales, random_key),
       poles,
-      jnp.zeros(count, jnp.int32),
+      jnp.zeros(self.config.environments, jnp.int32),
     )
 
-  def _played(
+  def _seen_at_random(
+    self, poles: CartPoles, scales: jax.Array, key: jax.Array
+  ) -> functional.Moments | None:
+    """Returns the moments of a rollout with random actions."""
+    if not self.arm.standardize:
+      return None
+
+    def decide(observed: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
+      shape = observed.shape[:1]
+      return jax.random.randint(key, shape, 0, cart_pole.ACTIONS), None
+
+    _, done, _ = self.played(decide, poles, key)
+    return _moments(done, scales)
+
+  def played(
     self, decide: Any, poles: CartPoles, key: jax.Array, steps: int = 0
   ) -> Any:
     config = self.config
@@ -107,17 +110,17 @@ class Agent:
     )
     return answer, {**variables, **changed}
 
-  def _inputs(
+  def inputs(
     self, state: State, scales: jax.Array, observed: jax.Array
   ) -> jax.Array:
     x = cart_pole.in_units(observed, scales)
-    return standardized(x, state.seen) if self.arm.standardize else x
+    return x if state.seen is None else standardized(x, state.seen)
 
   def rollout(
     self, state: State, scales: jax.Array, key: jax.Array
   ) -> tuple[State, ppo.Rollout]:
     """Lets the policy act; returns what was seen, `[t, n]`."""
-    inputs = functools.partial(self._inputs, state, scales)
+    inputs = functools.partial(self.inputs, state, scales)
     answers = functools.partial(
       self.answer, state.variables, train=self.arm.acts == "batch"
     )
@@ -128,7 +131,7 @@ class Agent:
       actions = jax.random.categorical(key, answer.logits)
       return actions, (x, actions, answer)
 
-    poles, done, (x, actions, answer) = self._played(decide, state.poles, key)
+    poles, done, (x, actions, answer) = self.played(decide, state.poles, key)
     # Mapped over time, so that batches are those of acting.
     reached, _ = jax.vmap(answers)(inputs(done.reached))
     gains = ppo.advantages(
@@ -138,15 +141,11 @@ class Agent:
       done.fell,
       done.ended,
     )
-    more = functional.moments(
-      cart_pole.in_units(done.reached, scales), axes=(0, 1)
-    )
-    state = dataclasses.replace(
-      state,
-      poles=poles,
-      lengths=cart_pole.last_lengths(done, state.lengths),
-      seen=functional.merge_moments(state.seen, more),
-    )
+    seen = state.seen
+    if seen is not None:
+      seen = functional.merge_moments(seen, _moments(done, scales))
+    lengths = cart_pole.last_lengths(done, state.lengths)
+    state = dataclasses.replace(state, poles=poles, lengths=lengths, seen=seen)
     returns = gains + answer.value
     return state, ppo.Rollout(x, actions, answer.logits, gains, returns)
 
@@ -194,57 +193,7 @@ class Agent:
       state, variables=variables, opt_state=opt_state
     ), apart[0]
 
-  def evaluate(
-    self, state: State, scales: jax.Array, key: jax.Array, *, train: bool
-  ) -> jax.Array:
-    """Returns the mean return of a new episode of every environment.
 
-    Args:
-      state: Gives the net.
-      scales: Factors of the observations.
-      key: Draws starts and actions.
-      train: Whether batch norm uses the statistics of the observations of all
-        environments at this time. Where an episode has ended, another one goes
-        on, so that there are always as many.
-    """
-    start_key, key = jax.random.split(key)
-
-    def decide(observed: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
-      x = self._inputs(state, scales, observed)
-      answer, _ = self.answer(state.variables, x, train=train)
-      return jax.random.categorical(key, answer.logits), None
-
-    poles = cart_pole.start(start_key, self.config.environments)
-    _, done, _ = self._played(decide, poles, key, self.config.longest)
-    return 1 + jnp.mean(jnp.argmax(done.ended, axis=0), dtype=jnp.float32)
-
-  def train(
-    self, seed: jax.Array, rate: jax.Array, scales: jax.Array
-  ) -> dict[str, jax.Array]:
-    """Trains with one seed; see `training.train`."""
-    init_key, train_key, test_key = jax.random.split(jax.random.key(seed), 3)
-    state = self.init(init_key, scales)
-
-    def turn(state: State, key: jax.Array) -> Any:
-      rollout_key, update_key = jax.random.split(key)
-      state, seen = self.rollout(state, scales, rollout_key)
-      state, apart = self.update(state, seen, rate, update_key)
-      return state, (jnp.mean(state.lengths), apart, seen.observed)
-
-    state, (curve, apart, observed) = jax.lax.scan(
-      turn, state, jax.random.split(train_key, self.config.updates)
-    )
-    evaluate = functools.partial(
-      self.evaluate, scales=scales, key=test_key, train=False
-    )
-    found = {"curve": curve, "divergence": apart, "running": evaluate(state)}
-    if "batch_stats" in state.variables:
-      size = self.config.batch_size
-      x = observed[-1].reshape(-1, cart_pole.OBSERVED)
-      batches = [x[at : at + size] for at in range(0, len(x), size)]
-      again = linen.reestimate(self.net, state.variables, batches, train=False)
-      found["re-estimated"] = evaluate(
-        dataclasses.replace(state, variables=again)
-      )
-      found["batch"] = evaluate(state, train=True)
-    return found
+def _moments(done: Step, scales: jax.Array) -> functional.Moments:
+  reached = cart_pole.in_units(done.reached, scales)
+  return functional.moments(reached, axes=(0, 1))
