@@ -34,6 +34,7 @@ class Entry(NamedTuple):
 ENTRIES: Mapping[str, Entry] = {
   "internals": Entry("internals", data=""),
   "moons": Entry("moons", data=""),
+  "policy": Entry("policy", data=""),
   "mnist": Entry(
     "mnist",
     whole=("--norm=none,ln,rms,bn,gn", "--seeds=5", "--resplit", "--tune"),
