@@ -22,7 +22,8 @@ multiplied by 100, 100, 0.01 and 0.01, as if position and angle had other units.
 - ln: in both hidden layers, before tanh.
 - bn: in both hidden layers and on the observations, as Lillicrap et al. did. It
   acts on one observation at a time, with running statistics, and updates with
-  those of the batch.
+  those of the batch. (Its epsilon of 1e-5 is above the variance of the angle
+  times 0.01, which therefore stays small.)
 - bn, acting on batches: the same, but it acts with the statistics of the
   observations that its 32 environments have at this time.
 
@@ -46,7 +47,7 @@ one new episode, with actions drawn from the policy.
 Sources: Schulman et al., 2017, https://arxiv.org/abs/1707.06347, for PPO.
 Lillicrap et al., 2015, https://arxiv.org/abs/1509.02971, section 3: with batch
 norm, a method learns tasks whose observations have different units, without
-anybody scaling them by hand. CoinRun's author in
+anybody scaling them by hand. One of CoinRun's authors in
 https://github.com/openai/coinrun/issues/41: acting and updating should
 normalize by similar statistics, since other ones can make training unstable;
 so that code always uses those of the batch.

@@ -83,6 +83,9 @@ class Config(options.TuningConfig):
     500, "Steps after which an episode is cut off.", parsers.COUNT
   )
 
+  def unused(self) -> dict[str, str]:
+    return {"data_dir": "here: the environments are computed"}
+
   @property
   def batches(self) -> int:
     """Batches of an epoch.
