@@ -170,6 +170,12 @@ STUDY = study.Study(
     "batch_size": 64,
   },
   confirm={"seed": 100, "seeds": 20},
+  sensitivity={
+    "rate_factor": (10**-0.5, 10**0.5),
+    "gain": (0.5, 2.0),
+    "updates": (20, 80),
+    "hidden": ((64, 64),),
+  },
 )
 
 if __name__ == "__main__":

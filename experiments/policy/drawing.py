@@ -1,6 +1,7 @@
 """The figure: learning curves, and how far acting is from updating."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -8,12 +9,15 @@ from experiments.lab import figures
 from experiments.lab.study import Parts, Run
 from experiments.policy.options import ARMS, Config
 
+if TYPE_CHECKING:
+  from matplotlib.axes import Axes
+
 TITLES = {
   "natural": "Natural observations",
   "scaled": "Badly scaled observations",
 }
 STYLES = {"inputs": "-.", "bn_batch": ":"}
-TINY = 1e-9  # Nats; what is smaller, such as zero, is drawn here.
+TINY = 1e-9  # Nats; where zero is drawn on the logarithmic axis.
 
 
 def draw(
@@ -34,7 +38,7 @@ def draw(
     columns=3,
     title="Cart-pole: how long a policy balances the pole",
     caption=f"{figures.seeds_caption(config.seeds)}; each arm at its best"
-    " learning rate",
+    f" learning rate; a KL of zero is drawn at {TINY:g}",
   ) as axes:
     for panel, (scale, arms) in zip(axes, found.items(), strict=False):
       for name, part in arms.items():
@@ -44,7 +48,7 @@ def draw(
         panel,
         TITLES[scale],
         "Steps of training (thousands)",
-        "Steps until the pole falls",
+        "Length of the last episodes (steps)",
       )
     for name, part in found["natural"].items():
       apart = np.maximum(part["divergence"], TINY)
@@ -58,7 +62,13 @@ def draw(
     )
 
 
-def _curve(panel, x, values, name, geometric=False) -> None:  # type: ignore
+def _curve(
+  panel: "Axes",
+  x: np.ndarray,
+  values: np.ndarray,
+  name: str,
+  geometric: bool = False,
+) -> None:
   figures.curve(
     panel,
     x,
