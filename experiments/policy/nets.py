@@ -30,8 +30,9 @@ class ActorCritic(nn.Module):
     hidden: Width of each hidden layer.
     actions: Number of actions.
 
-  >>> from normjax.linen import make_norm
   >>> import functools
+  >>> import jax.numpy as jnp
+  >>> from normjax.linen import make_norm
   >>> net = ActorCritic(functools.partial(make_norm, "bn"), norm_inputs=True)
   >>> x = jnp.ones((8, 4))
   >>> variables = net.init(jax.random.key(0), x, train=False)
@@ -69,6 +70,7 @@ def standardized(x: jax.Array, seen: functional.Moments) -> jax.Array:
     x: Observations `[..., features]`.
     seen: Count, mean and variance of all observations so far.
 
+  >>> import jax.numpy as jnp
   >>> x = jnp.array([[1.0, 100.0], [3.0, 300.0]])
   >>> print(standardized(x, functional.moments(x, axes=0)))
   [[-1. -1.]
