@@ -61,6 +61,7 @@ ENTRIES: Mapping[str, Entry] = {
   },
   "style": Entry("style", data="", application=True),
   "online": Entry("online", application=True),
+  "policy": Entry("policy", data="", application=True),
 }  # fmt: skip
 
 APPLICATIONS = tuple(
