@@ -172,23 +172,23 @@ def measure(config: Config, run: Run) -> None:
   config.check()
   task = load(config, run)
   arms: dict[Arm, Parts] = {}
-  for size in BATCHES:
-    for norm in NORMS:
-      trainer = Trainer((norm, size), config, task)
-      part = functools.partial(train, trainer)
+  for norm in NORMS:
+    trainer = Trainer(norm, config, task)
+    for size in BATCHES:
+      part = functools.partial(train, trainer, size)
       arms[norm, size] = tuning.tuned(
         run, f"{norm}_{size}", part, RATES, config
       )
-  trainer = Trainer(("gn", BATCHES[0]), config, task)
-  rate = float(arms["gn", BATCHES[0]]["rate"])
-  part = functools.partial(
-    train, trainer, [rate], config.seed_numbers, again=True
-  )
-  control = {name: v[0] for name, v in run.part("gn_again", part).items()}
+    if norm == "gn":
+      rate = [float(arms[norm, BATCHES[0]]["rate"])]
+      again = functools.partial(
+        train, trainer, BATCHES[0], rate, config.seed_numbers, again=True
+      )
+      control = {name: v[0] for name, v in run.part("gn_again", again).items()}
   _show(arms)
   judge(arms, control, run)
   title = f"U-Net of {', '.join(map(str, config.hidden))} channels, {task.name}"
-  test = trainer.sets(config.seed)[1]
+  test = trainer.sets(config.seed).test
   drawing.overlays(arms, test, task.classes, title, run)
   drawing.bars(arms, config, title, run)
 
@@ -206,7 +206,7 @@ def load(config: Config, run: Run) -> Task:
 
 
 def _show(arms: Mapping[Arm, Parts]) -> None:
-  rows = []
+  rows: list[list[str | None]] = []
   for (norm, size), part in arms.items():
     kinds = [("", "")]
     kinds += [(", re-estimated",) * 2] if norm == "bn" else []
@@ -268,7 +268,8 @@ STUDY = study.Study(
   full={
     "hidden": (64, 128, 256, 512),
     "convolutions": 2,
-    "examples": 96_000,
+    "examples": 16_000,
+    "epochs": 6,
     "side": 96,
     "crop": 48,
     "halve": False,

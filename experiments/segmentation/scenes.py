@@ -1,5 +1,6 @@
 """Generated scenes with exact masks, and what both tasks share."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ BAR = 3.0  # Width of a bar in pixels.
 CONTRAST = (0.5, 1.5)  # How much brighter than the background a shape is.
 TEXTURE, PERIOD = 0.3, (3.0, 12.0)  # Largest amplitude; pixels.
 NOISE = 0.2  # Standard deviation, before the gain.
+_AT_ONCE = 64  # Scenes that are drawn by one call.
 
 
 class Look(NamedTuple):
@@ -33,7 +35,8 @@ class Look(NamedTuple):
   lighting: float = 1.0
 
 
-class Task(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
   """What is to be segmented.
 
   Attributes:
@@ -50,6 +53,19 @@ class Task(NamedTuple):
   train: PyTree = None
   validation: PyTree = None
   test: PyTree = None
+
+
+class Sets(NamedTuple):
+  """The examples of a seed.
+
+  Attributes:
+    train: Crops `[n, crop, crop, 1]` and their classes, each of another scene.
+    validation, test: Whole scenes.
+  """
+
+  train: Batch
+  validation: Batch
+  test: Batch
 
 
 def shapes(look: Look = Look()) -> Task:  # noqa: B008
@@ -134,7 +150,45 @@ def _between(number: jax.Array, low: float, high: float) -> jax.Array:
   return low + (high - low) * number
 
 
-def crops(key: jax.Array, scenes: Batch, side: int) -> Batch:
+def sets(
+  task: Task, seed: int, *, crop: int, train: int, test: int, again: int = 0
+) -> Sets:
+  """Draws the examples of a seed.
+
+  Args:
+    task: The task.
+    seed: The seed.
+    crop: Height and width of the crops to train on.
+    train, test: Number of crops to train on, and of scenes for the validation
+      and for the test.
+    again: Is added to the seed of the crops to train on.
+  """
+  train_key, crop_key = _keys(seed + again)[:2]
+  validation_key, test_key = _keys(seed)[2:]
+  scenes = _drawn(task, train_key, task.train, train)
+  return Sets(
+    _crops(jax.random.split(crop_key, train), *scenes[:2], crop),
+    _drawn(task, validation_key, task.validation, test),
+    _drawn(task, test_key, task.test, test),
+  )
+
+
+def _keys(seed: int) -> jax.Array:
+  return jax.random.split(jax.random.key(seed), 4)
+
+
+def _drawn(task: Task, key: jax.Array, data: PyTree, count: int) -> Batch:
+  """Returns scenes, drawn so many at once that it compiles only once."""
+  keys = jax.random.split(key, -(-count // _AT_ONCE))
+  parts = [task.draw(part, data, _AT_ONCE) for part in keys]
+  joined = jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
+  return Batch(*joined[:2]).first(count)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _crops(
+  keys: jax.Array, inputs: jax.Array, targets: jax.Array, side: int
+) -> Batch:
   """Returns a part `[side, side]` at a random place of every scene."""
 
   def crop(key: jax.Array, image: jax.Array, classes: jax.Array) -> Batch:
@@ -144,8 +198,7 @@ def crops(key: jax.Array, scenes: Batch, side: int) -> Batch:
       jax.lax.dynamic_slice(classes, (y, x), (side, side)),
     )
 
-  keys = jax.random.split(key, scenes.num_examples)
-  return jax.vmap(crop)(keys, scenes.inputs, scenes.targets)
+  return jax.vmap(crop)(keys, inputs, targets)
 
 
 def tiles(array: Any, side: int) -> Any:

@@ -1,6 +1,7 @@
 """Trains one net after the other, and tests it on crops and on whole scenes."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,14 +18,14 @@ from experiments.lab.models.norms import norm_factory
 from experiments.lab.options import option
 from experiments.lab.study import Parts
 from experiments.lab.training import lanes
-from experiments.lab.training.batches import Drawn
+from experiments.lab.training.batches import Shuffled
 from experiments.lab.training.engine import Engine
 from experiments.lab.training.hyperparams import swept
 from experiments.lab.training.losses import cross_entropy
 from experiments.lab.training.step import Update
 from experiments.segmentation.metric import mean_iou
 from experiments.segmentation.model import UNet
-from experiments.segmentation.scenes import Task, crops, tiles
+from experiments.segmentation.scenes import Sets, Task, sets, tiles
 from normjax.linen import reestimate
 
 PyTree = Any
@@ -35,7 +36,7 @@ BATCHES = (2, 16)
 # Two channels or more in a group; with the eight groups of other studies, group
 # norm would be instance norm where there are eight channels.
 GROUPS = 4
-REESTIMATED = 256  # Crops for re-estimating statistics.
+REESTIMATED = 256  # Crops of the training for re-estimating statistics.
 SHOWN = 3  # Scenes of which the answers are kept, for the figure.
 # Mean IoU on crops and on whole scenes, in percent; percent of the pixels in
 # the middle third of a crop that get another class in the whole scene.
@@ -56,6 +57,7 @@ class Config(options.TunedConfig):
   examples: int = option(
     1_920, "Crops to train on, whatever the batch size.", parsers.COUNT
   )
+  epochs: int = option(1, "How often each crop is used.", parsers.COUNT)
   side: int = option(48, "Height and width of a scene, pixels.", parsers.COUNT)
   crop: int = option(
     24, "Height and width of the crops to train on, pixels.", parsers.COUNT
@@ -105,14 +107,13 @@ class Config(options.TunedConfig):
 
 
 class Trainer:
-  """The compiled functions of an arm; nets are trained one after the other.
+  """The compiled functions of a norm; nets are trained one after the other.
 
   Lanes would have to be unrolled, because they are convolutions, and take as
   many times longer to compile.
   """
 
-  def __init__(self, arm: Arm, config: Config, task: Task):
-    norm, self.size = arm
+  def __init__(self, norm: str, config: Config, task: Task):
     self.task, self.config = task, config
     groups = {"num_groups": GROUPS} if norm == "gn" else {}
     self.model = UNet(
@@ -121,21 +122,22 @@ class Trainer:
       hidden=config.hidden,
       convolutions=config.convolutions,
     )
-    self.engine = Engine(
-      self.model,
-      Update(cross_entropy(), swept(optax.adam)),
-      Drawn(self._draw, task.train, self.size),
-      sample=jnp.zeros((1, config.crop, config.crop, 1)),
-      eval_size=256,
-      gain=config.gain,
-      scan=nets.scans_convolutions(),
-    )
+    blank = jnp.zeros((config.examples, config.crop, config.crop, 1))
+    crops = Batch(blank, jnp.zeros(blank.shape[:-1], jnp.int32))
+    self._engines = {
+      size: Engine(
+        self.model,
+        Update(cross_entropy(), swept(optax.adam)),
+        Shuffled(crops, size),
+        sample=blank[:1],
+        gain=config.gain,
+        scan=nets.scans_convolutions(),
+      )
+      for size in BATCHES
+    }
+    # What does not depend on the batch size is compiled once.
+    self._first = self._engines[BATCHES[0]]
     self._predict = jax.jit(self._classes, static_argnames="train")
-
-  def _draw(self, key: jax.Array, data: PyTree, size: int) -> Batch:
-    scenes_key, crops_key = jax.random.split(key)
-    scenes = self.task.draw(scenes_key, data, size)
-    return crops(crops_key, scenes, self.config.crop)
 
   def _classes(self, variables: PyTree, x: Any, train: bool) -> jax.Array:
     logits, _ = self.model.apply(
@@ -144,7 +146,7 @@ class Trainer:
     return jnp.argmax(logits, axis=-1)
 
   def predicted(
-    self, variables: PyTree, inputs: np.ndarray, size: int = 0
+    self, variables: PyTree, inputs: Any, size: int = 0
   ) -> np.ndarray:
     """Returns the class of each pixel.
 
@@ -161,33 +163,35 @@ class Trainer:
     ]
     return np.concatenate(parts)
 
-  def result(self, rate: float, seed: int, again: bool) -> dict[str, Any]:
-    """Trains and tests a net; see `train`."""
-    state = self.engine.init([seed + AGAIN * again], learning_rate=[rate])
-    state, _ = self.engine.train(state, self.config.examples // self.size)
-    validation, test, more = self.sets(seed)
-    validation = jax.tree.map(self._tiles, validation)
-    loss = self.engine.evaluate(state.variables, validation)["loss"][0]
+  def result(
+    self, size: int, rate: float, seed: int, again: bool
+  ) -> dict[str, Any]:
+    """Trains a net with batches of a size, and tests it; see `train`."""
+    drawn = self.sets(seed, again)
+    engine = self._engines[size]
+    engine.source = Shuffled(drawn.train, size)  # Of the same shapes.
+    state = self._first.init([seed + AGAIN * again], learning_rate=[rate])
+    state, _ = engine.train(state, engine.source.period * self.config.epochs)
+    validation = jax.tree.map(self._tiles, drawn.validation)
+    loss = self._first.evaluate(state.variables, validation)["loss"][0]
     variables = lanes.one(state.variables, 0)
-    found = self._tested(variables, test)
+    found = self._tested(variables, drawn.test)
     other, batch = found, found["crops"]
     if "batch_stats" in variables:
-      batches = range(0, REESTIMATED, self.size)
-      inputs = [more.inputs[at : at + self.size] for at in batches]
+      crops = drawn.train.inputs[:REESTIMATED]
+      batches = range(0, len(crops) // size * size, size)
+      inputs = [crops[at : at + size] for at in batches]
       population = reestimate(self.model, variables, inputs, train=False)
-      other = self._tested(population, test)
-      batch = self._in_batches(variables, test)
+      other = self._tested(population, drawn.test)
+      batch = self._in_batches(variables, drawn.test, size)
     renamed = {f"{name}, re-estimated": other[name] for name in MEASURED}
     return found | renamed | {"validation": loss, "crops, batch": batch}
 
-  def sets(self, seed: int) -> tuple[Batch, Batch, Batch]:
-    """Returns scenes for validation and test, and crops like in training."""
-    config, key = self.config, jax.random.key(seed)
-    keys = [jax.random.fold_in(key, number) for number in range(3)]
-    return (
-      self.task.draw(keys[0], self.task.validation, config.test),
-      self.task.draw(keys[1], self.task.test, config.test),
-      self._draw(keys[2], self.task.train, REESTIMATED),
+  def sets(self, seed: int, again: bool = False) -> Sets:
+    """Returns the examples of a seed."""
+    config = self.config
+    return _sets(
+      self.task, seed, config.crop, config.examples, config.test, again
     )
 
   def _tiles(self, array: Any) -> Any:
@@ -208,20 +212,32 @@ class Trainer:
       "shown": whole[:SHOWN].astype(np.uint8),
     }
 
-  def _in_batches(self, variables: PyTree, test: Batch) -> np.floating:
+  def _in_batches(
+    self, variables: PyTree, test: Batch, size: int
+  ) -> np.floating:
     """Returns the mean IoU on crops with the statistics of each batch.
 
     A batch has crops of different scenes, as in training.
     """
     inputs, truth = self._tiles(test.inputs), np.asarray(test.targets)
     order = np.random.default_rng(0).permutation(len(inputs))
-    found = self.predicted(variables, np.asarray(inputs)[order], self.size)
+    found = self.predicted(variables, np.asarray(inputs)[order], size)
     classes = len(self.task.classes)
     return mean_iou(self._tiles(truth)[order], found, classes)
 
 
+@functools.lru_cache(maxsize=10)  # As many as there are seeds by default.
+def _sets(
+  task: Task, seed: int, crop: int, train: int, test: int, again: bool
+) -> Sets:
+  """Draws the examples of a seed once for all arms."""
+  more = AGAIN * again
+  return sets(task, seed, crop=crop, train=train, test=test, again=more)
+
+
 def train(
   trainer: Trainer,
+  size: int,
   rates: Sequence[float],
   seeds: Sequence[int],
   again: bool = False,
@@ -229,7 +245,8 @@ def train(
   """Returns the results `[rates, seeds]` of an arm.
 
   Args:
-    trainer: Trains the arm.
+    trainer: Trains the norm of the arm.
+    size: Batch size of the arm.
     rates, seeds: Learning rates, and seeds for each.
     again: Whether to take other kernels and batches, tested on the same scenes.
 
@@ -239,7 +256,7 @@ def train(
     "validation", the cross-entropy; and "shown", the classes of some scenes.
   """
   found = [
-    trainer.result(rate, seed, again) for rate in rates for seed in seeds
+    trainer.result(size, rate, seed, again) for rate in rates for seed in seeds
   ]
   stacked = {name: np.stack([net[name] for net in found]) for name in found[0]}
   return lanes.by_rate(stacked, len(rates))
