@@ -50,20 +50,10 @@ from typing import Any
 
 from experiments.lab import study, tuning
 from experiments.lab.claims import Claim, Difference, Effect, Within
-from experiments.lab.statistics import shown
 from experiments.lab.study import Parts, Run
-from experiments.lab.tables import table
-from experiments.segmentation import drawing
-from experiments.segmentation.digits import digits
-from experiments.segmentation.scenes import Look, Task, shapes
-from experiments.segmentation.training import (
-  BATCHES,
-  NORMS,
-  Arm,
-  Config,
-  Trainer,
-  train,
-)
+from experiments.segmentation import drawing, report
+from experiments.segmentation.options import BATCHES, NORMS, Arm, Config
+from experiments.segmentation.training import Trainer, load_task, train
 
 RATES = tuning.half_decades(-7, -3)
 
@@ -170,7 +160,7 @@ CLAIMS = (GROUP, GROWS, GAP, AGAIN, *WHOLE.values(), CHANGED, CONTROL)
 def measure(config: Config, run: Run) -> None:
   """Trains the arms, prints, judges and draws."""
   config.check()
-  task = load(config, run)
+  task = load_task(config, run)
   arms: dict[Arm, Parts] = {}
   for norm in NORMS:
     trainer = Trainer(norm, config, task)
@@ -185,47 +175,12 @@ def measure(config: Config, run: Run) -> None:
         train, trainer, BATCHES[0], rate, config.seed_numbers, again=True
       )
       control = {name: v[0] for name, v in run.part("gn_again", again).items()}
-  _show(arms)
+  report.show(arms)
   judge(arms, control, run)
   title = f"U-Net of {', '.join(map(str, config.hidden))} channels, {task.name}"
   test = trainer.sets(config.seed).test
   drawing.overlays(arms, test, task.classes, title, run)
   drawing.bars(arms, config, title, run)
-
-
-def load(config: Config, run: Run) -> Task:
-  """Returns the task; loads the images of digits if it needs them."""
-  look = Look(config.side, config.lighting)
-  if config.task == "digits":
-    images = run.load_images(
-      config.dataset, train_fraction=0.8, halved=config.halve
-    )
-    return digits(images, look)
-  run.data = config.task
-  return shapes(look)
-
-
-def _show(arms: Mapping[Arm, Parts]) -> None:
-  rows: list[list[str | None]] = []
-  for (norm, size), part in arms.items():
-    kinds = [("", "")]
-    kinds += [(", re-estimated",) * 2] if norm == "bn" else []
-    for name, key in kinds:
-      numbers = [
-        shown(part[f"{column}{key}"], form)
-        for column, form in (
-          ("crops", ".1f"), ("whole", ".1f"), ("changed", ".2f"),
-        )
-      ]  # fmt: skip
-      rows.append([f"{size}", f"{norm}{name}", f"{part['rate']:.2g}", *numbers])
-    if norm == "bn":
-      batch = shown(part["crops, batch"], ".1f")
-      rows.append(
-        [f"{size}", "bn, each batch", f"{part['rate']:.2g}", batch, None, None]
-      )
-  headers = ["batch", "norm", "best rate", "mean IoU, crops (%)"]
-  headers += ["whole scenes (%)", "pixels changed (%)"]
-  print(f"\n{table(rows, headers)}\n")
 
 
 def judge(arms: Mapping[Arm, Parts], control: Parts, run: Run) -> None:

@@ -72,9 +72,8 @@ def scene(
   wanted = jax.random.randint(wanted_key, (count,), 0, len(data.wanted))
   others = jax.random.randint(other_key, (count,), 0, len(data.others))
   angles = jax.random.uniform(half_key, (count,), maxval=2 * jnp.pi)
-  halves = data.others[others] * jax.vmap(functools.partial(_half, size=size))(
-    angles
-  )
+  kept = jax.vmap(functools.partial(_half, size=size))(angles)
+  halves = jnp.where(kept, data.others[others], 0.0)
   patches = jnp.concatenate([halves, data.wanted[wanted]])
   kinds = jnp.concatenate([jnp.zeros_like(wanted), data.classes[wanted]])
   # Digits are inside the scene; later ones cover earlier ones.
@@ -92,5 +91,6 @@ def scene(
 
 def _half(angle: jax.Array, size: int) -> jax.Array:
   """Returns where a square is on one side of a line through its middle."""
-  place = jnp.arange(size) - (size - 1) / 2
-  return jnp.sin(angle) * place[:, None] + jnp.cos(angle) * place > 0
+  place = jnp.arange(size, dtype=jnp.float32) - (size - 1) / 2
+  y, x = jnp.meshgrid(place, place, indexing="ij")
+  return jnp.sin(angle) * y + jnp.cos(angle) * x > 0

@@ -8,7 +8,8 @@ import numpy as np
 from experiments.lab import figures
 from experiments.lab.data.batch import Batch
 from experiments.lab.study import Parts, Run
-from experiments.segmentation.training import BATCHES, NORMS, SHOWN, Arm, Config
+from experiments.segmentation.options import BATCHES, NORMS, Arm, Config
+from experiments.segmentation.training import SHOWN
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes

@@ -1,6 +1,5 @@
 """Trains one net after the other, and tests it on crops and on whole scenes."""
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -10,32 +9,32 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.lab import options, parsers
 from experiments.lab.data.batch import Batch
-from experiments.lab.errors import RefusedError
 from experiments.lab.models import nets
 from experiments.lab.models.norms import norm_factory
-from experiments.lab.options import option
-from experiments.lab.study import Parts
+from experiments.lab.study import Parts, Run
 from experiments.lab.training import lanes
 from experiments.lab.training.batches import Shuffled
 from experiments.lab.training.engine import Engine
 from experiments.lab.training.hyperparams import swept
 from experiments.lab.training.losses import cross_entropy
 from experiments.lab.training.step import Update
+from experiments.segmentation.digits import digits
 from experiments.segmentation.metric import mean_iou
 from experiments.segmentation.model import UNet
-from experiments.segmentation.scenes import Sets, Task, sets, tiles
+from experiments.segmentation.options import BATCHES, GROUPS, Config
+from experiments.segmentation.scenes import (
+  Look,
+  Sets,
+  Task,
+  sets,
+  shapes,
+  tiles,
+)
 from normjax.linen import reestimate
 
 PyTree = Any
-Arm = tuple[str, int]  # Norm, batch size.
 
-NORMS = ("none", "bn", "gn", "ln", "in")
-BATCHES = (2, 16)
-# Two channels or more in a group; with the eight groups of other studies, group
-# norm would be instance norm where there are eight channels.
-GROUPS = 4
 REESTIMATED = 256  # Crops of the training for re-estimating statistics.
 SHOWN = 3  # Scenes of which the answers are kept, for the figure.
 # Mean IoU on crops and on whole scenes, in percent; percent of the pixels in
@@ -44,66 +43,16 @@ MEASURED = ("crops", "whole", "changed")
 AGAIN = 500_000  # What is added to a seed for other kernels and batches.
 
 
-@dataclasses.dataclass(frozen=True)
-class Config(options.TunedConfig):
-  """The task, the net, and how long to train."""
-
-  task: str = option(
-    "shapes",
-    "shapes: disks and bars on stripes; digits: zeros and ones among halves of"
-    " all digits.",
-    parsers.one_of(("shapes", "digits")),
-  )
-  examples: int = option(
-    1_920, "Crops to train on, whatever the batch size.", parsers.COUNT
-  )
-  epochs: int = option(1, "How often each crop is used.", parsers.COUNT)
-  side: int = option(48, "Height and width of a scene, pixels.", parsers.COUNT)
-  crop: int = option(
-    24, "Height and width of the crops to train on, pixels.", parsers.COUNT
-  )
-  lighting: float = option(
-    1.0,
-    "How much the light differs between scenes: a gain of up to two to this"
-    " power, and an offset of up to this.",
-    parsers.NOT_NEGATIVE,
-  )
-  hidden: tuple[int, ...] = option(
-    (8, 16, 32),
-    "Channels of each level of the U-Net, from the largest maps on.",
-    parsers.COUNTS,
-  )
-  convolutions: int = option(
-    1, "Convolutions of a level in each direction.", parsers.COUNT
-  )
-  test: int = option(64, "Scenes of the test set of a seed.", parsers.COUNT)
-
-  def unused(self) -> dict[str, str]:
-    if self.task == "digits":
-      return super().unused()
-    return dict.fromkeys(
-      ("dataset", "halve", "data_dir"), "on shapes, which are generated"
+def load_task(config: Config, run: Run) -> Task:
+  """Returns the task; loads the images of digits if it needs them."""
+  look = Look(config.side, config.lighting)
+  if config.task == "digits":
+    images = run.load_images(
+      config.dataset, train_fraction=0.8, halved=config.halve
     )
-
-  def check(self) -> None:
-    """Raises RefusedError if the settings do not fit together."""
-    step = 2 ** (len(self.hidden) - 1)
-    if self.crop % step or self.side % self.crop:
-      raise RefusedError(
-        f"--crop must be a multiple of {step}, because {len(self.hidden)}"
-        " levels halve it, and --side a multiple of --crop; got"
-        f" --crop={self.crop} and --side={self.side}."
-      )
-    if any(width % GROUPS for width in self.hidden):
-      raise RefusedError(
-        f"Each number of --hidden must be a multiple of {GROUPS}, because group"
-        f" norm has {GROUPS} groups; got {','.join(map(str, self.hidden))}."
-      )
-    if self.examples < max(BATCHES):
-      raise RefusedError(
-        f"--examples must be at least {max(BATCHES)}, the largest batch; got"
-        f" {self.examples}."
-      )
+    return digits(images, look)
+  run.data = config.task
+  return shapes(look)
 
 
 class Trainer:
