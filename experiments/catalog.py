@@ -46,6 +46,7 @@ ENTRIES: Mapping[str, Entry] = {
       "whitening",
     )
   },
+  "segmentation": Entry("segmentation", data=""),
   **{
     f"transformer_{name}": Entry(
       "transformer",

@@ -52,7 +52,7 @@ class ShapesTest(absltest.TestCase):
 
   def test_a_disk_and_a_bar_beside_a_loop(self):
     side = 16
-    place = jnp.arange(side) + 0.5
+    place = jnp.arange(0.5, side)
     y, x = jnp.meshgrid(place, place, indexing="ij")
     for kind, name in ((0.9, "disk"), (0.1, "bar")):
       # Middle at x = 8, y = 4; the turn of 0 puts the bar along x.
