@@ -225,8 +225,8 @@ STUDY = study.Study(
   full={
     "hidden": (64, 128, 256, 512),
     "convolutions": 2,
-    "examples": 16_000,
-    "epochs": 6,
+    "examples": 8_000,
+    "epochs": 12,
     "side": 96,
     "crop": 48,
     "halve": False,

@@ -71,8 +71,10 @@ class Trainer:
       hidden=config.hidden,
       convolutions=config.convolutions,
     )
-    blank = jnp.zeros((config.examples, config.crop, config.crop, 1))
-    crops = Batch(blank, jnp.zeros(blank.shape[:-1], jnp.int32))
+    # Takes no memory; every net brings its own crops.
+    shape = (config.examples, config.crop, config.crop, 1)
+    blank = np.broadcast_to(np.float32(0), shape)
+    crops = Batch(blank, np.broadcast_to(np.int32(0), shape[:-1]))
     self._engines = {
       size: Engine(
         self.model,
