@@ -29,10 +29,11 @@ test batch of that size, as in training.
 
 A seed determines the scenes for training, validation and test, and the initial
 weights. Seeds are paired: all arms share them. Every arm has its own learning
-rate: the one of five or more half decades from 0.0003 to 0.03 with the lowest
-validation loss on crops, of other seeds; batch norm with its running
-statistics. The control trains group norm twice, with other weights and other
-training scenes.
+rate: the one of five or more half decades from 0.0003 to 0.03 with the highest
+mean IoU on crops for the validation, of other seeds; batch norm with its
+running statistics. (The validation loss would choose rates at which batch norm
+has a lower mean IoU.) The control trains group norm twice, with other weights
+and other training scenes.
 
 Sources: Wu & He, 2018, https://arxiv.org/abs/1803.08494. Section 4.2, Mask
 R-CNN on COCO, where few images fit on a device: ResNet-50 with group norm has a

@@ -81,7 +81,8 @@ def bars(
   arms: Mapping[Arm, Parts], config: Config, title: str, run: Run
 ) -> None:
   """Draws the mean IoU of every arm, for both batch sizes."""
-  caption = "Solid: crops; pale: whole scenes. Mean of"
+  caption = "Solid: crops; pale: whole scenes. bn: running statistics,"
+  caption += " re-estimated ones, those of each test batch.\nMean of"
   caption += f" {config.seeds} seeds, line: 95% interval"
   with figures.drawing(
     run, "mean_iou", title=title, caption=caption, size=(12, 5.4), legend=False
@@ -98,8 +99,8 @@ def _bars(panel: "Axes", arms: Mapping[str, Parts]) -> None:
   for norm in arms:
     entries.append((norm, norm, ""))
     if norm == "bn":
-      entries.append(("bn, re-\nestimated", norm, ", re-estimated"))
-      entries.append(("bn, each\nbatch", norm, ", batch"))
+      entries.append(("bn\nre-est.", norm, ", re-estimated"))
+      entries.append(("bn\nbatch", norm, ", batch"))
   for place, (_, norm, suffix) in enumerate(entries):
     part = arms[norm]
     for shift, key, alpha in ((-0.2, "crops", 1.0), (0.2, "whole", 0.5)):

@@ -11,7 +11,7 @@ from experiments.segmentation.options import Arm
 def show(arms: Mapping[Arm, Parts]) -> None:
   """Prints the table; `arms` has the results of every arm."""
   rows: list[list[str | None]] = []
-  for (norm, size), part in arms.items():
+  for (norm, size), part in sorted(arms.items(), key=lambda arm: arm[0][1]):
     kinds = [("", "")]
     kinds += [(", re-estimated",) * 2] if norm == "bn" else []
     for name, key in kinds:

@@ -115,19 +115,19 @@ class TrainingTest(absltest.TestCase):
       trainer = Trainer("bn", config, task)
       found = train(trainer, 2, [0.03, 1e-9], [0, 1])
       large = train(trainer, 16, [0.03], [0])
-    for name in ("validation", "crops, batch", *MEASURED):
+    for name in ("missed", "crops, batch", *MEASURED):
       self.assertEqual(found[name].shape, (2, 2), name)
     self.assertEqual(found["shown"].shape[2:], (3, 16, 16))
     # Learned, beside a net that is not trained.
-    learned, untrained = found["validation"]
-    self.assertLess(learned.max(), 0.5 * untrained.min())
+    learned, untrained = found["missed"]
+    self.assertLess(learned.max(), untrained.min() - 5)
     self.assertGreater(found["crops"][0].min(), 40)
     # Untrained, running statistics are the initial ones, so re-estimated ones
     # differ; with those of each batch the answers are others again.
     kinds = ("crops", "crops, re-estimated", "crops, batch")
     self.assertLen({float(found[kind][0, 0]) for kind in kinds}, 3)
     # Both batch sizes train on the same crops, but not alike.
-    self.assertNotEqual(large["validation"][0, 0], learned[0])
+    self.assertNotEqual(large["missed"][0, 0], learned[0])
 
 
 if __name__ == "__main__":
