@@ -170,7 +170,7 @@ def measure(config: Config, run: Run) -> None:
     for size in BATCHES:
       part = functools.partial(train, trainer, size)
       arms[norm, size] = tuning.tuned(
-        run, f"{norm}_{size}", part, RATES, config
+        run, f"{norm}_{size}", part, RATES, config, by="missed"
       )
     if norm == "gn":
       rate = [float(arms[norm, BATCHES[0]]["rate"])]
