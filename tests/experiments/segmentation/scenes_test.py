@@ -47,6 +47,10 @@ class ShapesTest(absltest.TestCase):
     low, high = scenes.CONTRAST
     self.assertBetween(bright[classes > 0].min(), low, high)
     self.assertBetween(bright[classes > 0].max(), low, high)
+    # A shape has one brightness, so where two overlap it says which is on top.
+    for image, mask in zip(bright, classes, strict=True):
+      for value in np.unique(image):
+        self.assertLen(np.unique(mask[image == value]), 1)
     self.assertEqual([*np.unique(classes)], [0, 1, 2])
     self.assertBetween((classes == 0).mean(), 0.6, 0.9)
 
