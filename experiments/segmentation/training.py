@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.lab import tuning
 from experiments.lab.data.batch import Batch
 from experiments.lab.models import nets
 from experiments.lab.models.norms import norm_factory
@@ -22,7 +23,13 @@ from experiments.lab.training.step import Update
 from experiments.segmentation.digits import digits
 from experiments.segmentation.metric import mean_iou
 from experiments.segmentation.model import UNet
-from experiments.segmentation.options import BATCHES, GROUPS, Config
+from experiments.segmentation.options import (
+  BATCHES,
+  GROUPS,
+  NORMS,
+  Arm,
+  Config,
+)
 from experiments.segmentation.scenes import (
   Look,
   Sets,
@@ -35,24 +42,33 @@ from normjax.linen import reestimate
 
 PyTree = Any
 
+RATES = tuning.half_decades(-7, -3)
 REESTIMATED = 256  # Crops of the training for re-estimating statistics.
 SHOWN = 3  # Scenes of which the answers are kept, for the figure.
 # Mean IoU on crops and on whole scenes, in percent; percent of the pixels in
 # the middle third of a crop that get another class in the whole scene.
 MEASURED = ("crops", "whole", "changed")
-AGAIN = 500_000  # What is added to a seed for other kernels and batches.
 
 
-def load_task(config: Config, run: Run) -> Task:
-  """Returns the task; loads the images of digits if it needs them."""
-  look = Look(config.side, config.lighting)
-  if config.task == "digits":
+def load_tasks(config: Config, run: Run) -> tuple[Task, Task]:
+  """Returns the task, and the same in one light; loads digits if needed."""
+  looks = [Look(config.side, lighting) for lighting in (config.lighting, 0.0)]
+  if config.task == "shapes":
+    run.data = config.task
+    task, same_light = map(shapes, looks)
+  else:
     images = run.load_images(
       config.dataset, train_fraction=0.8, halved=config.halve
     )
-    return digits(images, look)
-  run.data = config.task
-  return shapes(look)
+    task, same_light = (digits(images, look) for look in looks)
+  return task, same_light
+
+
+def drawn(task: Task, config: Config, seed: int) -> Sets:
+  """Returns the examples of a seed."""
+  return sets(
+    task, seed, crop=config.crop, train=config.examples, test=config.test
+  )
 
 
 class Trainer:
@@ -62,12 +78,12 @@ class Trainer:
   many times longer to compile.
   """
 
-  def __init__(self, norm: str, config: Config, task: Task):
-    self.task, self.config = task, config
+  def __init__(self, norm: str, config: Config, classes: int):
+    self.config, self.classes = config, classes
     groups = {"num_groups": GROUPS} if norm == "gn" else {}
     self.model = UNet(
       norm=norm_factory(norm, **groups),
-      num_classes=len(task.classes),
+      num_classes=classes,
       hidden=config.hidden,
       convolutions=config.convolutions,
     )
@@ -115,41 +131,34 @@ class Trainer:
     return np.concatenate(parts)
 
   def result(
-    self, size: int, rate: float, seed: int, again: bool
+    self, size: int, rate: float, seed: int, task: Task
   ) -> dict[str, Any]:
     """Trains a net with batches of a size, and tests it; see `train`."""
-    drawn = self.sets(seed, again)
+    examples = drawn(task, self.config, seed)
     engine = self._engines[size]
-    engine.source = Shuffled(drawn.train, size)  # Of the same shapes.
-    state = self._first.init([seed + AGAIN * again], learning_rate=[rate])
+    engine.source = Shuffled(examples.train, size)  # Of the same shapes.
+    state = self._first.init([seed], learning_rate=[rate])
     state, _ = engine.train(state, engine.source.period * self.config.epochs)
     variables = lanes.one(state.variables, 0)
-    validation = self._tested(variables, drawn.validation)["crops"]
-    found = self._tested(variables, drawn.test)
+    validation = self._tested(variables, examples.validation)["crops"]
+    found = self._tested(variables, examples.test)
     other, batch = found, found["crops"]
     if "batch_stats" in variables:
-      crops = drawn.train.inputs[:REESTIMATED]
+      crops = examples.train.inputs[:REESTIMATED]
       batches = range(0, len(crops) // size * size, size)
       inputs = [crops[at : at + size] for at in batches]
       population = reestimate(self.model, variables, inputs, train=False)
-      other = self._tested(population, drawn.test)
-      batch = self._in_batches(variables, drawn.test, size)
+      other = self._tested(population, examples.test)
+      batch = self._in_batches(variables, examples.test, size)
     renamed = {f"{name}, re-estimated": other[name] for name in MEASURED}
     return found | renamed | {"missed": 100 - validation, "crops, batch": batch}
-
-  def sets(self, seed: int, again: bool = False) -> Sets:
-    """Returns the examples of a seed."""
-    config = self.config
-    return _sets(
-      self.task, seed, config.crop, config.examples, config.test, again
-    )
 
   def _tiles(self, array: Any) -> Any:
     return tiles(array, self.config.crop)
 
   def _tested(self, variables: PyTree, test: Batch) -> dict[str, Any]:
     """Returns what `MEASURED` names, and the classes of some whole scenes."""
-    truth, count = np.asarray(test.targets), len(self.task.classes)
+    truth, count = np.asarray(test.targets), self.classes
     whole = self.predicted(variables, test.inputs)
     parts = self.predicted(variables, self._tiles(test.inputs))
     margin = self.config.crop // 3
@@ -172,33 +181,23 @@ class Trainer:
     inputs, truth = self._tiles(test.inputs), np.asarray(test.targets)
     order = np.random.default_rng(0).permutation(len(inputs))
     found = self.predicted(variables, np.asarray(inputs)[order], size)
-    classes = len(self.task.classes)
-    return mean_iou(self._tiles(truth)[order], found, classes)
-
-
-@functools.lru_cache(maxsize=10)  # As many as there are seeds by default.
-def _sets(
-  task: Task, seed: int, crop: int, train: int, test: int, again: bool
-) -> Sets:
-  """Draws the examples of a seed once for all arms."""
-  more = AGAIN * again
-  return sets(task, seed, crop=crop, train=train, test=test, again=more)
+    return mean_iou(self._tiles(truth)[order], found, self.classes)
 
 
 def train(
   trainer: Trainer,
   size: int,
+  task: Task,
   rates: Sequence[float],
   seeds: Sequence[int],
-  again: bool = False,
 ) -> Parts:
   """Returns the results `[rates, seeds]` of an arm.
 
   Args:
     trainer: Trains the norm of the arm.
     size: Batch size of the arm.
+    task: The task; its scenes have the size that `trainer` knows.
     rates, seeds: Learning rates, and seeds for each.
-    again: Whether to take other kernels and batches, tested on the same scenes.
 
   Returns:
     Arrays `[rates, seeds, ...]`: what `MEASURED` names, with running and with
@@ -207,7 +206,41 @@ def train(
     the classes of some scenes.
   """
   found = [
-    trainer.result(size, rate, seed, again) for rate in rates for seed in seeds
+    trainer.result(size, rate, seed, task) for rate in rates for seed in seeds
   ]
   stacked = {name: np.stack([net[name] for net in found]) for name in found[0]}
   return lanes.by_rate(stacked, len(rates))
+
+
+def train_all(
+  tasks: tuple[Task, Task], config: Config, run: Run
+) -> tuple[dict[Arm, Parts], dict[str, Parts]]:
+  """Returns the results of every arm at its best rate, and of the controls.
+
+  Args:
+    tasks: From `load_tasks`.
+    config: The settings.
+    run: Keeps the results.
+
+  Returns:
+    Results by arm; and those of batch and group norm in the same light, with
+    the smaller batches, by norm.
+  """
+  task, same_light = tasks
+  arms: dict[Arm, Parts] = {}
+  controls: dict[str, Parts] = {}
+  for norm in NORMS:
+    trainer = Trainer(norm, config, len(task.classes))
+    for size in BATCHES:
+      part = functools.partial(train, trainer, size, task)
+      arms[norm, size] = tuning.tuned(
+        run, f"{norm}_{size}", part, RATES, config, by="missed"
+      )
+    if norm in ("bn", "gn"):
+      rate = [float(arms[norm, BATCHES[0]]["rate"])]
+      control = functools.partial(
+        train, trainer, BATCHES[0], same_light, rate, config.seed_numbers
+      )
+      found = run.part(f"{norm}_same_light", control)
+      controls[norm] = {name: values[0] for name, values in found.items()}
+  return arms, controls

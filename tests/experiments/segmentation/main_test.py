@@ -37,7 +37,8 @@ def made_up(**changes):
   """Returns results in which every effect is there, but for the changes.
 
   Args:
-    **changes: Means that are replaced, as `norm_size_key`.
+    **changes: Means that are replaced, as `norm_size_key`; a size
+      of 0 stands for the same light.
   """
   means = {f"{norm}_{size}_{key}": level
     for norm in NORMS for size in BATCHES
@@ -47,21 +48,21 @@ def made_up(**changes):
     "bn_2_crops, re-estimated": 66.0,
     "bn_2_crops, batch": 75.0,
     "bn_2_changed": 0.5,
-    "again_2_crops": 80.5,
+    "gn_0_crops": 86.0,
+    "bn_0_crops": 87.0,
   } | changes  # fmt: skip
   arms: dict = {}
   for name, mean in means.items():
     norm, size, key = name.split("_")
     arms.setdefault((norm, int(size)), {})[key] = numbers(mean)
-  control = arms.pop(("again", 2))
-  return arms, control
+  return arms, {norm: arms.pop((norm, 0)) for norm in ("gn", "bn")}
 
 
-def verdicts(arms, control):
+def verdicts(arms, controls):
   with tempfile.TemporaryDirectory() as folder:
     run = study.Run(pathlib.Path(folder))
     with contextlib.redirect_stdout(io.StringIO()):
-      segmentation.judge(arms, control, run)
+      segmentation.judge(arms, controls, run)
     return {finding.claim: finding.verdict for finding in run.findings()}
 
 
@@ -82,7 +83,7 @@ class ClaimsTest(parameterized.TestCase):
     ("whole_scenes_in", {"in_2_whole": 80.5}, "SMALLER THAN CLAIMED"),
     ("changed_by_area", {"bn_2_changed": 2.0}, "UNRESOLVED"),
     ("changed_by_area", {"bn_2_changed": 3.0}, "REFUTED"),
-    ("control", {"again_2_crops": 70.0}, "REFUTED"),
+    ("same_light", {"bn_0_crops": 70.0}, "REFUTED"),
   )
   def test_effects_that_are_not(self, claim, changes, expected):
     self.assertEqual(verdicts(*made_up(**changes))[claim], expected)
@@ -112,9 +113,9 @@ class TrainingTest(absltest.TestCase):
     )
     task = scenes.shapes(scenes.Look(config.side, config.lighting))
     with jax.numpy_dtype_promotion("standard"):  # Of optax.
-      trainer = Trainer("bn", config, task)
-      found = train(trainer, 2, [0.03, 1e-9], [0, 1])
-      large = train(trainer, 16, [0.03], [0])
+      trainer = Trainer("bn", config, len(task.classes))
+      found = train(trainer, 2, task, [0.03, 1e-9], [0, 1])
+      large = train(trainer, 16, task, [0.03], [0])
     for name in ("missed", "crops, batch", *MEASURED):
       self.assertEqual(found[name].shape, (2, 2), name)
     self.assertEqual(found["shown"].shape[2:], (3, 16, 16))

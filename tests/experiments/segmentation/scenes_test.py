@@ -90,21 +90,16 @@ class SetsTest(absltest.TestCase):
   def test_a_seed_determines_them(self):
     task = scenes.shapes(Look(side=16))
 
-    def drawn(seed, **options):
-      found = scenes.sets(task, seed, crop=8, train=5, test=3, **options)
+    def drawn(seed):
+      scenes.sets.cache_clear()
+      found = scenes.sets(task, seed, crop=8, train=5, test=3)
       return [np.asarray(batch.inputs) for batch in found]
 
-    first, again, other, control = (
-      drawn(0), drawn(0), drawn(1), drawn(0, again=7),
-    )  # fmt: skip
+    first, again, other = drawn(0), drawn(0), drawn(1)
     self.assertEqual([len(array) for array in first], [5, 3, 3])
     for a, b, c in zip(first, again, other, strict=True):
       np.testing.assert_array_equal(a, b)
       self.assertGreater(np.abs(a - c).max(), 0)
-    # The control has other crops, and the same scenes for the test.
-    self.assertGreater(np.abs(first[0] - control[0]).max(), 0)
-    np.testing.assert_array_equal(first[1], control[1])
-    np.testing.assert_array_equal(first[2], control[2])
     self.assertGreater(np.abs(first[1] - first[2]).max(), 0)
 
   def test_crops_are_parts_of_scenes(self):
