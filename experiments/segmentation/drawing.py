@@ -46,11 +46,13 @@ def overlays(
     size=(1.9 * columns, 1.9 * SHOWN + 1.0),
     title=title,
     caption=f"Test scenes of one seed, nets trained with batches of"
-    f" {BATCHES[0]}: {names}",
+    f" {BATCHES[0]}: {names}. Left: in their light; others: rescaled",
   ) as axes:
     panels = axes.reshape(SHOWN, columns)
+    inputs = np.asarray(scenes.inputs[:SHOWN])
+    light = inputs.min(), inputs.max()
     for number, row in enumerate(panels):
-      image = np.asarray(scenes.inputs[number, ..., 0])
+      image = inputs[number, ..., 0]
       answers = {
         "scene": np.zeros(image.shape, int),
         "truth": np.asarray(scenes.targets[number]),
@@ -58,6 +60,8 @@ def overlays(
       }
       for panel, (name, answer) in zip(row, answers.items(), strict=True):
         _overlay(panel, image, answer)
+        if name == "scene":
+          panel.images[0].set_clim(light)
         if number == 0:
           panel.set_title(name)
 
