@@ -12,7 +12,7 @@ collect_ignore = ["adding_a_norm.md"]
 def _promotion_of_optax(request):
   """Optax's Adam, which pages use, mixes integers and floats."""
   usual = jax.config.jax_numpy_dtype_promotion
-  if request.node.name == "batch_norm.md":
+  if request.node.name in ("applications.md", "batch_norm.md"):
     jax.config.update("jax_numpy_dtype_promotion", "standard")
   yield
   jax.config.update("jax_numpy_dtype_promotion", usual)

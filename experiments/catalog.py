@@ -62,6 +62,7 @@ ENTRIES: Mapping[str, Entry] = {
   "style": Entry("style", data="", application=True),
   "online": Entry("online", application=True),
   "policy": Entry("policy", data="", application=True),
+  "segmentation": Entry("segmentation", data="", application=True),
 }  # fmt: skip
 
 APPLICATIONS = tuple(
