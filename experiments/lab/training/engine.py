@@ -10,6 +10,7 @@ batch statistics. Its numbers do not depend on the other lanes, up to rounding:
 XLA may add in another order when the number of lanes changes.
 """
 
+import copy
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -132,6 +133,29 @@ class Engine:
       per_lane = devices.replicate(lanes.per_lane(group, len(seeds)), self.mesh)
       opt_state = hyperparams.with_values(opt_state, name, per_lane)
     return dataclasses.replace(state, opt_state=opt_state)
+
+  def on(self, source: Source) -> "Engine":
+    """Returns an engine for other data that shares the compiled functions.
+
+    For lanes one after the other: on CPUs, unrolled lanes take long to compile
+    (see `scan`), while one lane is compiled once.
+
+    Args:
+      source: As the engine's own, with other `data` or `own`. Arrays of the
+        same shapes compile nothing again.
+
+    Raises:
+      ValueError: It is of another kind, size or period.
+    """
+    kinds = [(type(s), s.size, s.period) for s in (self.source, source)]
+    if kinds[0] != kinds[1]:
+      raise ValueError(
+        f"The source is {kinds[0]}, it cannot become {kinds[1]}."
+      )
+    found = copy.copy(self)
+    found.source = source
+    found._planned = (b"", None)  # Equal keys have other plans.
+    return found
 
   def check(self, count: int = 1) -> TrainState:
     """Traces a step to find errors, without computing anything.

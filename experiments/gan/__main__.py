@@ -1,0 +1,351 @@
+"""Which batch norms a GAN needs, and which ones break it.
+
+    python -m experiments.gan
+
+A small DCGAN makes handwritten digits. The generator turns 32 normal numbers
+into an image: a dense layer to 2x2 pixels of 16 channels, and two transposed
+convolutions (4x4, stride 2), with ReLU, and tanh at the end. The discriminator
+tells real images from generated ones: two convolutions (4x4, stride 2), with
+leaky ReLU, and a dense layer. MNIST is halved to 14x14 and gets a black frame
+to 16x16, and the generator then begins at 4x4; scikit-learn's digits have 8x8.
+
+Each of 500 steps updates the discriminator, then the generator, on new noise
+and 64 images. The losses are cross-entropies; the generator's is the one that
+does not saturate. Adam with b1 0.5 for both, at the same learning rate. Kernels
+begin as Flax draws them, for all arms alike, not with the paper's standard
+deviation of 0.02. Real and generated images go through the discriminator as two
+batches, which is the practice: in one batch, batch norm would mix them. With
+two, each batch is standardized by itself, and the discriminator cannot see a
+difference of their means after a batch norm.
+
+Arms: no norm; batch norm in the hidden layers of the generator (G); in those of
+G and of the discriminator (D), which is DCGAN; also in the output layer of G
+and the input layer of D, which is "all layers"; DCGAN with batch norm on the
+logits of D too ("last"); group norm of 8 groups in G; and batch norm in G with
+spectral norm in D. The last two have no claim. DCGAN is trained once more with
+other kernels, batches and noise on the same images, which is the control, and
+"all layers" also at the learning rate of DCGAN.
+
+There is no loss that says how good samples are. So a classifier, an MLP of 128
+and 32 units, is trained on the training images of each seed. Measured are 1,000
+samples of it after every 25 steps:
+
+  * the Fréchet distance (FD) of its 32 features between samples and test
+    images: 0 if their means and covariances are equal. Training images have
+    about 1 to test images of the digits, and uniform noise about 100;
+  * the entropy of the classes it sees in the samples (log 10 = 2.3 nats if all
+    are as frequent), and how many classes have at least 1% of the samples. Both
+    fall if the generator collapses to a few images;
+  * how far the images of the same noise move in 25 steps: the mean square of
+    the change, over that between two samples. 0 is still, 1 is a new image;
+    above 1 all samples move together.
+
+A test error of a GAN jumps from step to step. So the distance "at the end" is
+the geometric mean of the last five measurements. All this uses running
+statistics. At the end the distance is also taken with statistics re-estimated
+on 50 batches of noise, and with those of the batch of samples.
+
+A seed determines which images are for training, validation and test, the
+classifier, the initial kernels, the order of the images and all noise. For
+every arm the learning rate is chosen from five or more half decades by the
+distance at the end to validation images, of other seeds. Lanes are trained one
+after the other. About three minutes on two cores.
+
+Sources: Radford et al., 2015, https://arxiv.org/abs/1511.06434, section 3:
+batch norm "proved critical to get deep generators to begin learning, preventing
+the generator from collapsing all samples to a single point"; "directly applying
+batchnorm to all layers however, resulted in sample oscillation and model
+instability", which they avoided by leaving it out of the generator's output
+layer and the discriminator's input layer. They give no numbers for this, and
+their nets are deeper and for 64x64 pixels. The distance: Heusel et al., 2017,
+https://arxiv.org/abs/1706.08500. Spectral norm: Miyato et al., 2018,
+https://arxiv.org/abs/1802.05957, who compare it at more steps.
+"""
+
+import functools
+from collections.abc import Mapping
+
+import numpy as np
+
+from experiments.gan import drawing, training, yardstick
+from experiments.gan.arms import ARMS
+from experiments.gan.config import Config
+from experiments.gan.measures import late
+from experiments.gan.yardstick import Yardstick
+from experiments.lab import study, tuning
+from experiments.lab.claims import Claim, Difference, Effect, Ratio, Within
+from experiments.lab.data.arrays import Pool
+from experiments.lab.errors import RefusedError
+from experiments.lab.statistics import shown
+from experiments.lab.study import Parts, Run
+from experiments.lab.tables import table
+
+_STILL = 1e-6  # Least movement; a generator whose tanh saturates has none.
+RATES = tuning.half_decades(-7, -3)
+AGAIN, EQUAL = "both_again", "all_equal_rate"
+TITLES = {
+  **{name: arm.title for name, arm in ARMS.items()},
+  AGAIN: "bn in G and D, again",
+  EQUAL: "bn in all layers, rate of G and D",
+}
+
+_RADFORD = "Radford et al. 2015, section 3"
+_DISTANCE = "Fréchet distance at the end"
+_PILOT = (
+  "two default seeds at three rates, which showed that the task is learned"
+)
+COLLAPSE = Claim(
+  "collapse",
+  "over the training, samples have an entropy of classes at least {margin} nats"
+  " higher with batch norm in the generator than without a norm",
+  source=_RADFORD,
+  quantity="entropy of classes, mean of all measurements",
+  samples=("bn in G", "no norm"),
+  analysis=Difference(),
+  criterion=Effect(0.3),
+  why="the entropy of ten equal classes falls by this if three are lost",
+  unit="nats",
+  form="+.2f",
+  pilot=_PILOT,
+  headline=True,
+)
+CLOSER = Claim(
+  "closer",
+  "with batch norm in the generator the Fréchet distance is below {margin}"
+  " times that without a norm",
+  source=_RADFORD,
+  quantity=_DISTANCE,
+  samples=("bn in G", "no norm"),
+  analysis=Ratio(),
+  criterion=Effect(0.8, none=1),
+  why="a fifth is the least that one sees in a grid of samples",
+  pilot=_PILOT,
+  headline=True,
+)
+BOTH = Claim(
+  "both_networks",
+  "with batch norm in both networks the Fréchet distance is below {margin}"
+  " times that with batch norm in the generator alone",
+  source="Radford et al. 2015, section 3: the guideline for stable DCGANs",
+  quantity=_DISTANCE,
+  samples=("bn in G and D", "bn in G"),
+  analysis=Ratio(),
+  criterion=Effect(0.8, none=1),
+  why="the margin of the other distances",
+  pilot=_PILOT,
+  headline=True,
+)
+OSCILLATES = Claim(
+  "all_oscillate",
+  "at the best learning rate of batch norm in hidden layers, samples of the"
+  " same noise move at least {margin} times as much with batch norm in all"
+  " layers",
+  source=_RADFORD,
+  quantity="movement in the last half of the training, geometric mean",
+  samples=("bn in all layers", "bn in hidden layers"),
+  analysis=Ratio(),
+  criterion=Effect(1.5, none=1),
+  why="half as much again; the rate is the same because movement grows with it",
+  pilot=_PILOT,
+)
+UNSTABLE = Claim(
+  "all_unstable",
+  "each at its best learning rate, the Fréchet distance varies at least"
+  " {margin} times as much with batch norm in all layers as in hidden layers",
+  source=_RADFORD,
+  quantity="standard deviation over the last half of the training of the"
+  " logarithm of the distance",
+  samples=("bn in all layers", "bn in hidden layers"),
+  analysis=Ratio(),
+  criterion=Effect(1.5, none=1),
+  why="the margin of the movement",
+  pilot=_PILOT,
+)
+LAST = Claim(
+  "last_layer",
+  "with batch norm on the discriminator's logits too, the Fréchet distance is"
+  " more than {margin} times that of batch norm in hidden layers",
+  source="ours: the two batches then have the same mean logit",
+  quantity=_DISTANCE,
+  samples=("with the last layer", "hidden layers"),
+  analysis=Ratio(),
+  criterion=Effect(5, none=1),
+  why="so much is seen at once in a grid of samples",
+  pilot=_PILOT,
+)
+STATISTICS = Claim(
+  "running_statistics",
+  "with batch norm in both networks, the Fréchet distance with running"
+  " statistics of the generator is within {margin} of that with re-estimated"
+  " ones, as a ratio",
+  source="ours",
+  quantity="Fréchet distance after the last step",
+  samples=("running", "re-estimated"),
+  analysis=Ratio(),
+  criterion=Within(0.1, of=1),
+  why="a tenth cannot be seen",
+  form=".3f",
+  pilot=_PILOT,
+)
+CONTROL = Claim(
+  "control",
+  "with batch norm in both networks, another training on the same images has a"
+  " Fréchet distance within {margin} of the first, as a ratio",
+  source="ours: the control",
+  quantity=_DISTANCE,
+  samples=("again", "first"),
+  analysis=Ratio(),
+  criterion=Within(0.25, of=1),
+  why="the margin of the other distances: 1 / 0.8 = 1.25",
+  pilot=_PILOT,
+)
+CLAIMS = (
+  COLLAPSE,
+  CLOSER,
+  BOTH,
+  OSCILLATES,
+  UNSTABLE,
+  LAST,
+  STATISTICS,
+  CONTROL,
+)
+
+
+def measure(config: Config, run: Run) -> None:
+  """Trains the arms, prints, judges and draws."""
+  if config.every < 1:
+    raise RefusedError(
+      f"{config.checkpoints} measurements do not fit into {config.steps} steps;"
+      " use more --steps or fewer --checkpoints."
+    )
+  pool = run.load_pool(config.dataset, halved=config.halve)
+  engines = {
+    name: training.build(arm, config, pool) for name, arm in ARMS.items()
+  }
+  seeds = [*tuning.SEEDS[: config.tuning_seeds], *config.seed_numbers]
+  trained = run.part(
+    "yardstick", functools.partial(yardstick.train, pool, seeds)
+  )
+  judges = {
+    seed: Yardstick(trained, number, pool.num_classes)
+    for number, seed in enumerate(seeds)
+  }
+  found: dict[str, Parts] = {}
+  for name, engine in engines.items():
+    train = functools.partial(training.train, engine, config, pool, judges)
+    found[name] = tuning.tuned(run, name, train, RATES, config)
+  rate = float(found["both"]["rate"])
+  for name, arm in ((EQUAL, "all"), (AGAIN, "both")):
+    train = functools.partial(
+      training.train,
+      engines[arm],
+      config,
+      pool,
+      judges,
+      [rate],
+      config.seed_numbers,
+      again=name == AGAIN,
+    )
+    values = {key: value[0] for key, value in run.part(name, train).items()}
+    found[name] = {**values, "rate": np.asarray(rate)}
+  _show(found, trained, config)
+  judge(found, run)
+  drawing.draw(found, TITLES, _real(pool, config), config, pool.name, run)
+
+
+def distance(part: Parts) -> np.ndarray:
+  """Returns the distance at the end, `[seeds]`."""
+  return np.exp(np.log(late(part["distances"])).mean(axis=-1))
+
+
+def movement(part: Parts) -> np.ndarray:
+  """Returns the movement in the last half, `[seeds]`."""
+  moved = np.maximum(late(part["moved"], 2), _STILL)
+  return np.exp(np.log(moved).mean(axis=-1))
+
+
+def variation(part: Parts) -> np.ndarray:
+  """Returns how much the distance varies in the last half, `[seeds]`."""
+  return np.log(late(part["distances"], 2)).std(axis=-1)
+
+
+def judge(found: Mapping[str, Parts], run: Run) -> None:
+  """Judges the claims.
+
+  Args:
+    found: The arms by name; see `training.train`, without an axis of rates.
+    run: Gets the samples.
+  """
+  none, generator, both, every, last = (
+    found[name] for name in ("none", "generator", "both", "all", "last")
+  )
+  entropies = (arm["entropies"].mean(axis=-1) for arm in (generator, none))
+  run.judge(COLLAPSE, *entropies)
+  run.judge(CLOSER, distance(generator), distance(none))
+  run.judge(BOTH, distance(both), distance(generator))
+  run.judge(OSCILLATES, movement(found[EQUAL]), movement(both))
+  run.judge(UNSTABLE, variation(every), variation(both))
+  run.judge(LAST, distance(last), distance(both))
+  run.judge(STATISTICS, both["distances"][:, -1], both["reestimated"])
+  run.judge(CONTROL, distance(found[AGAIN]), distance(both))
+
+
+def _real(pool: Pool, config: Config) -> np.ndarray:
+  """Returns test images of every seed, bytes `[seeds, n, ...]`."""
+  test = pool.split(config.seed_numbers).test
+  return np.stack(
+    [
+      np.asarray(255 * pool.prepare(test.lane(number).inputs), np.uint8)
+      for number in range(config.seeds)
+    ]
+  )
+
+
+def _show(found: Mapping[str, Parts], trained: Parts, config: Config) -> None:
+  accuracy = trained["accuracy"][-config.seeds :]
+  print(f"The classifiers know {shown(accuracy, '.1f')}% of the test images.")
+  rows = [
+    [
+      TITLES[name],
+      f"{part['rate']:.2g}",
+      shown(distance(part), ".1f"),
+      shown(part["distances"][:, -1], ".1f"),
+      shown(part["reestimated"], ".1f"),
+      shown(part["batch"], ".1f"),
+      f"{part['hits'][:, -1].mean():.1f}",
+      f"{part['entropies'][:, -1].mean():.2f}",
+      f"{np.median(movement(part)):.2f}",
+    ]
+    for name, part in found.items()
+  ]
+  headers = ["norms", "rate", "FD at the end", "last FD", "re-estimated"]
+  headers += ["of the batch", "classes", "entropy", "moved"]
+  print(table(rows, headers))
+
+
+STUDY = study.Study(
+  "gan",
+  __doc__,
+  measure,
+  Config(),
+  CLAIMS,
+  quick={
+    "seeds": 2,
+    "tuning_seeds": 1,
+    "steps": 8,
+    "checkpoints": 4,
+    "samples": 100,
+    "hidden": (8,),
+  },
+  full={
+    "halve": False,
+    "hidden": (256, 128),
+    "noise": 100,
+    "batch_size": 128,
+    "steps": 10_000,
+  },
+  confirm={"seed": 100, "seeds": 20},
+)
+
+if __name__ == "__main__":
+  study.main(STUDY)
