@@ -125,3 +125,4 @@ def _draw_curves(
     figures.label(
       right, "Variety of samples", "Training step", "Entropy of classes (nats)"
     )
+    right.set_ylim(0, None)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import linen as nn
 
 from experiments.gan.arms import Arm, framed, model
 from experiments.gan.config import Config
@@ -46,13 +47,13 @@ def adversarial(prepare: Prepare, size: int, noise: int) -> tuple[Loss, Loss]:
   """
 
   def generated(
-    gan: GAN, variables: PyTree, batch: Batch, key: jax.Array, train: bool
+    gan: nn.Module, variables: PyTree, batch: Batch, key: jax.Array, train: bool
   ) -> tuple[jax.Array, PyTree]:
     numbers = jax.random.normal(key, (batch.num_examples, noise))
     return _called(gan, variables, numbers, "generate", train)
 
   def discriminator(
-    gan: GAN, variables: PyTree, batch: Batch, key: jax.Array, train: bool
+    gan: nn.Module, variables: PyTree, batch: Batch, key: jax.Array, train: bool
   ) -> tuple[jax.Array, PyTree, dict[str, jax.Array]]:
     fake, variables = generated(gan, variables, batch, key, train)
     real = framed(prepare(batch.inputs), size)
@@ -65,7 +66,7 @@ def adversarial(prepare: Prepare, size: int, noise: int) -> tuple[Loss, Loss]:
     return losses.mean(), _stats(variables), sums
 
   def generator(
-    gan: GAN, variables: PyTree, batch: Batch, key: jax.Array, train: bool
+    gan: nn.Module, variables: PyTree, batch: Batch, key: jax.Array, train: bool
   ) -> tuple[jax.Array, PyTree, dict[str, jax.Array]]:
     fake, variables = generated(gan, variables, batch, key, train)
     logits, variables = _called(gan, variables, fake, "judge", train)
@@ -77,7 +78,7 @@ def adversarial(prepare: Prepare, size: int, noise: int) -> tuple[Loss, Loss]:
 
 
 def _called(
-  gan: GAN, variables: PyTree, inputs: jax.Array, method: str, train: bool
+  gan: nn.Module, variables: PyTree, inputs: jax.Array, method: str, train: bool
 ) -> tuple[jax.Array, PyTree]:
   """Returns the outputs, and the variables with new statistics."""
   found, changed = gan.apply(
@@ -148,6 +149,7 @@ def train(
     What `Samples.found` returns, and "right", the share of real and generated
     images that the discriminator told apart, as `[rates, seeds, ...]`.
   """
+  assert isinstance(engine.model, GAN)
   found = []
   for rate in rates:
     for seed in seeds:

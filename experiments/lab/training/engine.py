@@ -141,16 +141,19 @@ class Engine:
     (see `scan`), while one lane is compiled once.
 
     Args:
-      source: As the engine's own, with other `data` or `own`. Arrays of the
-        same shapes compile nothing again.
+      source: Like the engine's own, with other values in `data` and `own`.
 
     Raises:
-      ValueError: It is of another kind, size or period.
+      ValueError: It is of another kind, or its arrays have other shapes.
     """
-    kinds = [(type(s), s.size, s.period) for s in (self.source, source)]
+    kinds = [
+      (type(s), s.size, s.period, jax.tree.map(np.shape, (s.data, s.own)))
+      for s in (self.source, source)
+    ]
     if kinds[0] != kinds[1]:
       raise ValueError(
-        f"The source is {kinds[0]}, it cannot become {kinds[1]}."
+        "What is compiled needs data of the same shapes, got"
+        f" {kinds[1]} in place of {kinds[0]}; make another Engine."
       )
     found = copy.copy(self)
     found.source = source
