@@ -50,7 +50,9 @@ class Samples:
     self._noise = jax.random.normal(key, (config.samples, config.noise))
     assert images.validation is not None
     self._test, self._validation = (
-      yardstick.features(images.prepare(part.lane(0).inputs))[0]
+      frechet.moments(
+        yardstick.features(images.prepare(part.lane(0).inputs))[0]
+      )
       for part in (images.test, images.validation)
     )
     self._found: list[dict[str, Any]] = []
@@ -74,10 +76,11 @@ class Samples:
       return
     features, classes = self._yardstick.features(self._images)
     shares = self._yardstick.shares(classes)
+    seen = frechet.moments(features)
     self._found.append(
       {
-        "distances": frechet.distance(self._test, features),
-        "watched": frechet.distance(self._validation, features),
+        "distances": frechet.distance(self._test, seen),
+        "watched": frechet.distance(self._validation, seen),
         "entropies": frechet.entropy(shares),
         "hits": frechet.hit(shares),
         "moved": moved(last, self._images),
@@ -119,7 +122,7 @@ class Samples:
 
   def _distance(self, images: Any) -> np.ndarray:
     features, _ = self._yardstick.features(images)
-    return np.array(frechet.distance(self._test, features))
+    return np.array(frechet.distance(self._test, frechet.moments(features)))
 
   def _sample(self, variables: PyTree, train: bool = False) -> np.ndarray:
     images = _sampled(self._generator, variables, self._noise, train)
