@@ -22,13 +22,14 @@ Arms: no norm; batch norm in the hidden layers of the generator (G); in those of
 G and of the discriminator (D), which is DCGAN; also in the output layer of G
 and the input layer of D, which is "all layers"; DCGAN with batch norm on the
 logits of D too ("last"); group norm of 8 groups in G; and batch norm in G with
-spectral norm in D. The last two have no claim. DCGAN is trained once more with
-other kernels, batches and noise on the same images, which is the control, and
-"all layers" also at the learning rate of DCGAN.
+spectral norm in D. The last two have no claim: so short a training does not do
+them justice. DCGAN is trained once more with other kernels, batches and noise
+on the same images, which is the control, and "all layers" also at the learning
+rate of DCGAN.
 
 No loss says how good samples are. So a classifier, an MLP of 128 and 32 units,
 is trained on the training images of each seed. After every 25 steps it sees
-1,000 samples of the generator. Measured are
+1,000 samples of the generator. Measured are:
 
   * the Fréchet distance (FD) of its 32 features between samples and test
     images: 0 if their means and covariances are equal. On the digits, training

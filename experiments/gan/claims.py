@@ -28,6 +28,7 @@ COLLAPSE = Claim(
   unit="nats",
   form="+.2f",
   pilot=_PILOT,
+  spread=0.19,
   headline=True,
 )
 CLOSER = Claim(
@@ -41,6 +42,7 @@ CLOSER = Claim(
   criterion=Effect(0.8, none=1),
   why="a fifth is the least that one sees in a grid of samples",
   pilot=_PILOT,
+  spread=0.7,
   headline=True,
 )
 BOTH = Claim(
@@ -54,6 +56,7 @@ BOTH = Claim(
   criterion=Effect(0.8, none=1),
   why="the margin of the other distances",
   pilot=_PILOT,
+  spread=0.36,
   headline=True,
 )
 OSCILLATES = Claim(
@@ -68,6 +71,7 @@ OSCILLATES = Claim(
   criterion=Effect(1.5, none=1),
   why="half as much again; the rate is the same because movement grows with it",
   pilot=_PILOT,
+  spread=0.25,
 )
 UNSTABLE = Claim(
   "all_unstable",
@@ -81,6 +85,7 @@ UNSTABLE = Claim(
   criterion=Effect(1.5, none=1),
   why="the margin of the movement",
   pilot=_PILOT,
+  spread=0.2,
 )
 LAST = Claim(
   "last_layer",
@@ -93,6 +98,7 @@ LAST = Claim(
   criterion=Effect(5, none=1),
   why="so much is seen at once in a grid of samples",
   pilot=_PILOT,
+  spread=0.23,
 )
 STATISTICS = Claim(
   "running_statistics",
@@ -107,6 +113,7 @@ STATISTICS = Claim(
   why="a tenth cannot be seen",
   form=".3f",
   pilot=_PILOT,
+  spread=0.025,
 )
 CONTROL = Claim(
   "control",
@@ -119,6 +126,7 @@ CONTROL = Claim(
   criterion=Within(0.25, of=1),
   why="the margin of the other distances: 1 / 0.8 = 1.25",
   pilot=_PILOT,
+  spread=0.26,
 )
 CLAIMS = (
   COLLAPSE,

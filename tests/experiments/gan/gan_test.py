@@ -151,7 +151,7 @@ class NetworksTest(parameterized.TestCase):
         )
         if path[-1].key == "kernel"
       }
-      for name in ("spectral", "last")
+      for name in ("none", "last")
     ]
     self.assertLen(kernels[0], 4)
     chex.assert_trees_all_equal(*kernels)
