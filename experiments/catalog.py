@@ -63,6 +63,7 @@ ENTRIES: Mapping[str, Entry] = {
   "online": Entry("online", application=True),
   "policy": Entry("policy", data="", application=True),
   "segmentation": Entry("segmentation", data="", application=True),
+  "gan": Entry("gan", application=True),
 }  # fmt: skip
 
 APPLICATIONS = tuple(

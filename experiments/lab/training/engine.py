@@ -10,6 +10,7 @@ batch statistics. Its numbers do not depend on the other lanes, up to rounding:
 XLA may add in another order when the number of lanes changes.
 """
 
+import copy
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -132,6 +133,32 @@ class Engine:
       per_lane = devices.replicate(lanes.per_lane(group, len(seeds)), self.mesh)
       opt_state = hyperparams.with_values(opt_state, name, per_lane)
     return dataclasses.replace(state, opt_state=opt_state)
+
+  def on(self, source: Source) -> "Engine":
+    """Returns an engine for other data that shares the compiled functions.
+
+    For lanes one after the other: on CPUs, unrolled lanes take long to compile
+    (see `scan`), while one lane is compiled once.
+
+    Args:
+      source: Like the engine's own, with other values in `data` and `own`.
+
+    Raises:
+      ValueError: It is of another kind, or its arrays have other shapes.
+    """
+    kinds = [
+      (type(s), s.size, s.period, jax.tree.map(np.shape, (s.data, s.own)))
+      for s in (self.source, source)
+    ]
+    if kinds[0] != kinds[1]:
+      raise ValueError(
+        "What is compiled needs data of the same shapes, got"
+        f" {kinds[1]} in place of {kinds[0]}; make another Engine."
+      )
+    found = copy.copy(self)
+    found.source = source
+    found._planned = (b"", None)  # Equal keys have other plans.
+    return found
 
   def check(self, count: int = 1) -> TrainState:
     """Traces a step to find errors, without computing anything.

@@ -1,6 +1,7 @@
 """Tests of the engine: lanes, stretches, what is compiled, what is shared."""
 
 import contextlib
+import dataclasses
 import re
 
 import chex
@@ -192,6 +193,12 @@ class StretchTest(parameterized.TestCase):
     )
 
 
+def lane_of(own, lane):
+  """Returns members of one lane only."""
+  chosen, targets = (x[lane : lane + 1] for x in (own.chosen, own.targets))
+  return own._replace(chosen=chosen, targets=targets)
+
+
 class MembersTest(parameterized.TestCase):
   def test_the_same_members_train_as_a_batch(self):
     order = np.random.default_rng(0).permutation(44)[:30]
@@ -215,6 +222,32 @@ class MembersTest(parameterized.TestCase):
     made = new_engine("bn", data=alone, **settings)
     _, expected = made.train(made.init([2]), 5)
     np.testing.assert_allclose(records.loss[2], expected.loss[0], rtol=1e-5)
+
+  @parameterized.parameters(True, False)
+  def test_lanes_one_after_the_other(self, scan):
+    own = problems.own_examples()
+    settings = {"optimizer": optax.sgd(0.1), "scan": scan}
+    made = new_engine("bn", data=own, **settings)
+    _, expected = made.train(made.init([7, 7, 7]), 5)
+    first = new_engine("bn", data=lane_of(own, 0), **settings)
+    for steps in (5, 1):  # The last plan is of the first period.
+      first.train(first.init([7]), steps)
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+      lambda event, *_, **__: compiled.append(event)
+    )
+    self.addCleanup(jax.monitoring.clear_event_listeners)
+    for lane in (2, 0, 1):
+      source = dataclasses.replace(first.source, data=lane_of(own, lane))
+      of_lane = first.on(source)
+      compiled.clear()
+      _, records = of_lane.train(of_lane.init([7]), 5)
+      self.assertEmpty(compiled)
+      np.testing.assert_allclose(
+        records.loss[0], expected.loss[lane], rtol=1e-5
+      )
+    with self.assertRaisesRegex(ValueError, "make another Engine"):
+      first.on(made.source)
 
   def test_refuses_another_number_of_lanes(self):
     own = problems.own_examples(lanes=3)
