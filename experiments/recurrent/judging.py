@@ -15,7 +15,7 @@ from experiments.lab.claims import (
 from experiments.lab.study import Parts, Run
 from experiments.recurrent.training import TWICE
 
-_BA = "Ba et al. 2016, sections 6.1 to 6.6, of other tasks, one rate for both"
+_BA = "Ba et al. 2016, sections 6.1 to 6.5, of other tasks"
 _COOIJMANS = "Cooijmans et al. 2016, section 3"
 _FASTER: Mapping[str, Any] = {
   "quantity": "mean loss of all training steps",
