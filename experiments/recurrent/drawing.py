@@ -22,9 +22,9 @@ _COLORS = {"none": "none", "ln": "ln", "step": "bn", "one": "in"}
 _KINDS = (
   ("none", "reestimated", "none", "-"),
   ("ln", "reestimated", "ln", "-"),
-  ("step", "reestimated", "step: last", "-"),
+  ("step", "reestimated", "step", "-"),
   ("step", "initial", "step: initial", "--"),
-  ("step", "batch", "step: of the test batch", ":"),
+  ("step", "batch", "step: test batch", ":"),
   ("one", "reestimated", "one", "-"),
 )
 
@@ -42,14 +42,14 @@ def show_rows(arms: Mapping[Arm, Parts], more: Mapping[str, Parts]) -> None:
       [
         arm.cell,
         arm.norm,
-        f"{part['rate']:.2g}" if "rate" in part else "",
+        f"{part['rate']:.2g}",
         shown(part["loss"].mean(axis=1), ".3f"),
         _ratio(part, base),
         shown(part["error"], ".2f"),
         shown(part["reestimated"], ".2f"),
       ]
     )
-  headers = ["cell", "norm", "best rate", "mean training loss", "over none"]
+  headers = ["cell", "norm", "rate", "mean training loss", "over none"]
   print(table(rows, [*headers, "test error (%)", "re-estimated (%)"]))
 
 
@@ -91,35 +91,32 @@ def draw_rows(
     run,
     "rows",
     title=f"{config.cell} reading images, {data}",
-    caption=figures.seeds_caption(config.seeds) + "; each at its best rate",
+    caption=figures.seeds_caption(config.seeds)
+    + "; pale: with re-estimated statistics",
   ) as (left, right):
     for norm in ("none", "ln", "step"):
-      name = "step and one, the same in training" if norm == "step" else norm
-      _draw_loss(left, arms[norm], norm, name)
+      _draw_loss(left, arms[norm], norm)
     figures.label(left, "Training", "Step", "Cross-entropy (nats)", log_y=True)
-    places = [
-      (norm, kind)
-      for norm in arms
-      for kind in ("error", "reestimated")
-      if kind == "error" or norm in ("step", "one")
-    ]
-    for x, (norm, kind) in enumerate(places):
+    for x, (norm, part) in enumerate(arms.items()):
+      has_both = norm in ("step", "one")
       figures.bar(
         right,
-        x,
-        arms[norm][kind],
+        x - 0.2 * has_both,
+        part["error"],
         _COLORS[norm],
-        width=0.8,
-        alpha=1.0 if kind == "error" else 0.5,
+        width=0.38 if has_both else 0.6,
       )
-    names = [
-      norm + {"error": "\nrunning", "reestimated": "\nre-estim."}[kind]
-      if norm in ("step", "one")
-      else norm
-      for norm, kind in places
-    ]
+      if has_both:
+        figures.bar(
+          right,
+          x + 0.2,
+          part["reestimated"],
+          _COLORS[norm],
+          width=0.38,
+          alpha=0.5,
+        )
     figures.label(right, "Test", "", "Error (%)")
-    right.set_xticks(range(len(names)), names)
+    right.set_xticks(range(len(arms)), [*arms])
 
 
 def draw_sums(arms: Mapping[str, Parts], config: Config, run: Run) -> None:
@@ -132,7 +129,7 @@ def draw_sums(arms: Mapping[str, Parts], config: Config, run: Run) -> None:
     + "; dotted: longest in training; grey: guessing the mean",
   ) as (left, right):
     for norm in ("none", "ln", "step"):
-      _draw_loss(left, arms[norm], norm, None)
+      _draw_loss(left, arms[norm], norm)
     figures.label(left, "Training", "Step", "Squared error", log_y=True)
     for norm, kind, name, style in _KINDS:
       figures.curve(
@@ -163,6 +160,6 @@ def _draw_loss(panel: "Axes", part: Parts, norm: str, name: str | None) -> None:
     block * (np.arange(count) + 0.5),
     means,
     _COLORS[norm],
-    name=name or norm,
+    name=norm,
     geometric=True,
   )

@@ -35,7 +35,7 @@ AGAIN = 500_000  # What is added to a seed for other kernels and batches.
 
 FACTORS = (1.0, 1.5, 2.0, 3.0, 4.0)  # Lengths of the test, over the longest.
 TWICE = FACTORS.index(2.0)
-_TESTED = 1_000  # Sequences for validation, and for each length of the test.
+_TESTED = 500  # Sequences for validation, and for each length of the test.
 _REESTIMATED = 50  # Batches.
 
 

@@ -4,6 +4,7 @@ import contextlib
 import io
 import pathlib
 import tempfile
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from absl.testing import absltest, parameterized
 from experiments.lab import study
 from experiments.lab.data import arrays
 from experiments.lab.errors import RefusedError
-from experiments.recurrent import checks, judging, task, training
+from experiments.recurrent import checks, judging, nets, task, training
 from experiments.recurrent.training import FACTORS, Arm, Config
 
 SEEDS = 20
@@ -182,6 +183,13 @@ class TrainingTest(absltest.TestCase):
     self.assertLess(checks.alone(config, "ln"), 1e-5)
     self.assertGreater(checks.alone(config, "step"), 0.1)
     self.assertEqual(checks.padding(config, "step"), 0)
+    normalize = nets.Cell._norm
+
+    def unmasked(cell, x, step, mask, use_bias=False):
+      return normalize(cell, x, step, None, use_bias)
+
+    with mock.patch.object(nets.Cell, "_norm", unmasked):
+      self.assertFalse(checks.padding(config, "step") < 1e-6)  # It is NaN.
 
   def test_flags_without_effect(self):
     self.assertIn("dataset", Config(task=("adding",)).unused())
