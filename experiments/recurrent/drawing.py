@@ -149,7 +149,7 @@ def draw_sums(arms: Mapping[str, Parts], config: Config, run: Run) -> None:
     )  # fmt: skip
 
 
-def _draw_loss(panel: "Axes", part: Parts, norm: str, name: str | None) -> None:
+def _draw_loss(panel: "Axes", part: Parts, norm: str) -> None:
   """Draws the loss in training, as means of blocks of steps."""
   loss = part["loss"]
   block = min(_BLOCK, loss.shape[1])
