@@ -16,6 +16,7 @@ from experiments.recurrent.training import Arm, Config
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
 
+_SPEED = ("fastest rate", "mean training loss", "over none")
 _BLOCK = 10  # Steps whose mean loss is a point of a curve.
 _COLORS = {"none": "none", "ln": "ln", "step": "bn", "one": "in"}
 # Statistics of the adding problem: norm, kind, name, style.
@@ -29,64 +30,80 @@ _KINDS = (
 )
 
 
-def show_rows(arms: Mapping[Arm, Parts], more: Mapping[str, Parts]) -> None:
-  """Prints the results on rows; `more` are other arms of the first cell."""
-  cell = next(iter(arms)).cell
-  rows = []
-  for arm, part in [*arms.items()] + [
-    (Arm(cell, name), part) for name, part in more.items()
-  ]:
-    reference = "none, equal rate" if "equal" in arm.norm else "none"
-    base = more.get(reference) or arms[Arm(arm.cell, "none")]
-    rows.append(
-      [
-        arm.cell,
-        arm.norm,
-        f"{part['rate']:.2g}",
-        shown(part["loss"].mean(axis=1), ".3f"),
-        _ratio(part, base),
-        shown(part["error"], ".2f"),
-        shown(part["reestimated"], ".2f"),
-      ]
-    )
-  headers = ["cell", "norm", "rate", "mean training loss", "over none"]
-  print(table(rows, [*headers, "test error (%)", "re-estimated (%)"]))
+def show_rows(best: Mapping[Arm, Parts], fast: Mapping[Arm, Parts]) -> None:
+  """Prints the results on rows.
+
+  Args:
+    best: The arms at their best rates.
+    fast: At the rates that train fastest; and three more of the first cell.
+  """
+  rows = [
+    [
+      *arm,
+      f"{part['rate']:.2g}",
+      *(shown(part[name], ".2f") for name in ("error", "reestimated")),
+    ]
+    for arm, part in best.items()
+  ]
+  headers = ["cell", "norm", "best rate", "test error (%)", "re-estimated (%)"]
+  print(table(rows, headers))
+  rows = [
+    [
+      *arm,
+      f"{part['rate']:.2g}",
+      shown(part["mean"], ".3f"),
+      _over_none(part, fast[_without(arm)]),
+    ]
+    for arm, part in fast.items()
+  ]
+  print(table(rows, ["cell", "norm", *_SPEED]))
 
 
-def show_sums(arms: Mapping[str, Parts], config: Config) -> None:
-  """Prints the results on the adding problem."""
+def show_sums(
+  best: Mapping[str, Parts], fast: Mapping[str, Parts], config: Config
+) -> None:
+  """Prints the results on the adding problem; arms are by norm."""
   rows = [
     [
       norm,
       f"{part['rate']:.2g}",
-      shown(part["loss"].mean(axis=1), ".4f"),
-      _ratio(part, arms["none"]),
+      shown(part["mean"], ".4f"),
+      _over_none(part, fast["none"]),
     ]
-    for norm, part in arms.items()
+    for norm, part in fast.items()
   ]
-  headers = ["norm", "best rate", "mean training loss", "over none"]
-  print(table(rows, headers))
+  print(table(rows, ["norm", *_SPEED]))
   rows = [
-    [norm, kind, *(shown(column, ".3f") for column in part[kind].T)]
-    for norm, part in arms.items()
+    [norm, f"{part['rate']:.2g}", kind]
+    + [shown(column, ".3f") for column in part[kind].T]
+    for norm, part in best.items()
     for kind in ("running", "reestimated", "initial", "batch")
     if kind in part
   ]
   headers = [f"error, length {length}" for length in config.tested]
-  print(table(rows, ["norm", "statistics", *headers]))
+  print(table(rows, ["norm", "best rate", "statistics", *headers]))
 
 
-def _ratio(part: Parts, base: Parts) -> str:
-  if part is base:
+def _without(arm: Arm) -> Arm:
+  """Returns the arm without a norm with which another is compared."""
+  kind = "none, equal rate" if "equal rate" in arm.norm else "none"
+  return Arm(arm.cell, kind)
+
+
+def _over_none(part: Parts, none: Parts) -> str:
+  if part is none:
     return ""
-  losses = (each["loss"].mean(axis=1) for each in (part, base))
-  return Ratio().estimate(*losses).text(".3f")
+  return Ratio().estimate(part["mean"], none["mean"]).text(".3f")
 
 
 def draw_rows(
-  arms: Mapping[str, Parts], config: Config, data: str, run: Run
+  best: Mapping[str, Parts],
+  fast: Mapping[str, Parts],
+  config: Config,
+  data: str,
+  run: Run,
 ) -> None:
-  """Draws losses in training and test errors of the cell of the claims."""
+  """Draws losses in training and test errors; arms are by norm."""
   with figures.drawing(
     run,
     "rows",
@@ -95,9 +112,15 @@ def draw_rows(
     + "; pale: with re-estimated statistics",
   ) as (left, right):
     for norm in ("none", "ln", "step"):
-      _draw_loss(left, arms[norm], norm)
-    figures.label(left, "Training", "Step", "Cross-entropy (nats)", log_y=True)
-    for x, (norm, part) in enumerate(arms.items()):
+      _draw_loss(left, fast[norm], norm)
+    figures.label(
+      left,
+      "Training, at the fastest rate",
+      "Step",
+      "Cross-entropy (nats)",
+      log_y=True,
+    )
+    for x, (norm, part) in enumerate(best.items()):
       has_both = norm in ("step", "one")
       figures.bar(
         right,
@@ -115,11 +138,16 @@ def draw_rows(
           width=0.38,
           alpha=0.5,
         )
-    figures.label(right, "Test", "", "Error (%)")
-    right.set_xticks(range(len(arms)), [*arms])
+    figures.label(right, "Test, at the best rate", "", "Error (%)")
+    right.set_xticks(range(len(best)), [*best])
 
 
-def draw_sums(arms: Mapping[str, Parts], config: Config, run: Run) -> None:
+def draw_sums(
+  best: Mapping[str, Parts],
+  fast: Mapping[str, Parts],
+  config: Config,
+  run: Run,
+) -> None:
   """Draws losses in training, and errors by length."""
   with figures.drawing(
     run,
@@ -129,13 +157,15 @@ def draw_sums(arms: Mapping[str, Parts], config: Config, run: Run) -> None:
     + "; dotted: longest in training; grey: guessing the mean",
   ) as (left, right):
     for norm in ("none", "ln", "step"):
-      _draw_loss(left, arms[norm], norm)
-    figures.label(left, "Training", "Step", "Squared error", log_y=True)
+      _draw_loss(left, fast[norm], norm)
+    figures.label(
+      left, "Training, at the fastest rate", "Step", "Squared error", log_y=True
+    )
     for norm, kind, name, style in _KINDS:
       figures.curve(
         right,
         config.tested,
-        arms[norm][kind],
+        best[norm][kind],
         _COLORS[norm],
         name=name,
         style=style,
@@ -144,9 +174,12 @@ def draw_sums(arms: Mapping[str, Parts], config: Config, run: Run) -> None:
     right.axvline(config.length, color="black", linestyle=":", linewidth=1)
     right.axhline(task.GUESSING, color="grey", linewidth=1)
     figures.label(
-      right, "Test", "Length of the sequences", "RMS error of the sum",
+      right,
+      "Test, at the best rate",
+      "Length of the sequences",
+      "RMS error of the sum",
       log_y=True,
-    )  # fmt: skip
+    )
 
 
 def _draw_loss(panel: "Axes", part: Parts, norm: str) -> None:

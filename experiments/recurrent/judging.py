@@ -25,12 +25,14 @@ _FASTER: Mapping[str, Any] = {
   "criterion": Effect(0.9, none=1),
   "why": "a tenth is about what one sees in a plotted curve",
   "form": ".3f",
-  "pilot": _PILOT,
+  "pilot": _PILOT + "; that rates are chosen by the loss in training: by that"
+  " of validation, ln had 0.74 times the loss on the digits and 1.21 times on"
+  " MNIST, where the rates differed (seeds 0 to 4)",
 }
 FASTER_ROWS = Claim(
   "ln_faster_rows",
-  "on rows, each at its best rate, the {cell} with ln has a mean training loss"
-  " below {margin} times that without a norm",
+  "on rows, each at the rate that trains it fastest, the {cell} with ln has a"
+  " mean training loss below {margin} times that without a norm",
   source=_BA,
   headline=True,
   spread=0.05,
@@ -42,15 +44,12 @@ FASTER_EQUAL = Claim(
   " training loss below {margin} times that without a norm",
   source=_BA,
   spread=0.03,
-  **{
-    **_FASTER,
-    "pilot": _PILOT + "; that equal rates are judged too",
-  },
+  **{**_FASTER, "pilot": _PILOT + "; that equal rates are judged too"},
 )
 FASTER_ADDING = Claim(
   "ln_faster_adding",
-  "on the adding problem, each at its best rate, the {cell} with ln has a mean"
-  " training loss below {margin} times that without a norm",
+  "on the adding problem, each at the rate that trains it fastest, the {cell}"
+  " with ln has a mean training loss below {margin} times that without a norm",
   source=_BA,
   spread=0.2,
   **_FASTER,
@@ -145,25 +144,29 @@ PADDING = Check(
 CHECKS = (ALONE, PADDING)
 
 
-def judge_rows(arms: Mapping[str, Parts], run: Run) -> None:
+def judge_rows(
+  best: Mapping[str, Parts], fast: Mapping[str, Parts], run: Run
+) -> None:
   """Judges the claims on rows.
 
   Args:
-    arms: The arms of the cell of the claims, by norm, and the three others.
+    best: The arms of the cell of the claims at their best rates, by norm.
+    fast: At the rates that train fastest, and the three others.
     run: Gets the samples.
   """
-  mean = {name: part["loss"].mean(axis=1) for name, part in arms.items()}
+  mean = {name: part["mean"] for name, part in fast.items()}
   run.judge(FASTER_ROWS, mean["ln"], mean["none"])
   run.judge(FASTER_EQUAL, mean["ln, equal rate"], mean["none, equal rate"])
   run.judge(CONTROL, mean["none, again"], mean["none"])
-  run.judge(PER_STEP, *(arms[n]["reestimated"] for n in ("step", "one")))
+  run.judge(PER_STEP, *(best[n]["reestimated"] for n in ("step", "one")))
 
 
-def judge_sums(arms: Mapping[str, Parts], run: Run) -> None:
-  """Judges the claims on the adding problem; arms are by norm."""
-  mean = {name: part["loss"].mean(axis=1) for name, part in arms.items()}
-  run.judge(FASTER_ADDING, mean["ln"], mean["none"])
-  step, ln = (arms[norm]["reestimated"] for norm in ("step", "ln"))
+def judge_sums(
+  best: Mapping[str, Parts], fast: Mapping[str, Parts], run: Run
+) -> None:
+  """Judges the claims on the adding problem; arguments as in `judge_rows`."""
+  run.judge(FASTER_ADDING, fast["ln"]["mean"], fast["none"]["mean"])
+  step, ln = (best[norm]["reestimated"] for norm in ("step", "ln"))
   run.judge(DEGRADES, step[:, TWICE], step[:, 0])
-  run.judge(NEEDS_LAST, arms["step"]["initial"][:, TWICE], step[:, TWICE])
+  run.judge(NEEDS_LAST, best["step"]["initial"][:, TWICE], step[:, TWICE])
   run.judge(LN_KEEPS, ln[:, TWICE], ln[:, 0])

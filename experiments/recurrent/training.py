@@ -100,9 +100,9 @@ def adam(learning_rate: float) -> optax.GradientTransformation:
 
 
 def on_rows(
-  arm: Arm,
   config: Config,
   pool: Pool,
+  arm: Arm,
   rates: Sequence[float],
   seeds: Sequence[int],
   again: bool = False,
@@ -110,16 +110,16 @@ def on_rows(
   """Trains an arm on images as sequences.
 
   Args:
-    arm: Cell and norm.
     config: The settings.
     pool: From `task.read_by`.
+    arm: Cell and norm.
     rates, seeds: Learning rates, and seeds for each.
     again: Whether to take other kernels and batches, on the same images.
 
   Returns:
-    `[rates, seeds, ...]`: "loss" of every step; test errors in percent, "error"
-    and, with re-estimated statistics, "reestimated"; and "validation", the
-    loss with these.
+    `[rates, seeds, ...]`: "loss" of every step, and its "mean"; "error" in the
+    test in percent, and "reestimated" with re-estimated statistics; and
+    "validation", the loss with these.
   """
   images = pool.split(seeds, len(rates))
   assert images.validation is not None
@@ -141,6 +141,7 @@ def on_rows(
   estimated = classification.reestimated(engine, state, images.train)
   found = {
     "loss": records.loss,
+    "mean": records.loss.mean(axis=1),
     "error": classification.error(engine, state.variables, images.test),
     "reestimated": classification.error(engine, estimated, images.test),
     "validation": engine.evaluate(estimated, images.validation)["loss"],
@@ -149,15 +150,15 @@ def on_rows(
 
 
 def on_sums(
-  arm: Arm, config: Config, rates: Sequence[float], seeds: Sequence[int]
+  config: Config, arm: Arm, rates: Sequence[float], seeds: Sequence[int]
 ) -> Parts:
   """Trains an arm on the adding problem.
 
   Args:
-    arm, config, rates, seeds: As in `on_rows`.
+    config, arm, rates, seeds: As in `on_rows`.
 
   Returns:
-    `[rates, seeds, ...]`: "loss" of every step; "validation", the loss with
+    `[rates, seeds, ...]`: "loss" and "mean"; "validation", the loss with
     re-estimated statistics at the lengths of training; and, if there is one
     rate, root mean square errors at the lengths of `config.tested`: "running",
     "reestimated", with the statistics of the "batch", and, where each step has
@@ -182,6 +183,7 @@ def on_sums(
   validation, *tests = _test_sets(config)
   found = {
     "loss": records.loss,
+    "mean": records.loss.mean(axis=1),
     "validation": engine.evaluate(estimated, validation)["loss"],
   }
   if len(rates) == 1:

@@ -46,7 +46,7 @@ def rows(ln=0.5, equal=0.5, again=1.0, one=9.0):
   }
   return {
     name: {
-      "loss": np.stack([numbers(loss, seed)] * 3, axis=1),
+      "mean": numbers(loss, seed),
       "reestimated": numbers(one if name == "one" else 3.0, seed),
     }
     for seed, (name, loss) in enumerate(losses.items())
@@ -65,7 +65,7 @@ def sums(ln=0.5, step_grows=3.0, ln_grows=1.1, initial=3.0):
   losses = {"none": 1.0, "ln": ln, "step": 1.5, "one": 1.5}
   found = {
     name: {
-      "loss": np.stack([numbers(loss, seed)] * 3, axis=1),
+      "mean": numbers(loss, seed),
       "reestimated": errors(ln_grows if name == "ln" else step_grows, seed),
     }
     for seed, (name, loss) in enumerate(losses.items())
@@ -78,8 +78,8 @@ def verdicts(on_rows, on_sums):
   with tempfile.TemporaryDirectory() as folder:
     run = study.Run(pathlib.Path(folder), settings={"cell": "lstm"})
     with contextlib.redirect_stdout(io.StringIO()):
-      judging.judge_rows(on_rows, run)
-      judging.judge_sums(on_sums, run)
+      judging.judge_rows(on_rows, on_rows, run)
+      judging.judge_sums(on_sums, on_sums, run)
     return {finding.claim: finding.verdict for finding in run.findings()}
 
 
@@ -155,7 +155,7 @@ class TrainingTest(absltest.TestCase):
 
   def test_adding_problem(self):
     config = Config(cell="rnn", units=4, sums=40, length=4)
-    found = training.on_sums(Arm("rnn", "step"), config, [0.01], [0])
+    found = training.on_sums(config, Arm("rnn", "step"), [0.01], [0])
     self.assertEqual(found["loss"].shape, (1, 1, 40))
     self.assertLess(
       found["loss"][..., -10:].mean(), found["loss"][..., 0].mean()
@@ -172,7 +172,7 @@ class TrainingTest(absltest.TestCase):
     pool = pool._replace(examples=jax.tree.map(jnp.asarray, pool.examples))
     config = Config(units=8, steps=100)
     found = training.on_rows(
-      Arm("rnn", "ln"), config, task.read_by(pool, 0), [0.03], [0]
+      config, task.read_by(pool, 0), Arm("rnn", "ln"), [0.03], [0]
     )
     self.assertEqual(found["loss"].shape, (1, 1, 100))
     np.testing.assert_array_equal(found["error"], found["reestimated"])
