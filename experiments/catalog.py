@@ -64,6 +64,7 @@ ENTRIES: Mapping[str, Entry] = {
   "policy": Entry("policy", data="", application=True),
   "segmentation": Entry("segmentation", data="", application=True),
   "gan": Entry("gan", application=True),
+  "recurrent": Entry("recurrent", application=True),
 }  # fmt: skip
 
 APPLICATIONS = tuple(

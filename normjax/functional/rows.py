@@ -76,7 +76,7 @@ def row(rows: _Rows, index: int | jax.Array) -> _Rows:
   )
 
 
-def with_row(stats: Stats, index: int | jax.Array, new: Stats) -> Stats:
+def with_row(stats: _Rows, index: int | jax.Array, new: _Rows) -> _Rows:
   """Returns statistics in which one row, chosen alike, is replaced."""
   return jax.tree.map(
     lambda rows, row: lax.dynamic_update_index_in_dim(rows, row, index, 0),

@@ -1,6 +1,7 @@
 """Domain-specific batch normalization."""
 
 import functools
+from typing import ClassVar
 
 import jax
 from flax import linen as nn
@@ -42,6 +43,7 @@ class DomainBatchNorm(RunningNorm, kw_only=True):
     [[0. 1.]]
   """
 
+  row_argument: ClassVar[str] = "domain"
   domains: int
   domain_parameters: bool = False
 

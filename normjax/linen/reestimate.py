@@ -13,6 +13,7 @@ from flax.linen.module import InterceptorContext
 
 from normjax import functional
 from normjax.functional import sharding
+from normjax.functional.rows import row, with_row
 from normjax.functional.running import merged_covariance
 from normjax.linen.frozen import is_frozen
 from normjax.linen.parameters import mapped_axis
@@ -79,8 +80,9 @@ def reestimate(
     all its values, with its `running_var_ddof`, or, if it whitens, their mean
     and covariance (exact if all channels of a value have the same mask). Where
     it keeps the weight of its past (`debias`), each batch counts as one of
-    training. A channel without values keeps its own. Variables without
-    `batch_stats` are returned as they are.
+    training. Statistics of domains or time steps are of the values in calls
+    with this domain or step. A channel without values keeps its own. Variables
+    without `batch_stats` are returned as they are.
 
   Raises:
     TypeError: an option is not constant, `which` is a class, or `batches` is
@@ -215,10 +217,14 @@ def _intercept(
     "axis_name": mapped_axis(module),
     "axis_index_groups": getattr(module, "axis_index_groups", None),
   }
-  batch = input_moments(module, given, before[POOL], **mapped)
-  pool = functional.update_stats(before[POOL], batch)
+  index = given.get(getattr(module, "row_argument", ""))
+  pool = before[POOL] if index is None else row(before[POOL], index)
+  batch = input_moments(module, given, pool, **mapped)
+  pool = functional.update_stats(pool, batch)
+  if index is not None:
+    pool = with_row(before[POOL], index, pool)
   ddof = getattr(module, "running_var_ddof", 0)
-  if "var" in before:
+  if "var" in before and index is None:
     # Batch renorm corrects towards them: nothing, if they are the batch's own.
     own = {"mean": batch.mean, "var": batch.variance(ddof)}
     for name, value in own.items():

@@ -1,6 +1,7 @@
 """Batch normalization of recurrent nets: statistics for each time step."""
 
 import functools
+from typing import ClassVar
 
 import jax
 from flax import linen as nn
@@ -53,6 +54,7 @@ class StepBatchNorm(RunningNorm, kw_only=True):
     [[-0.1  0.1]] [[2. 3. 0. 0.]]
   """
 
+  row_argument: ClassVar[str] = "step"
   steps: int
   scale_init: Initializer = nn.initializers.constant(0.1)
   debias: bool = True

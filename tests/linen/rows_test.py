@@ -50,10 +50,15 @@ class DomainTest(parameterized.TestCase):
                                 variables["batch_stats"])  # fmt: skip
     np.testing.assert_allclose(y, X / np.sqrt(1 + 1e-5), rtol=1e-6)
 
-  def test_its_statistics_are_not_reestimated_as_if_of_one_domain(self):
-    norm = DomainBatchNorm(domains=2, use_running_average=False)
-    with self.assertRaisesRegex(ValueError, r"\(2, 4\), but its input.*which"):
-      reestimate(norm, norm.init(KEY, X, 0), [X], domain=1)
+  def test_statistics_of_one_domain_are_reestimated(self):
+    norm = DomainBatchNorm(domains=2, use_running_average=True)
+    variables = norm.init(KEY, X, 0)
+    found = reestimate(norm, variables, [X[:2], X[2:]], domain=1)
+    stats = found["batch_stats"]
+    np.testing.assert_array_equal(stats["mean"][0], 0)
+    np.testing.assert_array_equal(stats["var"][0], 1)
+    np.testing.assert_allclose(stats["mean"][1], X.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(stats["var"][1], X.var(0), rtol=1e-5)
 
   @parameterized.parameters(
     (2, 2, "domain must be below 2"),
@@ -92,10 +97,11 @@ class Recurrent(nn.Module):
     carry = jnp.zeros((x.shape[1], 4)), jnp.int32(0)
     if self.is_initializing():
       return cell(carry, x[0])[1]  # Flax scans variables that exist.
-    constant = "params" if self.train else ("params", "batch_stats")
+    mutable = self.is_mutable_collection("batch_stats")
+    constant = "params" if mutable else ("params", "batch_stats")
     scan = nn.scan(
       Cell.__call__, variable_broadcast=constant, split_rngs={"params": False},
-      variable_carry="batch_stats" if self.train else False,
+      variable_carry="batch_stats" if mutable else False,
     )  # fmt: skip
     return scan(cell, carry, x)[1]
 
@@ -141,6 +147,31 @@ class StepTest(parameterized.TestCase):
       use_running_average=True,
     )  # fmt: skip
     np.testing.assert_allclose(last, expected, rtol=1e-4, atol=1e-5)
+
+  def test_statistics_of_each_step_are_reestimated(self):
+    x = jax.random.normal(KEY, (3, 8, 2))
+    model = Recurrent(train=False)
+    variables = model.init(KEY, x)
+    found = reestimate(model, variables, [x[:, :4], x[:, 4:], x[:2]])
+    params = jax.tree.map(np.float64, variables["params"]["cell"])
+    stats = found["batch_stats"]["cell"]["norm"]
+    x, h = np.concatenate([x, x], axis=1), np.zeros((16, 4))
+    parts = [slice(0, 4), slice(4, 8), slice(8, 16)]
+    for step in range(3):
+      if step == 2:  # The last batch has ended.
+        x, h, parts = x[:, :8], h[:8], parts[:2]
+      h = (
+        h @ params["recurrent"]["kernel"] + x[step] @ params["input"]["kernel"]
+      )
+      np.testing.assert_allclose(stats["mean"][step], h.mean(0), atol=1e-5)
+      np.testing.assert_allclose(stats["var"][step], h.var(0), rtol=1e-4)
+      h = np.concatenate(
+        [np.tanh(0.1 * (h[p] - h[p].mean(0)) / h[p].std(0)) for p in parts]
+      )
+    np.testing.assert_array_equal(stats["mean"][3:], 0)
+    np.testing.assert_array_equal(stats["var"][3:], 1)
+    # Each batch counts as one of training, at the steps that it has.
+    np.testing.assert_allclose(stats["weight"].mean(1), [1.75, 1.75, 1.5, 0, 0])
 
   def test_statistics_cast_to_half_precision(self):
     norm = StepBatchNorm(steps=2)
