@@ -64,6 +64,42 @@ def unrolled(
   return mapped
 
 
+def one_by_one(
+  function: Callable[..., PyTree], in_axes: InAxes
+) -> Callable[..., PyTree]:
+  """Calls a function of lanes for each lane on its own.
+
+  Unlike the functions above it is not to be compiled: it calls a compiled
+  function, whose program is then that of one lane.
+
+  Args:
+    function: Function of arrays with a leading axis of lanes.
+    in_axes: As in `jax.vmap`.
+
+  >>> double = lambda x, seen: (seen.append(len(x)), 2 * x)[1]
+  >>> seen = []
+  >>> one_by_one(double, (0, None))(jnp.arange(3), seen), seen
+  (Array([0, 2, 4], dtype=int32), [1, 1, 1])
+  """
+
+  def mapped(*args: PyTree) -> PyTree:
+    def entry(index: int) -> PyTree:
+      lane = slice(index, index + 1)
+      return function(
+        *(
+          arg if axis is None else jax.tree.map(lambda x: x[lane], arg)
+          for arg, axis in zip(args, in_axes, strict=True)
+        )
+      )
+
+    return jax.tree.map(
+      lambda *entries: jnp.concatenate(entries),
+      *map(entry, range(_count(args, in_axes))),
+    )
+
+  return mapped
+
+
 def check(own: PyTree, count: int) -> None:
   """Raises ValueError if arrays of lanes have another number of lanes.
 

@@ -1,0 +1,126 @@
+"""From boxes to the outputs of a detector, and back."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+
+from experiments.detection.average_precision import Detections, suppressed
+from experiments.detection.nets import STRIDE
+from experiments.detection.scenes import BOX
+from experiments.lab.data.batch import Batch, Prepare
+from experiments.lab.training.losses import Loss
+
+UNIT = 2.0 * STRIDE  # A box of this size has the logarithm zero.
+_LEAST = 0.01  # Detections with a lower score are left out.
+
+
+def loss(prepare: Prepare) -> Loss:
+  """Returns the loss of a detector, the sum of three parts.
+
+  They are the cross-entropy of the score (whether the middle of a digit is in
+  the cell) over all cells; for cells with a digit, the cross-entropy of its
+  class, and Huber's loss of its box. Each is divided by the number of digits.
+
+  Args:
+    prepare: Converts the inputs of a batch to the model's inputs.
+  """
+
+  def of_batch(
+    model: nn.Module, variables, batch: Batch, key: jax.Array, train: bool
+  ):
+    del key  # Nothing is dropped.
+    outputs, updates = model.apply(
+      variables, prepare(batch.inputs), train=train, mutable=["batch_stats"]
+    )
+    there = jnp.asarray(batch.counted)
+    objects = jnp.asarray(batch.targets)
+    cell, box = encoded(objects[..., :BOX])
+    images = jnp.arange(len(objects))[:, None]
+    at = (images, cell[..., 0], cell[..., 1])
+    occupied = jnp.zeros(outputs.shape[:3]).at[at].max(
+      there.astype(jnp.float32)
+    )
+    scores = optax.sigmoid_binary_cross_entropy(outputs[..., 0], occupied)
+    own = outputs[at]
+    classes = optax.softmax_cross_entropy_with_integer_labels(
+      own[..., 1 + BOX :], objects[..., BOX].astype(jnp.int32)
+    )
+    boxes = optax.huber_loss(own[..., 1 : 1 + BOX], box, delta=0.25).sum(-1)
+    count = jnp.sum(there, dtype=jnp.float32)
+    parts = {
+      "score": jnp.sum(scores),
+      "class": jnp.sum(classes, where=there),
+      "box": 8.0 * jnp.sum(boxes, where=there),
+    }
+    total = sum(parts.values())
+    return total / count, updates, {"loss": total, **parts, "count": count}
+
+  return of_batch
+
+
+def encoded(boxes: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Returns the cells of boxes, and what a detector should say of them.
+
+  Args:
+    boxes: `[..., 4]` in pixels.
+
+  Returns:
+    Row and column of the cell with the middle, int32 `[..., 2]`; and `[..., 4]`:
+    the distances from the middle of the cell to that of the box, in cells, and
+    the logarithms of height and width over `UNIT`.
+
+  >>> cell, box = encoded(jnp.array([12.0, 22.0, 16.0, 32.0]))
+  >>> print(cell, box.round(2))
+  [1 2] [0.   0.25 0.   0.69]
+  """
+  at = boxes[..., :2] / STRIDE
+  cell = jnp.floor(at)
+  size = jnp.log(boxes[..., 2:] / UNIT)
+  return (
+    cell.astype(jnp.int32),
+    jnp.concatenate([at - cell - 0.5, size], axis=-1),
+  )
+
+
+def detections(outputs: np.ndarray) -> Detections:
+  """Returns what a detector finds: the best class of every cell.
+
+  Args:
+    outputs: Of a detector, `[n, rows, columns, 5 + classes]`.
+
+  Returns:
+    Detections after the suppression of overlapping ones, by falling score,
+    which is the probability of a digit times that of its class.
+  """
+  count, rows, columns, _ = outputs.shape
+  outputs = np.asarray(outputs, np.float64)
+  logits = outputs[..., 1 + BOX :]
+  logits = logits - logits.max(axis=-1, keepdims=True)
+  classes = np.exp(logits)
+  best = classes.max(axis=-1) / classes.sum(axis=-1)
+  with np.errstate(over="ignore"):
+    scores = best / (1 + np.exp(-outputs[..., 0]))
+  cells = np.stack(np.mgrid[:rows, :columns], axis=-1)
+  middle = STRIDE * (cells + 0.5 + outputs[..., 1:3])
+  size = UNIT * np.exp(np.clip(outputs[..., 3:5], -4, 4))
+  found = Detections(
+    np.repeat(np.arange(count), rows * columns),
+    np.concatenate([middle, size], axis=-1).reshape(-1, BOX),
+    logits.argmax(axis=-1).ravel(),
+    scores.ravel(),
+  )
+  return suppressed(found.some(found.scores > _LEAST))
+
+
+def true(scenes: Batch) -> Detections:
+  """Returns the digits of scenes."""
+  image, place = np.nonzero(np.asarray(scenes.counted))
+  objects = np.asarray(scenes.targets)[image, place]
+  return Detections(
+    image,
+    objects[:, :BOX],
+    objects[:, BOX].astype(np.int64),
+    np.ones(len(image)),
+  )
