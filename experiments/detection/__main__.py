@@ -17,8 +17,7 @@ from experiments.detection.training import (
   SIZES,
   Arm,
   Config,
-  pretrain,
-  train,
+  Trainer,
 )
 from experiments.lab import study, tuning
 from experiments.lab.claims import Claim, Difference, Effect, Within
@@ -128,13 +127,13 @@ def measure(config: Config, run: Run) -> None:
   """Trains the arms, prints, judges and draws."""
   config.sizes()
   pool = run.load_pool(config.dataset, halved=config.halve)
-  learn = functools.partial(pretrain, config, pool)
-  first = tuning.tuned(run, "classifier", learn, RATES, config)
+  trainer = Trainer(config, pool)
+  first = tuning.tuned(run, "classifier", trainer.pretrain, RATES, config)
 
   def start(seeds: Sequence[int]) -> Parts:
     if [*seeds] == [*config.seed_numbers]:
       return first
-    part = functools.partial(learn, [float(first["rate"])], seeds)
+    part = functools.partial(trainer.pretrain, [float(first["rate"])], seeds)
     found = run.part("classifier_of_tuning_seeds", part)
     return {name: values[0] for name, values in found.items()}
 
@@ -142,14 +141,12 @@ def measure(config: Config, run: Run) -> None:
   for size in SIZES:
     for kind in (*LEARNED, *FINE_TUNED):
       arm = kind, size
-      part = functools.partial(train, arm, config, pool, start)
+      part = functools.partial(trainer.train, arm, start)
       arms[arm] = tuning.tuned(run, f"{kind}_{size}", part, RATES, config)
   arm = "bn", 16
   part = functools.partial(
-    train,
+    trainer.train,
     arm,
-    config,
-    pool,
     start,
     [float(arms[arm]["rate"])],
     config.seed_numbers,

@@ -41,26 +41,32 @@ def iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
   return common / np.maximum(area - common, 1e-12)
 
 
-def suppressed(found: Detections, threshold: float = 0.5) -> Detections:
-  """Removes boxes that overlap a better one of the same image.
+def kept(
+  boxes: np.ndarray, scores: np.ndarray, threshold: float = 0.5
+) -> np.ndarray:
+  """Returns which boxes stay when those that overlap a better one are removed.
+
+  This is non-maximum suppression, whatever the classes. A box that was removed
+  removes no other.
 
   Args:
-    found: Detections.
-    threshold: The intersection over the union from which on they overlap.
+    boxes: `[images, n, 4]`.
+    scores: `[images, n]`.
+    threshold: The intersection over the union from which on boxes overlap.
 
   Returns:
-    The others, by falling score.
+    Booleans `[images, n]`.
   """
-  found = found.some(np.argsort(-found.scores, kind="stable"))
-  kept = np.zeros(len(found.scores), bool)
-  for image in np.unique(found.image):
-    rest = np.flatnonzero(found.image == image)
-    while len(rest):
-      best, rest = rest[0], rest[1:]
-      kept[best] = True
-      overlap = iou(found.boxes[best], found.boxes[rest])
-      rest = rest[overlap < threshold]
-  return found.some(kept)
+  order = np.argsort(-scores, axis=1, kind="stable")
+  ordered = np.take_along_axis(boxes, order[..., None], axis=1)
+  overlap = iou(ordered[:, :, None], ordered[:, None]) >= threshold
+  removed = np.zeros(scores.shape, bool)
+  for rank in range(scores.shape[1]):
+    better = ~removed[:, rank, None]
+    removed[:, rank + 1 :] |= better & overlap[:, rank, rank + 1 :]
+  stays = np.empty_like(removed)
+  np.put_along_axis(stays, order, ~removed, axis=1)
+  return stays
 
 
 def hits(
@@ -77,18 +83,14 @@ def hits(
     Booleans: whether a detection has a true object that no better one had. If
     there are several, it takes the one with the largest overlap.
   """
-  free = np.ones(len(truth.image), bool)
+  overlap = iou(found.boxes[:, None], truth.boxes)
+  overlap[found.image[:, None] != truth.image] = 0
   right = np.zeros(len(found.image), bool)
-  for number, (image, box) in enumerate(
-    zip(found.image, found.boxes, strict=True)
-  ):
-    candidates = np.flatnonzero(free & (truth.image == image))
-    if len(candidates):
-      overlap = iou(box, truth.boxes[candidates])
-      best = overlap.argmax()
-      if overlap[best] >= threshold:
-        right[number] = True
-        free[candidates[best]] = False
+  for number in np.flatnonzero((overlap >= threshold).any(axis=1)):
+    best = overlap[number].argmax()
+    if overlap[number, best] >= threshold:
+      right[number] = True
+      overlap[:, best] = 0  # It is taken.
   return right
 
 

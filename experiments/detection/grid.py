@@ -6,7 +6,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from experiments.detection.average_precision import Detections, suppressed
+from experiments.detection.average_precision import Detections, kept
 from experiments.detection.nets import STRIDE
 from experiments.detection.scenes import BOX
 from experiments.lab.data.batch import Batch, Prepare
@@ -91,8 +91,8 @@ def detections(outputs: np.ndarray) -> Detections:
     outputs: Of a detector, `[n, rows, columns, 5 + classes]`.
 
   Returns:
-    Detections after the suppression of overlapping ones, by falling score,
-    which is the probability of a digit times that of its class.
+    Detections without those that overlap a better one. A score is the
+    probability of a digit times that of its class.
   """
   count, rows, columns, _ = outputs.shape
   outputs = np.asarray(outputs, np.float64)
@@ -105,13 +105,15 @@ def detections(outputs: np.ndarray) -> Detections:
   cells = np.stack(np.mgrid[:rows, :columns], axis=-1)
   middle = STRIDE * (cells + 0.5 + outputs[..., 1:3])
   size = UNIT * np.exp(np.clip(outputs[..., 3:5], -4, 4))
-  found = Detections(
-    np.repeat(np.arange(count), rows * columns),
-    np.concatenate([middle, size], axis=-1).reshape(-1, BOX),
-    logits.argmax(axis=-1).ravel(),
-    scores.ravel(),
+  boxes = np.concatenate([middle, size], axis=-1).reshape(count, -1, BOX)
+  scores = scores.reshape(count, -1)
+  image, cell = np.nonzero(kept(boxes, scores) & (scores > _LEAST))
+  return Detections(
+    image,
+    boxes[image, cell],
+    logits.argmax(axis=-1).reshape(count, -1)[image, cell],
+    scores[image, cell],
   )
-  return suppressed(found.some(found.scores > _LEAST))
 
 
 def true(scenes: Batch) -> Detections:

@@ -125,6 +125,11 @@ def scene(
   return whole[..., None], jnp.concatenate([middle, size, labels], -1), there
 
 
+def prepare(scenes: jax.Array) -> jax.Array:
+  """Converts scenes from bytes to numbers from 0 to 1."""
+  return scenes.astype(jnp.float32) / _LEVELS
+
+
 def load(
   pool: Pool, sizes: Sizes, seeds: Sequence[int], rates: int = 1
 ) -> Images[Members]:
@@ -155,9 +160,22 @@ def load(
     train,
     test,
     pool.num_classes,
-    lambda x: x.astype(jnp.float32) / _LEVELS,
+    prepare,
     validation,
   )
+
+
+def labelled(images: Images[Members]) -> Images[Members]:
+  """Returns scenes of one digit with its label as the target."""
+  pool = images.train.pool
+  labels = jnp.asarray(pool.targets)[:, 0, BOX].astype(jnp.int32)
+  pool = pool._replace(targets=labels, counted=None)
+  train, validation, test = (
+    Members(pool, part.chosen)
+    for part in (images.train, images.validation, images.test)
+    if part is not None
+  )
+  return images._replace(train=train, validation=validation, test=test)
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))

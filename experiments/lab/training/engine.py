@@ -10,6 +10,7 @@ batch statistics. Its numbers do not depend on the other lanes, up to rounding:
 XLA may add in another order when the number of lanes changes.
 """
 
+import copy
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -72,9 +73,9 @@ class Engine:
         are ten times slower (https://github.com/jax-ml/jax/issues/12868). The
         lanes are then unrolled, because vmap would merge their convolutions
         into a grouped one, which takes twice as long on CPUs.
-      apart: Whether lanes train one after the other, without `scan`. Then the
-        program of a step is that of one lane. It is compiled once, whatever
-        the number of lanes; that of unrolled lanes grows with them.
+      apart: Whether lanes are computed one after the other where they would be
+        unrolled. Then programs are those of one lane, and compiled once;
+        unrolled, they and the time to compile them grow with the lanes.
       mesh: Devices that share every batch; None for one device. A state must be
         on all of them.
     """
@@ -88,7 +89,9 @@ class Engine:
     self._gain = gain
     self._scan = scan
     self._apart = apart and not scan
-    self._evaluator = Evaluator(self.updates[0].loss, scan=scan, mesh=mesh)
+    self._evaluator = Evaluator(
+      self.updates[0].loss, scan=scan, apart=self._apart, mesh=mesh
+    )
     self._longest = 0  # Steps of the longest stretch so far.
     self._planned: tuple[bytes, PyTree] = (b"", None)
     self._init = devices.jit(
@@ -131,12 +134,32 @@ class Engine:
       why = norms.error_text(error, "its widths")
       raise RefusedError(f"This net cannot be built: {why}") from error
     memory.check(shapes)
-    state = self._init(numbers)
+    init: Callable[..., TrainState] = self._init
+    if self._apart:
+      init = lanes.one_by_one(init, in_axes=(0,))
+    state = init(numbers)
     opt_state = state.opt_state
     for name, group in values.items():
       per_lane = devices.replicate(lanes.per_lane(group, len(seeds)), self.mesh)
       opt_state = hyperparams.with_values(opt_state, name, per_lane)
     return dataclasses.replace(state, opt_state=opt_state)
+
+  def on(self, source: Source) -> "Engine":
+    """Returns the engine with other data; both share what is compiled.
+
+    Args:
+      source: Differs from that of this engine in its arrays only, and in the
+        number of lanes that have their own.
+
+    Raises:
+      ValueError: It has other batches, or another number of them.
+    """
+    kinds = [(type(s), s.size, s.period) for s in (self.source, source)]
+    if kinds[0] != kinds[1]:
+      raise ValueError(f"The source is {kinds[1]}, expected {kinds[0]}.")
+    engine = copy.copy(self)
+    engine.source, engine._planned = source, (b"", None)
+    return engine
 
   def check(self, count: int = 1) -> TrainState:
     """Traces a step to find errors, without computing anything.
