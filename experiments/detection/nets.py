@@ -29,7 +29,7 @@ class Backbone(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Returns maps `[n, rows / 8, columns / 8, c]` of `[n, rows, columns, 1]`."""
+    """Returns maps `[n, rows, columns, c]`, an eighth of the images' size."""
     stem, *widths = self.hidden
 
     def convolution(
@@ -94,6 +94,6 @@ class Classifier(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Returns the logits `[n, num_classes]` of images `[n, height, width, 1]`."""
+    """Returns the logits `[n, num_classes]` of `[n, height, width, 1]`."""
     x = Backbone(self.norm, self.hidden, name="backbone")(x, train=train)
     return nn.Dense(self.num_classes, name="head")(jnp.mean(x, axis=(1, 2)))

@@ -92,19 +92,25 @@ def scene(
   >>> image.shape, objects.shape, there.shape
   ((48, 48, 1), (3, 5), (3,))
   """
-  number, place, large = jax.random.split(key, 3)
+  number, *layouts = jax.random.split(key, 1 + _LAYOUTS)
   images, labels, ink = some
   most = len(labels)
   there = jnp.arange(most) < jax.random.randint(number, (), 1, most + 1)
   extent = jnp.stack([ink[:, 1] - ink[:, 0], ink[:, 3] - ink[:, 2]], axis=-1)
-  shape = (_LAYOUTS, most, 1)
-  longest = jax.random.uniform(large, shape, jnp.float32, *sides)
-  size = longest * extent / extent.max(axis=-1, keepdims=True)
-  free = jax.random.uniform(place, (_LAYOUTS, most, 2))
-  middle = size / 2 + free * (canvas - size)
-  best = jnp.argmin(jax.vmap(_overlap, (0, 0, None))(middle, size, there))
-  middle, size = middle[best], size[best]
-  pixels = jnp.arange(canvas) + 0.5
+  share = extent / extent.max(axis=-1, keepdims=True)
+
+  def layout(key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    large, place = jax.random.split(key)
+    longest = jax.random.uniform(large, (most, 1), jnp.float32, *sides)
+    size = longest * share
+    free = jax.random.uniform(place, (most, 2))
+    middle = size / 2 + free * (canvas - size)
+    return middle, size, _overlap(middle, size, there)
+
+  middles, extents, overlaps = jax.vmap(layout)(jnp.stack(layouts))
+  best = jnp.argmin(overlaps)
+  middle, size = middles[best], extents[best]
+  pixels = jnp.arange(float(canvas)) + 0.5
 
   def paint(image: jax.Array, ink: jax.Array, at: jax.Array, size: jax.Array):
     rows, columns = (
@@ -220,14 +226,14 @@ def _chosen(sizes: Sizes, seeds: int, rates: int) -> list[np.ndarray]:
   ]
 
 
-def _overlap(
-  middle: jax.Array, size: jax.Array, there: jax.Array
-) -> jax.Array:
+def _overlap(middle: jax.Array, size: jax.Array, there: jax.Array) -> jax.Array:
   """Returns the area that is common to two boxes, summed over all pairs."""
   low, high = middle - size / 2, middle + size / 2
-  common = jnp.minimum(high[:, None], high) - jnp.maximum(low[:, None], low)
+  common = jnp.minimum(high[:, None], high[None]) - jnp.maximum(
+    low[:, None], low[None]
+  )
   area = jnp.prod(jnp.maximum(common, 0), axis=-1)
-  counts = there[:, None] & there & ~jnp.eye(len(there), dtype=bool)
+  counts = there[:, None] & there[None] & ~jnp.eye(len(there), dtype=bool)
   return jnp.sum(area, where=counts)
 
 
@@ -238,4 +244,6 @@ def _weights(at: jax.Array, count: int) -> jax.Array:
     at: Positions `[n]`; the middle of pixel k is at k + 0.5.
     count: Number of pixels; outside of them it is black.
   """
-  return jnp.maximum(0, 1 - jnp.abs(at[:, None] - 0.5 - jnp.arange(count)))
+  return jnp.maximum(
+    0, 1 - jnp.abs(at[:, None] - 0.5 - jnp.arange(float(count))[None])
+  )

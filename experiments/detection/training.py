@@ -10,20 +10,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import flags
 from flax import linen as nn
 from flax import traverse_util
 
 from experiments.detection import grid, scenes
-from experiments.detection.average_precision import average_precision
-from experiments.detection.nets import HIDDEN, STRIDE, Classifier, Detector
-from experiments.lab import options, parsers, tuning
+from experiments.detection.config import (
+  AGAIN,
+  CHECKS,
+  FINE_TUNED,
+  LEARNED,
+  SHOWN,
+  SIZES,
+  Arm,
+  Config,
+)
+from experiments.detection.nets import Classifier, Detector
 from experiments.lab.data.arrays import Images, Pool
 from experiments.lab.data.batch import Members
-from experiments.lab.errors import RefusedError
 from experiments.lab.models import nets
 from experiments.lab.models.norms import norm_factory
-from experiments.lab.options import option
 from experiments.lab.study import Parts
 from experiments.lab.training import classification, lanes, losses, optimizers
 from experiments.lab.training.batches import Shuffled
@@ -33,61 +38,9 @@ from experiments.lab.training.losses import Loss
 from experiments.lab.training.step import TrainState, Update
 from normjax.linen import frozen, frozen_mask
 
-RATES = tuning.half_decades(-6, -2)
-SIZES = (2, 16)
-CHECKS = 5  # How often average precision is taken during a training.
-AGAIN = 500_000  # What is added to a seed for other kernels and batches.
-LEARNED = ("bn", "gn", "none")  # Norms of the nets without pre-training.
-FINE_TUNED = ("trained", "frozen")  # What becomes of pre-trained batch norms.
-
-Arm = tuple[str, int]  # One of `LEARNED` or `FINE_TUNED`; batch size.
 Start = Callable[[Sequence[int]], Parts]
 
 _REESTIMATED = 1_024  # Scenes to re-estimate batch statistics over.
-
-
-@dataclasses.dataclass(frozen=True)
-class Config(options.TunedConfig):
-  """The scenes, the net, and how long to train."""
-
-  canvas: int = option(
-    48,
-    "Height and width of a scene in pixels. The longer side of a digit has a"
-    " quarter to a half of it.",
-    flags.IntegerParser(lower_bound=24),
-  )
-  train: int = option(2_048, "Scenes to train on.", parsers.COUNT)
-  test: int = option(
-    256, "Scenes for the test, and as many for validation.", parsers.COUNT
-  )
-  examples: int = option(
-    4_800,
-    "Scenes of a training, with repetitions, whatever the batch size.",
-    flags.IntegerParser(lower_bound=16 * CHECKS),
-  )
-  hidden: tuple[int, ...] = option(
-    HIDDEN,
-    "Channels of the stem and of each convolution after it.",
-    parsers.COUNTS,
-  )
-
-  def sizes(self, whole: bool = True) -> scenes.Sizes:
-    """Returns how many scenes there are, and how large.
-
-    Args:
-      whole: Whether they are for the detector. The classifier has smaller ones
-        with one digit.
-    """
-    if self.canvas % (3 * STRIDE):
-      raise RefusedError(
-        f"--canvas={self.canvas} is not a multiple of {3 * STRIDE}."
-      )
-    canvas, most = (self.canvas, scenes.MOST) if whole else (
-      self.canvas * 2 // 3,
-      1,
-    )
-    sides = (self.canvas / 4, self.canvas / 2)
-    return scenes.Sizes(self.train, self.test, self.test, canvas, sides, most)
 
 
 class Trainer:
@@ -110,10 +63,10 @@ class Trainer:
       error in percent; and the variables of the backbone by their paths.
     """
     images = self.images(seeds, len(rates), whole=False)
-    model = self._model(Classifier, "bn")
+    model = _model(Classifier, "bn", self._config.hidden, images.num_classes)
     size = max(SIZES)
     loss = losses.cross_entropy(images.prepare)
-    engine = self._engine(model, loss, images, size)
+    engine = self._engine(model, loss, images, size, self._config.examples)
     state = engine.init(seeds, learning_rate=rates)
     state, _ = engine.train(state, self._config.examples // size)
     validation = engine.evaluate(state.variables, _some(images.validation))
@@ -147,17 +100,20 @@ class Trainer:
       `[rates, seeds, ...]`: "validation", one minus the average precision on
       the validation scenes. For the seeds to judge, also that on the test
       scenes: "ap", after each `CHECKS`-th of the training, and "reestimated",
-      the last one with re-estimated batch statistics.
+      the last one with re-estimated batch statistics; further "outputs" for the
+      first test scenes, and "change", the largest change of a number of a norm.
     """
     kind, size = arm
+    examples = self._config.examples // (2 if kind in FINE_TUNED else 1)
     judged = [*seeds] == [*self._config.seed_numbers]
     images = self.images(seeds, len(rates))
     norm = kind if kind in LEARNED else "bn"
     engine = self._engine(
-      self._model(Detector, norm),
+      _model(Detector, norm, self._config.hidden, images.num_classes),
       grid.loss(images.prepare),
       images,
       size,
+      examples,
       kept=kind == "frozen",
     )
     state = engine.init(
@@ -165,14 +121,15 @@ class Trainer:
     )
     if kind in FINE_TUNED:
       state = _with_backbone(state, start(seeds), len(rates))
+    before = _norms(state.variables)
     found: dict[str, Any] = {}
     curve = []
-    steps = self._config.examples // size // CHECKS
+    steps = examples // size // CHECKS
     with frozen() if kind == "frozen" else contextlib.nullcontext():
       for _ in range(CHECKS):
         state, _ = engine.train(state, steps)
         if judged:
-          curve.append(tested(engine.model, state.variables, images.test))
+          curve.append(grid.tested(engine.model, state.variables, images.test))
     if judged:
       found["ap"] = np.stack(curve, axis=1)
       variables = state.variables
@@ -180,9 +137,22 @@ class Trainer:
         some = images.train.first(_REESTIMATED)
         source = Shuffled(some, min(128, some.num_examples), ordered=True)
         variables = engine.reestimate(variables, source)
-      found["reestimated"] = tested(engine.model, variables, images.test)
+      found["reestimated"] = grid.tested(engine.model, variables, images.test)
+      first = images.test.first(SHOWN).lane
+      found["outputs"] = np.stack(
+        [
+          grid.answers(
+            engine.model, lanes.one(state.variables, at), first(at).inputs
+          )
+          for at in range(len(seeds))
+        ]
+      )
+      if kind != "none":
+        found["change"] = _changes(before, _norms(state.variables))
     validation = _some(images.validation)
-    found["validation"] = 1 - tested(engine.model, state.variables, validation)
+    found["validation"] = 1 - grid.tested(
+      engine.model, state.variables, validation
+    )
     return lanes.by_rate(found, len(rates))
 
   def images(
@@ -202,29 +172,28 @@ class Trainer:
       self._scenes[key] = found if whole else scenes.labelled(found)
     return self._scenes[key]
 
-  def _model(self, made: Any, norm: str) -> nn.Module:
-    model: nn.Module = made(
-      norm_factory(norm), self._config.hidden, self._pool.num_classes
-    )
-    return model
-
   def _engine(
     self,
     model: nn.Module,
     loss: Loss,
     images: Images[Members],
     size: int,
+    examples: int,
     kept: bool = False,
   ) -> Engine:
     """Returns an engine; `kept` is whether gains and biases do not train."""
-    key = (type(model), str(model), size, kept)
+    key = (model, size, examples, kept)
     source = Shuffled(images.train, size)
     if key not in self._engines:
-      steps = self._config.examples // size
+      steps = examples // size
       mask = _mask(model, images.sample) if kept else None
+
+      def optimizer(learning_rate: float) -> optax.GradientTransformation:
+        return _adam(learning_rate, steps, mask)
+
       self._engines[key] = Engine(
         model,
-        Update(loss, swept(lambda learning_rate: _adam(learning_rate, steps, mask))),
+        Update(loss, swept(optimizer)),
         source,
         sample=images.sample,
         scan=nets.scans_convolutions(),
@@ -233,26 +202,14 @@ class Trainer:
     return self._engines[key].on(source)
 
 
-def tested(
-  model: nn.Module, variables: Any, members: Members
-) -> np.ndarray:
-  """Returns the average precision of every lane on its scenes, `[lanes]`."""
-  found = []
-  for lane in range(len(members.chosen)):
-    own = members.lane(lane)
-    outputs = answers(model, lanes.one(variables, lane), own.inputs)
-    found.append(average_precision(grid.detections(outputs), grid.true(own)))
-  return np.array(found)
-
-
-def answers(model: nn.Module, variables: Any, inputs: Any) -> np.ndarray:
-  """Returns the outputs of a detector for scenes, which are bytes."""
-  return np.asarray(_compiled(model)(variables, scenes.prepare(inputs)))
-
-
-@functools.cache
-def _compiled(model: nn.Module) -> Callable[..., jax.Array]:
-  return jax.jit(functools.partial(model.apply, train=False))
+@functools.cache  # So that equal nets are the same, and compiled once.
+def _model(
+  kind: type[Classifier] | type[Detector],
+  norm: str,
+  hidden: tuple[int, ...],
+  classes: int,
+) -> nn.Module:
+  return kind(norm_factory(norm), hidden, classes)
 
 
 def _adam(
@@ -282,7 +239,7 @@ def _with_backbone(state: TrainState, found: Parts, rates: int) -> TrainState:
   """Returns the state with the backbones that `pretrain` found."""
   backbone = traverse_util.unflatten_dict(
     {
-      name: jnp.concatenate([jnp.asarray(leaf)] * rates)
+      name: jnp.array(np.concatenate([leaf] * rates))
       for name, leaf in found.items()
       if "/" in name
     },
@@ -293,6 +250,22 @@ def _with_backbone(state: TrainState, found: Parts, rates: int) -> TrainState:
     params={**state.params, "backbone": backbone["params"]},
     collections={"batch_stats": {"backbone": backbone["batch_stats"]}},
   )
+
+
+def _norms(variables: Any) -> list[np.ndarray]:
+  """Returns the gains, biases and statistics of all norms, on the host."""
+  flat = traverse_util.flatten_dict(variables, sep="/")
+  return [np.asarray(v) for name, v in sorted(flat.items()) if "Norm_" in name]
+
+
+def _changes(before: list[np.ndarray], after: list[np.ndarray]) -> np.ndarray:
+  """Returns the largest change of every lane, `[lanes]`."""
+  changes = [
+    np.abs(old - new).reshape(len(old), -1).max(axis=1)
+    for old, new in zip(before, after, strict=True)
+  ]
+  largest: np.ndarray = np.max(changes, axis=0)
+  return largest
 
 
 def _some(members: Members | None) -> Members:
