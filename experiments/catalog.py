@@ -43,7 +43,7 @@ ENTRIES: Mapping[str, Entry] = {
     for name in (
       "scale_invariance", "position", "lr_range", "deep_sigmoid", "smoothness",
       "batch_size", "regularize", "convnet", "transfer", "inference",
-      "whitening",
+      "whitening", "detection",
     )
   },
   **{

@@ -71,7 +71,7 @@ def loss(prepare: Prepare) -> Loss:
       "class": jnp.sum(classes, where=there),
       "box": BOXES * jnp.sum(boxes, where=there),
     }
-    total = sum(parts.values())
+    total = parts["score"] + parts["class"] + parts["box"]
     return total / count, updates, {"loss": total, **parts, "count": count}
 
   return of_batch
@@ -120,7 +120,7 @@ def detections(outputs: np.ndarray) -> Detections:
   best = classes.max(axis=-1) / classes.sum(axis=-1)
   with np.errstate(over="ignore"):
     scores = best / (1 + np.exp(-outputs[..., 0]))
-  cells = np.stack(np.mgrid[:rows, :columns], axis=-1)
+  cells = np.moveaxis(np.mgrid[:rows, :columns], 0, -1)
   middle = STRIDE * (cells + 0.5 + outputs[..., 1:3])
   size = UNIT * np.exp(np.clip(outputs[..., 3:5], -4, 4))
   boxes = np.concatenate([middle, size], axis=-1).reshape(count, -1, BOX)

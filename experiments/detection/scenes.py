@@ -12,7 +12,7 @@ from experiments.lab.data.arrays import Images, Pool
 from experiments.lab.data.batch import Batch, Members
 
 MOST = 3  # Digits of a scene.
-BOX = 4  # Numbers of a box: its middle (y, x), its height and its width.
+BOX = 4  # Numbers of a box: its middle (y, x), height and width.
 _LAYOUTS = 12  # Of so many, the one with the least overlap is taken.
 _INK = 0.2  # Darker pixels do not belong to a digit; white is 1.
 _LEVELS = 255
@@ -112,7 +112,9 @@ def scene(
   middle, size = middles[best], extents[best]
   pixels = jnp.arange(float(canvas)) + 0.5
 
-  def paint(image: jax.Array, ink: jax.Array, at: jax.Array, size: jax.Array):
+  def paint(
+    image: jax.Array, ink: jax.Array, at: jax.Array, size: jax.Array
+  ) -> jax.Array:
     rows, columns = (
       _weights(
         ink[2 * axis]
@@ -161,14 +163,7 @@ def load(
     Members(scenes, jnp.asarray(chosen))
     for chosen in _chosen(sizes, len(seeds), rates)
   )
-  return Images(
-    pool.name,
-    train,
-    test,
-    pool.num_classes,
-    prepare,
-    validation,
-  )
+  return Images(pool.name, train, test, pool.num_classes, prepare, validation)
 
 
 def labelled(images: Images[Members]) -> Images[Members]:

@@ -1,19 +1,16 @@
 """Training: the classifier that gives a backbone, and the detectors."""
 
 import contextlib
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
 from flax import traverse_util
 
-from experiments.detection import grid, scenes
+from experiments.detection import backbone, grid, scenes
 from experiments.detection.config import (
   AGAIN,
   CHECKS,
@@ -35,8 +32,8 @@ from experiments.lab.training.batches import Shuffled
 from experiments.lab.training.engine import Engine
 from experiments.lab.training.hyperparams import swept
 from experiments.lab.training.losses import Loss
-from experiments.lab.training.step import TrainState, Update
-from normjax.linen import frozen, frozen_mask
+from experiments.lab.training.step import Update
+from normjax.linen import frozen
 
 Start = Callable[[Sequence[int]], Parts]
 
@@ -70,12 +67,12 @@ class Trainer:
     state = engine.init(seeds, learning_rate=rates)
     state, _ = engine.train(state, self._config.examples // size)
     validation = engine.evaluate(state.variables, _some(images.validation))
-    backbone = {name: v["backbone"] for name, v in state.variables.items()}
+    kept = {name: v["backbone"] for name, v in state.variables.items()}
     return lanes.by_rate(
       {
         "validation": validation["loss"],
         "error": classification.error(engine, state.variables, images.test),
-        **traverse_util.flatten_dict(backbone, sep="/"),
+        **traverse_util.flatten_dict(kept, sep="/"),
       },
       len(rates),
     )
@@ -120,8 +117,8 @@ class Trainer:
       [seed + AGAIN * again for seed in seeds], learning_rate=rates
     )
     if kind in FINE_TUNED:
-      state = _with_backbone(state, start(seeds), len(rates))
-    before = _norms(state.variables)
+      state = backbone.handed_over(state, start(seeds), len(rates))
+    before = backbone.norms(state.variables)
     found: dict[str, Any] = {}
     curve = []
     steps = examples // size // CHECKS
@@ -148,7 +145,9 @@ class Trainer:
         ]
       )
       if kind != "none":
-        found["change"] = _changes(before, _norms(state.variables))
+        found["change"] = backbone.changes(
+          before, backbone.norms(state.variables)
+        )
     validation = _some(images.validation)
     found["validation"] = 1 - grid.tested(
       engine.model, state.variables, validation
@@ -186,7 +185,7 @@ class Trainer:
     source = Shuffled(images.train, size)
     if key not in self._engines:
       steps = examples // size
-      mask = _mask(model, images.sample) if kept else None
+      mask = backbone.mask(model, images.sample) if kept else None
 
       def optimizer(learning_rate: float) -> optax.GradientTransformation:
         return _adam(learning_rate, steps, mask)
@@ -196,6 +195,7 @@ class Trainer:
         Update(loss, swept(optimizer)),
         source,
         sample=images.sample,
+        gain=self._config.gain,
         scan=nets.scans_convolutions(),
         apart=True,
       )
@@ -227,45 +227,6 @@ def _adam(
   if mask is None:
     return adam
   return optax.selective_transform(adam, freeze_mask=mask)
-
-
-def _mask(model: nn.Module, sample: Any) -> Any:
-  """Returns which parameters are the gains and biases of batch norms."""
-  init = functools.partial(model.init, train=False)
-  return frozen_mask(jax.eval_shape(init, jax.random.key(0), sample))
-
-
-def _with_backbone(state: TrainState, found: Parts, rates: int) -> TrainState:
-  """Returns the state with the backbones that `pretrain` found."""
-  backbone = traverse_util.unflatten_dict(
-    {
-      name: jnp.array(np.concatenate([leaf] * rates))
-      for name, leaf in found.items()
-      if "/" in name
-    },
-    sep="/",
-  )
-  return dataclasses.replace(
-    state,
-    params={**state.params, "backbone": backbone["params"]},
-    collections={"batch_stats": {"backbone": backbone["batch_stats"]}},
-  )
-
-
-def _norms(variables: Any) -> list[np.ndarray]:
-  """Returns the gains, biases and statistics of all norms, on the host."""
-  flat = traverse_util.flatten_dict(variables, sep="/")
-  return [np.asarray(v) for name, v in sorted(flat.items()) if "Norm_" in name]
-
-
-def _changes(before: list[np.ndarray], after: list[np.ndarray]) -> np.ndarray:
-  """Returns the largest change of every lane, `[lanes]`."""
-  changes = [
-    np.abs(old - new).reshape(len(old), -1).max(axis=1)
-    for old, new in zip(before, after, strict=True)
-  ]
-  largest: np.ndarray = np.max(changes, axis=0)
-  return largest
 
 
 def _some(members: Members | None) -> Members:
