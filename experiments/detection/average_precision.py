@@ -104,8 +104,8 @@ def area(right: np.ndarray, total: int) -> float:
     right: Whether each detection is right, by falling score.
     total: Number of true objects.
 
-  >>> area(np.array([True, False, True, False]), total=4)
-  0.4166666666666667
+  >>> round(area(np.array([True, False, True, False]), total=4), 4)
+  0.4167
   """
   precision = np.cumsum(right) / np.arange(1, len(right) + 1)
   highest = np.maximum.accumulate(precision[::-1])[::-1]
