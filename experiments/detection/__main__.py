@@ -2,22 +2,24 @@
 
     python -m experiments.detection
 
-Scenes are black canvases of 48x48 pixels with one to three digits. The longer
-side of a digit has 12 to 24 pixels; of twelve random layouts the one with the
+Scenes are black canvases of 40x40 pixels with one to three digits. The longer
+side of a digit has 10 to 20 pixels; of twelve random layouts the one with the
 least overlap is taken. The detector has the stem of ResNet (a 7x7 convolution
 with stride 2, norm, ReLU and 3x3 max pooling with stride 2) and three 3x3
-convolutions, each with a norm and ReLU. Its output is a grid of 6x6 cells. Each
+convolutions, each with a norm and ReLU. Its output is a grid of 5x5 cells. Each
 says whether the middle of a digit is in it, where the box of the digit is, and
-its class. It is trained from scratch without a norm, with bn and with gn, on
-4,800 scenes (with repetitions: there are 2,048), in batches of 16 and of 2. The
-number of scenes is the same, because detectors are compared by epochs. That is
-300 steps at 16, and 2,400 at 2. Adam; the learning rate rises for a twentieth
-of the steps and then falls to a tenth, along a cosine.
+its class.
 
-Two more arms start from a backbone with batch norm that was trained to classify
-scenes of one digit of 32x32 pixels. In one its batch norms go on training
-("trained"). In the other their statistics, gains and biases are frozen. Both
-are trained on half as many scenes. About six minutes on two cores.
+It is trained from scratch without a norm, with bn and with gn, for 600 steps
+with batches of 16, and for 2,400 steps with batches of 2, which takes about as
+long. So arms are compared only with others of the same batch size. There are
+2,048 scenes to train on. Adam; the learning rate rises for a twentieth of the
+steps and then falls to a tenth, along a cosine.
+
+Two more arms start from a backbone with batch norm that was trained for 600
+steps to classify scenes of one digit of 24x24 pixels. In one, its batch norms
+go on training ("trained"). In the other, their statistics, gains and biases are
+frozen. Both train for half as many steps. About three minutes on two cores.
 
 What is measured is the average precision at IoU 0.5, the mean over the ten
 classes, on 256 test scenes of other digits. A detection is right if its class
@@ -54,7 +56,6 @@ from experiments.detection.claims import (
   FROZEN_2,
   FROZEN_16,
   KEPT,
-  LOSES,
   SMALL,
   SMALL_AGAIN,
 )
@@ -141,8 +142,6 @@ def judge(arms: Arms, again: Parts, run: Run) -> None:
     run.judge(claim, last[norm, 16], last["none", 16])
   run.judge(SMALL, last["gn", 2], last["bn", 2])
   run.judge(SMALL_AGAIN, last["gn", 2], arms["bn", 2]["reestimated"])
-  lost = [last[norm, 16] - last[norm, 2] for norm in ("bn", "gn")]
-  run.judge(LOSES, *lost)
   run.judge(FROZEN_16, last["frozen", 16], last["trained", 16])
   run.judge(FROZEN_2, last["frozen", 2], last["trained", 2])
   run.judge(CONTROL, again["ap"][:, -1], last["bn", 16])
@@ -161,15 +160,15 @@ STUDY = study.Study(
     "tuning_seeds": 1,
     "train": 64,
     "test": 16,
-    "examples": 160,
+    "steps": 10,
     "hidden": (8, 8, 8, 16),
   },
   full={
-    "examples": 96_000,
+    "steps": 6_000,
     "train": 20_000,
     "test": 1_000,
     "halve": False,
-    "canvas": 96,
+    "canvas": 80,
     "hidden": (64, 64, 128, 256),
   },
   confirm={"seed": 100, "seeds": 10},

@@ -14,9 +14,10 @@ from experiments.lab.claims import (
 
 _WU = "Wu & He 2018"
 _PILOT = (
-  "the widths and the number of scenes. It was known that a narrower net had"
-  " 0.6 with bn, 0.35 with gn and 0.2 without a norm with batches of 16, and"
-  " about 0.25, 0.25 and 0.1 with batches of 2"
+  "the size of the scenes and of the net, and the numbers of steps, from seeds 0"
+  " to 4 on the digits; the claims were written after a look at narrower nets"
+  " of seeds 0 and 1. One was dropped, that from batches of 16 to 2 batch norm"
+  " loses more than group norm, because the numbers of steps differ"
 )
 _AP: Mapping[str, Any] = {
   "quantity": "average precision at IoU 0.5",
@@ -27,7 +28,7 @@ _AP: Mapping[str, Any] = {
 FASTER = {
   norm: Claim(
     f"faster_{norm}",
-    "with batches of 16, after {examples:,} scenes the average precision is at"
+    "with batches of 16, after {steps:,} steps the average precision is at"
     f" least {{margin}} higher with {title} than without a norm",
     source="Ioffe & Szegedy 2015, section 4.2, of classification"
     if norm == "bn"
@@ -58,16 +59,6 @@ SMALL_AGAIN = Claim(
   " group norm than with batch norm and re-estimated statistics",
   source="ours",
   samples=("gn", "bn, re-estimated"),
-  criterion=Effect(0.05),
-  why="the margin of gn_at_2",
-  **_AP,
-)
-LOSES = Claim(
-  "bn_loses_more",
-  "from batches of 16 to batches of 2, batch norm loses at least {margin} more"
-  " average precision than group norm",
-  source=f"{_WU}, figure 1, of classification",
-  samples=("loss of bn", "loss of gn"),
   criterion=Effect(0.05),
   why="the margin of gn_at_2",
   **_AP,
@@ -107,7 +98,6 @@ CLAIMS = (
   *FASTER.values(),
   SMALL,
   SMALL_AGAIN,
-  LOSES,
   FROZEN_16,
   FROZEN_2,
   CONTROL,

@@ -12,6 +12,7 @@ from experiments.lab.options import option
 
 RATES = tuning.half_decades(-6, -2)
 SIZES = (2, 16)
+LONGER = {2: 4, 16: 1}  # Factor of the steps, by batch size.
 SHOWN = 3  # Test scenes whose outputs are kept.
 CHECKS = 5  # How often average precision is taken during a training.
 AGAIN = 500_000  # What is added to a seed for other kernels and batches.
@@ -26,20 +27,20 @@ class Config(options.TunedConfig):
   """The scenes, the net, and how long to train."""
 
   canvas: int = option(
-    48,
-    "Height and width of a scene in pixels. The longer side of a digit has a"
-    " quarter to a half of it.",
-    flags.IntegerParser(lower_bound=24),
+    40,
+    "Height and width of a scene in pixels, a multiple of 40. The longer side"
+    " of a digit has a quarter to a half of it.",
+    flags.IntegerParser(lower_bound=40),
   )
   train: int = option(2_048, "Scenes to train on.", parsers.COUNT)
   test: int = option(
     256, "Scenes for the test, and as many for validation.", parsers.COUNT
   )
-  examples: int = option(
-    4_800,
-    "Scenes of a training, with repetitions, whatever the batch size. After"
-    " pre-training it is half of them.",
-    flags.IntegerParser(lower_bound=2 * max(SIZES) * CHECKS),
+  steps: int = option(
+    600,
+    "Training steps with batches of 16. With batches of 2 there are four times"
+    " as many, and after pre-training half as many.",
+    flags.IntegerParser(lower_bound=2 * CHECKS),
   )
   hidden: tuple[int, ...] = option(
     HIDDEN,
@@ -49,10 +50,10 @@ class Config(options.TunedConfig):
 
   def check(self) -> None:
     """Raises RefusedError if there is no such net, or too few scenes."""
-    if self.canvas % (3 * STRIDE):
+    if self.canvas % (5 * STRIDE):
       raise RefusedError(
-        f"--canvas={self.canvas} is not a multiple of {3 * STRIDE}, so cells of"
-        f" {STRIDE}x{STRIDE} pixels do not fill it, or two thirds of it."
+        f"--canvas={self.canvas} is not a multiple of {5 * STRIDE}, so cells of"
+        f" {STRIDE}x{STRIDE} pixels do not fill it, or three fifths of it."
       )
     if len(self.hidden) < 3:
       raise RefusedError(
@@ -63,6 +64,11 @@ class Config(options.TunedConfig):
       raise RefusedError(
         f"--train={self.train} scenes are no batch of {max(SIZES)}."
       )
+
+  def steps_of(self, arm: Arm) -> int:
+    """Returns the number of steps of an arm."""
+    kind, size = arm
+    return LONGER[size] * self.steps // (2 if kind in FINE_TUNED else 1)
 
   def sizes(self, whole: bool = True) -> scenes.Sizes:
     """Returns how many scenes there are, and how large.
@@ -75,4 +81,4 @@ class Config(options.TunedConfig):
     counts = (self.train, self.test, self.test)
     if whole:
       return scenes.Sizes(*counts, self.canvas, sides, scenes.MOST)
-    return scenes.Sizes(*counts, self.canvas * 2 // 3, sides, most=1)
+    return scenes.Sizes(*counts, self.canvas * 3 // 5, sides, most=1)

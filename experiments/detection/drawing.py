@@ -51,14 +51,14 @@ def precision(
       for kind in (*LEARNED, *FINE_TUNED):
         figures.curve(
           panel,
-          shares * config.examples / (2 if kind in FINE_TUNED else 1),
+          shares * config.steps_of((kind, size)),
           arms[kind, size]["ap"],
           _norm(kind),
           name=_NAMES[kind],
           style=_STYLES.get(kind, "-"),
         )
       figures.label(
-        panel, f"Batches of {size}", "Scenes trained on", "Average precision"
+        panel, f"Batches of {size}", "Training step", "Average precision"
       )
       panel.set_ylim(0, 1)
     for offset, size, alpha in ((-0.2, 16, 1.0), (0.2, 2, 0.5)):
@@ -132,13 +132,14 @@ def _boxes(
       _rectangle(panel, box, color, "-" if correct else "--")
       y, x, height, width = box
       panel.text(
-        x + width / 2 + 0.5,
-        y - height / 2 - 0.5,
+        x - width / 2,
+        y - height / 2,
         str(label),
         color=color,
         va="top",
         fontsize=12,
         clip_on=True,
+        bbox={"facecolor": "black", "alpha": 0.6, "pad": 1, "lw": 0},
       )
 
 

@@ -63,9 +63,9 @@ class Trainer:
     model = _model(Classifier, "bn", self._config.hidden, images.num_classes)
     size = max(SIZES)
     loss = losses.cross_entropy(images.prepare)
-    engine = self._engine(model, loss, images, size, self._config.examples)
+    engine = self._engine(model, loss, images, size, self._config.steps)
     state = engine.init(seeds, learning_rate=rates)
-    state, _ = engine.train(state, self._config.examples // size)
+    state, _ = engine.train(state, self._config.steps)
     validation = engine.evaluate(state.variables, _some(images.validation))
     kept = {name: v["backbone"] for name, v in state.variables.items()}
     return lanes.by_rate(
@@ -101,7 +101,7 @@ class Trainer:
       first test scenes, and "change", the largest change of a number of a norm.
     """
     kind, size = arm
-    examples = self._config.examples // (2 if kind in FINE_TUNED else 1)
+    steps = self._config.steps_of(arm)
     judged = [*seeds] == [*self._config.seed_numbers]
     images = self.images(seeds, len(rates))
     norm = kind if kind in LEARNED else "bn"
@@ -110,7 +110,7 @@ class Trainer:
       grid.loss(images.prepare),
       images,
       size,
-      examples,
+      steps,
       kept=kind == "frozen",
     )
     state = engine.init(
@@ -121,10 +121,9 @@ class Trainer:
     before = backbone.norms(state.variables)
     found: dict[str, Any] = {}
     curve = []
-    steps = examples // size // CHECKS
     with frozen() if kind == "frozen" else contextlib.nullcontext():
       for _ in range(CHECKS):
-        state, _ = engine.train(state, steps)
+        state, _ = engine.train(state, steps // CHECKS)
         if judged:
           curve.append(grid.tested(engine.model, state.variables, images.test))
     if judged:
@@ -177,14 +176,13 @@ class Trainer:
     loss: Loss,
     images: Images[Members],
     size: int,
-    examples: int,
+    steps: int,
     kept: bool = False,
   ) -> Engine:
     """Returns an engine; `kept` is whether gains and biases do not train."""
-    key = (model, size, examples, kept)
+    key = (model, size, steps, kept)
     source = Shuffled(images.train, size)
     if key not in self._engines:
-      steps = examples // size
       mask = backbone.mask(model, images.sample) if kept else None
 
       def optimizer(learning_rate: float) -> optax.GradientTransformation:

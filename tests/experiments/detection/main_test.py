@@ -95,7 +95,6 @@ class ClaimsTest(parameterized.TestCase):
     ("faster_gn", {"gn_16": 0.4}, "REFUTED"),
     ("gn_at_2", {"bn_2": 0.75}, "REFUTED"),
     ("gn_at_2_reestimated", {"reestimated": 0.68}, "SMALLER THAN CLAIMED"),
-    ("bn_loses_more", {"bn_2": 0.75}, "UNRESOLVED"),
     ("frozen_alike_at_16", {"frozen_16": 0.7}, "REFUTED"),
     ("frozen_alike_at_16", {"frozen_16": 0.95}, "REFUTED"),
     ("frozen_better_at_2", {"frozen_2": 0.5}, "REFUTED"),
@@ -282,9 +281,7 @@ class NetsTest(absltest.TestCase):
 
 class TrainingTest(parameterized.TestCase):
   def test_pre_trained_frozen_and_not(self):
-    config = Config(
-      seeds=1, train=32, test=16, examples=160, hidden=(8, 8, 8, 8)
-    )
+    config = Config(seeds=1, train=32, test=16, steps=10, hidden=(8, 8, 8, 8))
     trainer = Trainer(config, pool())
     with jax.numpy_dtype_promotion("standard"):  # Of optax.
       first = trainer.pretrain([0.01], [0])
@@ -298,7 +295,7 @@ class TrainingTest(parameterized.TestCase):
       }
     for kind, part in found.items():
       self.assertEqual(part["ap"].shape, (1, 1, CHECKS))
-      self.assertEqual(part["outputs"].shape, (1, 1, SHOWN, 6, 6, 15))
+      self.assertEqual(part["outputs"].shape, (1, 1, SHOWN, 5, 5, 15))
       change = part["change"].item()
       if kind == "frozen":
         self.assertEqual(change, 0)
