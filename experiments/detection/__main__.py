@@ -161,7 +161,7 @@ STUDY = study.Study(
     "train": 64,
     "test": 16,
     "steps": 10,
-    "hidden": (8, 8, 8, 16),
+    "hidden": (8, 8, 8),
   },
   full={
     "steps": 6_000,

@@ -14,8 +14,8 @@ from experiments.lab.claims import (
 
 _WU = "Wu & He 2018"
 _PILOT = (
-  "the size of the scenes and of the net, and the numbers of steps, from seeds 0"
-  " to 4 on the digits; the claims were written after a look at narrower nets"
+  "the size of the scenes and of the net, and the numbers of steps, from seeds"
+  " 0 to 4 on the digits; the claims were written after a look at narrower nets"
   " of seeds 0 and 1. One was dropped, that from batches of 16 to 2 batch norm"
   " loses more than group norm, because the numbers of steps differ"
 )

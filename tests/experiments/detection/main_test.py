@@ -14,7 +14,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from experiments.detection import __main__ as detection
-from experiments.detection import grid, scenes
+from experiments.detection import backbone, grid, scenes
 from experiments.detection.average_precision import average_precision, iou
 from experiments.detection.config import (
   CHECKS,
@@ -280,27 +280,34 @@ class NetsTest(absltest.TestCase):
 
 
 class TrainingTest(parameterized.TestCase):
-  def test_pre_trained_frozen_and_not(self):
+  def test_pre_trained_and_frozen(self):
     config = Config(seeds=1, train=32, test=16, steps=10, hidden=(8, 8, 8, 8))
     trainer = Trainer(config, pool())
     with jax.numpy_dtype_promotion("standard"):  # Of optax.
       first = trainer.pretrain([0.01], [0])
-    names = {name for name in first if "/" in name}
-    self.assertLen(names, 4 * 3 + 4 * 2)
-    first = {name: values[0] for name, values in first.items()}
-    with jax.numpy_dtype_promotion("standard"):  # Of optax.
-      found = {
-        kind: trainer.train((kind, 16), lambda seeds: first, [0.01], [0])
-        for kind in FINE_TUNED
-      }
-    for kind, part in found.items():
-      self.assertEqual(part["ap"].shape, (1, 1, CHECKS))
-      self.assertEqual(part["outputs"].shape, (1, 1, SHOWN, 5, 5, 15))
-      change = part["change"].item()
-      if kind == "frozen":
-        self.assertEqual(change, 0)
-      else:
-        self.assertGreater(change, 1e-3)
+      handed = {name: values[0] for name, values in first.items()}
+      part = trainer.train(("frozen", 16), lambda seeds: handed, [0.01], [0])
+    norms = [name for name in first if "BatchNorm" in name]
+    self.assertLen(norms, 4 * 4)
+    for name in norms:
+      start = float(name.endswith(("scale", "var")))
+      self.assertGreater(np.abs(first[name] - start).max(), 1e-3)
+    self.assertEqual(part["change"].item(), 0)
+    self.assertEqual(part["ap"].shape, (1, 1, CHECKS))
+    self.assertEqual(part["outputs"].shape, (1, 1, SHOWN, 5, 5, 15))
+    self.assertBetween(part["validation"].item(), 0.5, 1)
+
+  def test_changes_of_norms(self):
+    variables = {
+      "params": {"Conv_0": jnp.ones((2, 3)), "BatchNorm_0": jnp.ones((2, 3))},
+      "batch_stats": {"BatchNorm_0": jnp.zeros((2, 3))},
+    }
+    other = jax.tree.map(jnp.copy, variables)
+    other["params"]["Conv_0"] += 9
+    other["params"]["BatchNorm_0"] = jnp.ones((2, 3)).at[0, 1].add(-0.5)
+    other["batch_stats"]["BatchNorm_0"] = jnp.zeros((2, 3)).at[1, 2].set(2)
+    changes = backbone.changes(backbone.norms(variables), backbone.norms(other))
+    np.testing.assert_array_equal(changes, [0.5, 2])
 
   @parameterized.parameters({"canvas": 50}, {"hidden": (8, 8)}, {"train": 8})
   def test_refuses(self, **setting):
