@@ -65,6 +65,7 @@ ENTRIES: Mapping[str, Entry] = {
   "segmentation": Entry("segmentation", data="", application=True),
   "gan": Entry("gan", application=True),
   "recurrent": Entry("recurrent", application=True),
+  "detection": Entry("detection", application=True),
 }  # fmt: skip
 
 APPLICATIONS = tuple(

@@ -136,8 +136,7 @@ class Trainer:
   ) -> dict[str, Any]:
     """Trains a net with batches of a size, and tests it; see `train`."""
     examples = drawn(task, self.config, seed)
-    engine = self._engines[size]
-    engine.source = Shuffled(examples.train, size)  # Of the same shapes.
+    engine = self._engines[size].on(Shuffled(examples.train, size))
     state = self._first.init([seed], learning_rate=[rate])
     state, _ = engine.train(state, engine.source.period * self.config.epochs)
     variables = lanes.one(state.variables, 0)

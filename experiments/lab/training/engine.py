@@ -52,6 +52,7 @@ class Engine:
     eval_size: int = 500,
     gain: float = 1.0,
     scan: bool = True,
+    apart: bool = False,
     mesh: Mesh | None = None,
   ):
     """Sets up the engine; compiles nothing yet.
@@ -72,6 +73,9 @@ class Engine:
         are ten times slower (https://github.com/jax-ml/jax/issues/12868). The
         lanes are then unrolled, because vmap would merge their convolutions
         into a grouped one, which takes twice as long on CPUs.
+      apart: Whether lanes are computed one after the other where they would be
+        unrolled. Then programs are those of one lane, and compiled once;
+        unrolled, they and the time to compile them grow with the lanes.
       mesh: Devices that share every batch; None for one device. A state must be
         on all of them.
     """
@@ -84,7 +88,10 @@ class Engine:
     self._watch = watch or (lambda before, after, gradients: {})
     self._gain = gain
     self._scan = scan
-    self._evaluator = Evaluator(self.updates[0].loss, scan=scan, mesh=mesh)
+    self._apart = apart and not scan
+    self._evaluator = Evaluator(
+      self.updates[0].loss, scan=scan, apart=self._apart, mesh=mesh
+    )
     self._longest = 0  # Steps of the longest stretch so far.
     self._planned: tuple[bytes, PyTree] = (b"", None)
     self._init = devices.jit(
@@ -127,7 +134,10 @@ class Engine:
       why = norms.error_text(error, "its widths")
       raise RefusedError(f"This net cannot be built: {why}") from error
     memory.check(shapes)
-    state = self._init(numbers)
+    init: Callable[..., TrainState] = self._init
+    if self._apart:
+      init = lanes.one_by_one(init, in_axes=(0,))
+    state = init(numbers)
     opt_state = state.opt_state
     for name, group in values.items():
       per_lane = devices.replicate(lanes.per_lane(group, len(seeds)), self.mesh)
@@ -135,30 +145,24 @@ class Engine:
     return dataclasses.replace(state, opt_state=opt_state)
 
   def on(self, source: Source) -> "Engine":
-    """Returns an engine for other data that shares the compiled functions.
-
-    For lanes one after the other: on CPUs, unrolled lanes take long to compile
-    (see `scan`), while one lane is compiled once.
+    """Returns an engine with other data; both share what is compiled.
 
     Args:
-      source: Like the engine's own, with other values in `data` and `own`.
+      source: Differs from that of this engine in its arrays only, and in the
+        number of lanes that have their own.
 
     Raises:
-      ValueError: It is of another kind, or its arrays have other shapes.
+      ValueError: It has other batches, or another number of them.
     """
-    kinds = [
-      (type(s), s.size, s.period, jax.tree.map(np.shape, (s.data, s.own)))
-      for s in (self.source, source)
-    ]
+    kinds = [(type(s), s.size, s.period) for s in (self.source, source)]
     if kinds[0] != kinds[1]:
       raise ValueError(
-        "What is compiled needs data of the same shapes, got"
-        f" {kinds[1]} in place of {kinds[0]}; make another Engine."
+        f"The source is {kinds[1]}, expected {kinds[0]}; make another Engine."
       )
-    found = copy.copy(self)
-    found.source = source
-    found._planned = (b"", None)  # Equal keys have other plans.
-    return found
+    engine = copy.copy(self)
+    engine.source = source
+    engine._planned = (b"", None)  # Equal keys have other plans.
+    return engine
 
   def check(self, count: int = 1) -> TrainState:
     """Traces a step to find errors, without computing anything.
@@ -330,6 +334,10 @@ class Engine:
         self._longest, state, plan, start, count, self.source.data
       )
       return state, jax.tree.map(lambda r: np.asarray(r)[:, :count], records)
+    if self._apart and len(state.step) > 1:
+      return lanes.one_by_one(self._stretch, (0, 0, None, None))(
+        state, plan, start, count
+      )
     steps = []
     for number in range(start, start + count):
       state, records = self._take_step(state, plan, number, self.source.data)

@@ -22,16 +22,19 @@ PyTree = Any
 class Evaluator:
   """The compiled functions for evaluation and re-estimation."""
 
-  def __init__(self, loss: Loss, *, scan: bool, mesh: Mesh | None):
+  def __init__(
+    self, loss: Loss, *, scan: bool, mesh: Mesh | None, apart: bool = False
+  ):
     """Sets up the evaluator; compiles nothing yet.
 
     Args:
       loss: Computes the metrics.
-      scan, mesh: As in `Engine`.
+      scan, mesh, apart: As in `Engine`.
     """
     self._loss = loss
     self._scan = scan
     self._mesh = mesh
+    self._apart = apart
     self._over_lanes = lanes.vmapped if scan else lanes.unrolled
     self._of_all = devices.jit(
       self._of_all_lanes, mesh, static_argnums=(0, 1, 2)
@@ -39,6 +42,9 @@ class Evaluator:
     self._of_batch = devices.jit(
       self._of_batch_lanes, mesh, static_argnums=(0, 1, 2)
     )
+    if apart:
+      in_axes = (None, None, None, 0, 0, None, None)
+      self._of_batch = lanes.one_by_one(self._of_batch, in_axes)
 
   def evaluate(
     self,
@@ -99,9 +105,12 @@ class Evaluator:
       _, changed, _ = self._loss(model, variables, batch, no_key, False)
       return changed
 
+    in_axes = (0, plan_axis, None, None)
     batch_of_lanes = devices.jit(
-      self._over_lanes(batch_of_lane, (0, plan_axis, None, None)), self._mesh
+      self._over_lanes(batch_of_lane, in_axes), self._mesh
     )
+    if self._apart:
+      batch_of_lanes = lanes.one_by_one(batch_of_lanes, in_axes)
 
     def steps() -> Iterator[tuple[PyTree, int]]:
       for number in range(batches):

@@ -14,6 +14,7 @@ from absl.testing import absltest, parameterized
 
 from experiments.lab.models.nets import CNN, MLP
 from experiments.lab.training import fit, lanes, step
+from experiments.lab.training.batches import Shuffled
 from experiments.lab.training.fit import Schedule
 from experiments.lab.training.hyperparams import swept
 from experiments.lab.training.losses import cross_entropy
@@ -246,8 +247,6 @@ class MembersTest(parameterized.TestCase):
       np.testing.assert_allclose(
         records.loss[0], expected.loss[lane], rtol=1e-5
       )
-    with self.assertRaisesRegex(ValueError, "make another Engine"):
-      first.on(made.source)
 
   def test_refuses_another_number_of_lanes(self):
     own = problems.own_examples(lanes=3)
@@ -284,6 +283,66 @@ class MembersTest(parameterized.TestCase):
       for shape in re.findall(r"u8\[([\d,]+)\]", text)
     ]
     self.assertEqual(max(sizes), 500 * 16)
+
+
+class ApartTest(absltest.TestCase):
+  def engine(self, traced, apart=True, data=None):
+    loss = cross_entropy(problems.prepare)
+
+    def noticed(*args):
+      traced.append(1)
+      return loss(*args)
+
+    return new_engine(
+      "bn",
+      scan=False,
+      apart=apart,
+      loss=noticed,
+      data=data,
+      optimizer=optax.sgd(0.1),
+    )
+
+  def found(self, made):
+    own = made.source.data
+    state, records = made.train(made.init([0, 1, 2]), 5)
+    again = made.reestimate(state.variables, Shuffled(own, 7, ordered=True))
+    metrics = made.evaluate(again, own, size=8)
+    return state.variables, again, metrics, records.loss
+
+  def test_gives_the_same_numbers_as_together(self):
+    own = problems.own_examples()
+    apart, together = (
+      self.found(self.engine([], apart, own)) for apart in (True, False)
+    )
+    chex.assert_trees_all_close(apart, together, atol=2e-5)
+    self.assertGreater(np.abs(np.diff(apart[-1], axis=0)).max(), 1e-3)
+
+  def test_compiles_no_more_for_more_lanes(self):
+    counts = []
+    for seeds in ([0], [0, 1, 2]):
+      traced = []
+      made = self.engine(traced)
+      made.train(made.init(seeds), 5)
+      counts.append(len(traced))
+    self.assertEqual(*counts)
+
+  def test_other_data_share_what_is_compiled(self):
+    ours, theirs = problems.examples(), problems.examples(seed=1)
+    traced = []
+    made = self.engine(traced, data=ours)
+    first, _ = made.train(made.init([0]), 7)
+    before = len(traced)
+    other = made.on(Shuffled(theirs, 8))
+    second, _ = other.train(other.init([0, 1]), 7)
+    self.assertLen(traced, before)
+    fresh = self.engine([], data=theirs)
+    expected, _ = fresh.train(fresh.init([0, 1]), 7)
+    chex.assert_trees_all_equal(second.params, expected.params)
+    again, _ = made.train(made.init([0]), 7)  # Its data are still its own.
+    chex.assert_trees_all_equal(first.params, again.params)
+    for examples, size in ((theirs, 4), (problems.examples(30), 8)):
+      with self.assertRaisesRegex(ValueError, "The source is"):
+        made.on(Shuffled(examples, size))
 
 
 class CompiledTest(parameterized.TestCase):

@@ -25,6 +25,25 @@ class LanesTest(parameterized.TestCase):
       jax.vmap(function, in_axes=(0, 0, None))(*args),
     )
 
+  @parameterized.parameters(1, 3)
+  def test_one_by_one_equals_vmap(self, count):
+    tree = {
+      "a": jnp.arange(2.0 * count).reshape(count, 2),
+      "k": jax.random.split(jax.random.key(0), count),
+    }
+    args = tree, jnp.arange(1.0 * count), jnp.asarray(2.0)
+    in_axes, seen = (0, 0, None), []
+
+    def of_one(tree, x, factor):
+      seen.append(x.shape)
+      return lanes.unrolled(function, in_axes)(tree, x, factor)
+
+    chex.assert_trees_all_equal(
+      lanes.one_by_one(of_one, in_axes)(*args),
+      jax.vmap(function, in_axes)(*args),
+    )
+    self.assertEqual(seen, [(1,)] * count)
+
   def test_the_seeds_of_a_rate_are_neighbours(self):
     lane = jnp.arange(6.0)
     found = lanes.by_rate({"a": lane, "b": jnp.stack([lane, lane], 1)}, 2)
