@@ -149,21 +149,21 @@ def train(
     What `Samples.found` returns, and "right", the share of real and generated
     images that the discriminator told apart, as `[rates, seeds, ...]`.
   """
-  assert isinstance(engine.model, GAN)
-  found = []
-  for rate in rates:
-    for seed in seeds:
-      images = pool.split([seed])
-      of_seed = engine.on(Shuffled(images.train, config.batch_size))
-      own = seed + AGAIN * again
-      samples = Samples(engine.model, config, images, yardsticks[seed], own)
-      state = of_seed.init([own], learning_rate=[rate])
+  gan = engine.model
+  assert isinstance(gan, GAN)
+
+  def of_lane(rate: float, seed: int) -> Parts:
+    images = pool.split([seed])
+    of_seed = engine.on(Shuffled(images.train, config.batch_size))
+    own = seed + AGAIN * again
+    samples = Samples(gan, config, images, yardsticks[seed], own)
+    state = of_seed.init([own], learning_rate=[rate])
+    samples.measure(lanes.one(state.variables, 0))
+    right = []
+    for _ in range(config.checkpoints):
+      state, records = of_seed.train(state, config.every)
       samples.measure(lanes.one(state.variables, 0))
-      right = []
-      for _ in range(config.checkpoints):
-        state, records = of_seed.train(state, config.every)
-        samples.measure(lanes.one(state.variables, 0))
-        right.append(records.means()["right"][0])
-      found.append({**samples.found(), "right": np.array(right)})
-  stacked = jax.tree.map(lambda *values: np.stack(values), *found)
-  return lanes.by_rate(stacked, len(rates))
+      right.append(records.means()["right"][0])
+    return {**samples.found(), "right": np.array(right)}
+
+  return lanes.each(of_lane, rates, seeds)

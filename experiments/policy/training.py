@@ -121,17 +121,14 @@ def train(
   """
   run = _compiled(arm, config)
   factors = jnp.asarray(scales, jnp.float32)
+
+  def of_lane(rate: float, seed: int) -> Parts:
+    found = run(jnp.uint32(seed), jnp.float32(rate), factors)
+    return {name: np.asarray(x, np.float64) for name, x in found.items()}
+
   # One after the other: on CPUs as fast as all at once, and the same code for
   # any number of rates and seeds, which takes longer to compile than to run.
-  found = [
-    run(jnp.uint32(seed), jnp.float32(rate), factors)
-    for rate in rates
-    for seed in seeds
-  ]
-  joined = {
-    name: np.stack([np.asarray(one[name], np.float64) for one in found])
-    for name in found[0]
-  }
-  joined["return"] = joined[arm.acts]
-  joined["validation"] = -joined["return"]
-  return lanes.by_rate(joined, len(rates))
+  found = lanes.each(of_lane, rates, seeds)
+  found["return"] = found[arm.acts]
+  found["validation"] = -found["return"]
+  return found

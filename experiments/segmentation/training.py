@@ -205,11 +205,9 @@ def train(
     "missed", 100 minus the mean IoU on crops for the validation; and "shown",
     the classes of some scenes.
   """
-  found = [
-    trainer.result(size, rate, seed, task) for rate in rates for seed in seeds
-  ]
-  stacked = {name: np.stack([net[name] for net in found]) for name in found[0]}
-  return lanes.by_rate(stacked, len(rates))
+  return lanes.each(
+    lambda rate, seed: trainer.result(size, rate, seed, task), rates, seeds
+  )
 
 
 def train_all(

@@ -104,9 +104,7 @@ class Trainer:
       "pictures" `[styles, 2, height, width, 3]`: the test picture, and the
         same at a quarter of the contrast, as bytes.
     """
-    found = [self._lane(rate, seed) for rate in rates for seed in seeds]
-    arrays = {name: np.stack([one[name] for one in found]) for name in found[0]}
-    return lanes.by_rate(arrays, len(rates))
+    return lanes.each(self._lane, rates, seeds)
 
   def _lane(self, rate: float, seed: int) -> Parts:
     state = self._engine.init([seed], learning_rate=[rate])

@@ -152,6 +152,29 @@ def by_rate(found: Mapping[str, Any], rates: int) -> dict[str, np.ndarray]:
   }
 
 
+def each(
+  train: Callable[[float, int], Mapping[str, Any]],
+  rates: Sequence[float],
+  seeds: Sequence[int],
+) -> dict[str, np.ndarray]:
+  """Trains every seed at every rate, one after the other.
+
+  Args:
+    train: Called as `train(rate, seed)`, returns arrays by name.
+    rates, seeds: Learning rates, and seeds for each.
+
+  Returns:
+    Arrays `[rates, seeds, ...]`.
+
+  >>> each(lambda rate, seed: {"loss": rate * seed}, [1, 10], [2, 3])
+  {'loss': array([[ 2,  3],
+         [20, 30]])}
+  """
+  found = [train(rate, seed) for rate in rates for seed in seeds]
+  joined = {name: np.stack([one[name] for one in found]) for name in found[0]}
+  return by_rate(joined, len(rates))
+
+
 def per_lane(values: Sequence[float], seeds: int) -> jax.Array:
   """Repeats one value per group of seeds to one float32 value per lane.
 
