@@ -225,13 +225,10 @@ def measure(config: Config, run: Run) -> None:
           (norm, optimizer),
           config,
           pool,
-          [rate],
-          config.seed_numbers,
           again=norm == "none",
         )
         key = f"{optimizer}_{name}".replace(", ", "_").replace(" ", "_")
-        values = {k: v[0] for k, v in run.part(key, part).items()}
-        arms[name] = {**values, "rate": np.asarray(rate)}
+        arms[name] = tuning.at_rate(run, key, part, rate, config.seed_numbers)
   steps = {optimizer: counted(arms) for optimizer, arms in found.items()}
   _show(found, steps)
   judge(found, steps, run)

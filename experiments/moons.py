@@ -205,10 +205,8 @@ def measure(config: Config, run: Run) -> None:
   tuned: dict[str, Parts] = {}
   for norm in config.norm:
     part = functools.partial(train, norm, config)
-    at_rate = functools.partial(part, [TUTORIAL_RATE], config.seed_numbers)
-    found = run.part(f"{norm}_at_tutorial_rate", at_rate)
-    same[norm] = {name: values[0] for name, values in found.items()}
-    same[norm]["rate"] = np.asarray(TUTORIAL_RATE)
+    name, seeds = f"{norm}_at_tutorial_rate", config.seed_numbers
+    same[norm] = tuning.at_rate(run, name, part, TUTORIAL_RATE, seeds)
     tuned[norm] = tuning.tuned(run, norm, part, RATES, config)
   _show([*same.items(), *tuned.items()])
   if "bn" in config.norm:

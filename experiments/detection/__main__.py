@@ -87,9 +87,8 @@ def measure(config: Config, run: Run) -> None:
   def start(seeds: Sequence[int]) -> Parts:
     if [*seeds] == [*config.seed_numbers]:
       return first
-    part = functools.partial(trainer.pretrain, [float(first["rate"])], seeds)
-    found = run.part("classifier_of_tuning_seeds", part)
-    return {name: values[0] for name, values in found.items()}
+    name, rate = "classifier_of_tuning_seeds", float(first["rate"])
+    return tuning.at_rate(run, name, trainer.pretrain, rate, seeds)
 
   arms: dict[Arm, Parts] = {}
   for size in SIZES:
@@ -98,15 +97,9 @@ def measure(config: Config, run: Run) -> None:
       part = functools.partial(trainer.train, arm, start)
       arms[arm] = tuning.tuned(run, f"{kind}_{size}", part, RATES, config)
   arm = "bn", 16
-  part = functools.partial(
-    trainer.train,
-    arm,
-    start,
-    [float(arms[arm]["rate"])],
-    config.seed_numbers,
-    again=True,
-  )
-  again = {name: values[0] for name, values in run.part("again", part).items()}
+  part = functools.partial(trainer.train, arm, start, again=True)
+  rate = float(arms[arm]["rate"])
+  again = tuning.at_rate(run, "again", part, rate, config.seed_numbers)
   _show(first, arms)
   judge(arms, again, run)
   drawing.precision(arms, config, pool.name, run)

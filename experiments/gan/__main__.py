@@ -127,12 +127,9 @@ def measure(config: Config, run: Run) -> None:
       config,
       pool,
       judges,
-      [rate],
-      config.seed_numbers,
       again=name == AGAIN,
     )
-    values = {key: value[0] for key, value in run.part(name, train).items()}
-    found[name] = {**values, "rate": np.asarray(rate)}
+    found[name] = tuning.at_rate(run, name, train, rate, config.seed_numbers)
   _show(found, trained, config)
   judge(found, run)
   drawing.draw(found, TITLES, _real(pool, config), config, pool.name, run)

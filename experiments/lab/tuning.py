@@ -92,12 +92,28 @@ def tuned(
   choice = chosen(run, name, train, rates, SEEDS[: config.tuning_seeds], by)
   run.record_rates(name, choice)
   rate = choice.rate * config.rate_factor
-  found = run.part(name, lambda: train([rate], config.seed_numbers))
+  arm = at_rate(run, name, train, rate, config.seed_numbers)
+  return arm | {"tuning": np.asarray(choice.loss, np.float64)}
+
+
+def at_rate(
+  run: Run, name: str, train: Train, rate: float, seeds: Sequence[int]
+) -> Parts:
+  """Returns the results of an arm at a given rate.
+
+  Args:
+    run: Keeps the results as a part.
+    name: Name of the part.
+    train: Trains the arm.
+    rate: The learning rate.
+    seeds: The seeds.
+
+  Returns:
+    The arrays of `train` without their axis of rates, and the "rate".
+  """
+  found = run.part(name, lambda: train([float(rate)], seeds))
   arm = {key: values[0] for key, values in found.items()}
-  return arm | {
-    "rate": np.asarray(rate),
-    "tuning": np.asarray(choice.loss, np.float64),
-  }
+  return arm | {"rate": np.asarray(rate)}
 
 
 def chosen(

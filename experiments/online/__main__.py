@@ -108,16 +108,13 @@ def measure(config: Config, run: Run) -> None:
       found[net, norm] = tuning.tuned(
         run, f"{net}_{norm}", part, rates(norm), config
       )
-  rate = found["vectors", "none"]["rate"]
-  part = functools.partial(
-    train, "vectors", "none", config, pool, [float(rate)],
-    config.seed_numbers, again=True,
-  )  # fmt: skip
-  again = run.part("vectors_none_again", part)
-  found["vectors", NONE_AGAIN] = {
-    **{name: values[0] for name, values in again.items()},
-    "rate": rate,
-  }
+  found["vectors", NONE_AGAIN] = tuning.at_rate(
+    run,
+    "vectors_none_again",
+    functools.partial(train, "vectors", "none", config, pool, again=True),
+    float(found["vectors", "none"]["rate"]),
+    config.seed_numbers,
+  )
   _show(found)
   judge(found, run)
   drawing.stream(found, config, pool.name, run)

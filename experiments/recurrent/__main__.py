@@ -60,8 +60,6 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from experiments.lab import study, tuning
 from experiments.lab.data.arrays import Pool
 from experiments.lab.study import Parts, Run
@@ -113,15 +111,15 @@ def _measure_rows(config: Config, pool: Pool, run: Run) -> None:
     ("ln, equal rate", "ln", EQUAL),
   ):
     part = functools.partial(
-      train,
-      Arm(config.cell, norm),
-      [rate],
-      config.seed_numbers,
-      again="again" in name,
+      train, Arm(config.cell, norm), again="again" in name
     )
-    found = run.part(name.replace(", ", "_").replace(" ", "_"), part)
-    values = {key: value[0] for key, value in found.items()}
-    fast[Arm(config.cell, name)] = {**values, "rate": np.asarray(rate)}
+    fast[Arm(config.cell, name)] = tuning.at_rate(
+      run,
+      name.replace(", ", "_").replace(" ", "_"),
+      part,
+      rate,
+      config.seed_numbers,
+    )
   drawing.show_rows(best, fast)
   rows = _by_norm(best, config.cell), _by_norm(fast, config.cell)
   judging.judge_rows(*rows, run)

@@ -32,8 +32,7 @@ def show(arms: Mapping[Arm, Parts], controls: Mapping[str, Parts]) -> None:
     for norm in NORMS:
       rows += _rows(f"{size}", norm, arms[norm, size])
   for norm, part in controls.items():
-    rate = arms[norm, BATCHES[0]]["rate"]
-    rows += _rows(f"{BATCHES[0]}, same light", norm, {**part, "rate": rate})
+    rows += _rows(f"{BATCHES[0]}, same light", norm, part)
   headers = ["batch", "norm", "best rate", *(header for header, *_ in _COLUMNS)]
   print(f"\n{table(rows, headers)}\n")
 

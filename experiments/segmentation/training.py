@@ -235,10 +235,11 @@ def train_all(
         run, f"{norm}_{size}", part, RATES, config, by="missed"
       )
     if norm in ("bn", "gn"):
-      rate = [float(arms[norm, BATCHES[0]]["rate"])]
-      control = functools.partial(
-        train, trainer, BATCHES[0], same_light, rate, config.seed_numbers
+      controls[norm] = tuning.at_rate(
+        run,
+        f"{norm}_same_light",
+        functools.partial(train, trainer, BATCHES[0], same_light),
+        float(arms[norm, BATCHES[0]]["rate"]),
+        config.seed_numbers,
       )
-      found = run.part(f"{norm}_same_light", control)
-      controls[norm] = {name: values[0] for name, values in found.items()}
   return arms, controls

@@ -162,9 +162,8 @@ def measure(config: Config, run: Run) -> None:
   def start(seeds: Sequence[int]) -> Parts:
     if [*seeds] == [*config.seed_numbers]:
       return first
-    part = functools.partial(train, [float(first["rate"])], seeds)
-    found = run.part("first_site_of_tuning_seeds", part)
-    return {name: values[0] for name, values in found.items()}
+    name, rate = "first_site_of_tuning_seeds", float(first["rate"])
+    return tuning.at_rate(run, name, train, rate, seeds)
 
   arms: dict[Arm, Parts] = {}
   for mode in MODES:

@@ -5,6 +5,7 @@ models of the free comparison, those of a study have no checkpoints.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -164,12 +165,8 @@ def at_rate(
   more: More = _nothing,
 ) -> Parts:
   """Returns the results `[seeds]` of a model at a given rate."""
-  found = run.part(
-    name, lambda: train(config, task, [rate], config.seed_numbers, more)
-  )
-  return {key: values[0] for key, values in found.items()} | {
-    "rate": np.asarray(rate)
-  }
+  part = functools.partial(train, config, task, more=more)
+  return tuning.at_rate(run, name, part, rate, config.seed_numbers)
 
 
 def capped(losses: np.ndarray, task: Task) -> np.ndarray:
