@@ -8,6 +8,11 @@ from collections.abc import Collection, Iterable
 _AXES = ("axis", "axes", "channel_axis", "reduction_axes", "feature_axes")
 _MODE = ("use_running_average",)
 _HERE: dict[str, tuple[str, ...]] = {
+  "num_channels": ("num_features",),
+  "normalized_shape": ("num_features",),
+  "features": ("num_features",),
+  "size": ("num_features",),
+  "shape": ("num_features",),
   "eps": ("epsilon",),
   "variance_epsilon": ("epsilon",),
   "weight": ("scale",),

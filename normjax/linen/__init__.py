@@ -1,9 +1,12 @@
 """Normalization as Flax Linen modules, drop-in for those of `flax.linen`."""
 
+from normjax.lifecycle.diagnosis import Diagnosis, NormDiagnosis
+from normjax.lifecycle.folding import FoldedNorm
+from normjax.lifecycle.torch_options import options_from_torch
 from normjax.linen.batch import BatchNorm
-from normjax.linen.diagnose import Diagnosis, NormDiagnosis, diagnose
+from normjax.linen.diagnose import diagnose
 from normjax.linen.domain import DomainBatchNorm
-from normjax.linen.fold import FoldedModel, FoldedNorm, fold
+from normjax.linen.fold import FoldedModel, fold
 from normjax.linen.frozen import frozen, frozen_mask
 from normjax.linen.ghost import GhostBatchNorm
 from normjax.linen.group import GroupNorm, InstanceNorm
@@ -17,7 +20,6 @@ from normjax.linen.registry import (
 )
 from normjax.linen.renorm import BatchRenorm
 from normjax.linen.step import StepBatchNorm
-from normjax.linen.torch_options import options_from_torch
 from normjax.linen.torch_variables import (
   variables_from_torch,
   variables_to_torch,

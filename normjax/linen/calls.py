@@ -5,9 +5,10 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from flax import linen as nn
 from flax.linen.module import InterceptorContext
+
+from normjax.lifecycle.dataflow import is_array
 
 PyTree = Any
 Variables = Mapping[str, PyTree]
@@ -52,11 +53,11 @@ def of_arrays(
       as `train=False` and `method`, is constant.
   """
   leaves, structure = jax.tree.flatten((tuple(args), dict(options)))
-  arrays = [leaf for leaf in leaves if _is_array(leaf)]
+  arrays = [leaf for leaf in leaves if is_array(leaf)]
 
   def apply(variables: Variables, arrays: list[Any]) -> Any:
     rest = iter(arrays)
-    filled = [next(rest) if _is_array(leaf) else leaf for leaf in leaves]
+    filled = [next(rest) if is_array(leaf) else leaf for leaf in leaves]
     args, options = jax.tree.unflatten(structure, filled)
     return model.apply(variables, *args, **options)
 
@@ -70,10 +71,6 @@ def constants(args: Sequence[Any], options: Mapping[str, Any]) -> int | None:
   """
   leaves, structure = jax.tree.flatten((tuple(args), dict(options)))
   try:
-    return hash((structure, *(x for x in leaves if not _is_array(x))))
+    return hash((structure, *(x for x in leaves if not is_array(x))))
   except TypeError:
     return None
-
-
-def _is_array(leaf: Any) -> bool:
-  return isinstance(leaf, jax.Array | np.ndarray | jax.ShapeDtypeStruct)

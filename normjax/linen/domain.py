@@ -1,34 +1,16 @@
 """Domain-specific batch normalization."""
 
-import functools
-from typing import ClassVar
-
 import jax
 from flax import linen as nn
 from jax.typing import ArrayLike
 
-from normjax import functional
-from normjax.linen.constructors import explained
-from normjax.linen.running import RunningNorm, check_rows
+from normjax import descriptions
+from normjax.linen.shell import RunningShell, shell
 
 
-@explained
-class DomainBatchNorm(RunningNorm, kw_only=True):
-  """Batch norm with running statistics for each domain.
-
-  Owns the parameters and running statistics of `normjax.domain_batch_norm`,
-  https://arxiv.org/abs/1603.04779.
-
-  Attributes:
-    domains: Number of domains.
-    domain_parameters: Whether each domain also has a gain and a bias of its
-      own, https://arxiv.org/abs/1906.03950. They are `[domains, channels]`.
-    use_running_average, axis, momentum, epsilon, dtype, param_dtype, use_bias,
-      use_scale, bias_init, scale_init, axis_name, axis_index_groups,
-      use_fast_variance, force_float32_reductions, scale_offset,
-      running_var_ddof, debias: As in `BatchNorm`.
-
-  Variables are those of `BatchNorm`, but statistics are `[domains, channels]`.
+@shell
+class DomainBatchNorm(RunningShell, descriptions.DomainBatchNorm):
+  """A Linen module. Statistics are in the collection `batch_stats`.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -42,10 +24,6 @@ class DomainBatchNorm(RunningNorm, kw_only=True):
     >>> print(updates["batch_stats"]["mean"].T)
     [[0. 1.]]
   """
-
-  row_argument: ClassVar[str] = "domain"
-  domains: int
-  domain_parameters: bool = False
 
   @nn.compact
   def __call__(
@@ -61,7 +39,8 @@ class DomainBatchNorm(RunningNorm, kw_only=True):
     Args:
       x: Array `[batch, ..., channels]`, all of one domain.
       domain: Which one: an integer from 0, which may be traced.
-      use_running_average, mask: As in `BatchNorm`.
+      use_running_average: As in `BatchNorm`.
+      mask: As in `BatchNorm`.
 
     Returns:
       As `BatchNorm`.
@@ -69,13 +48,4 @@ class DomainBatchNorm(RunningNorm, kw_only=True):
     Raises:
       As `BatchNorm`. Also ValueError: `domain` is out of range.
     """
-    rows = check_rows("domains", self.domains)
-    normalize = functools.partial(functional.domain_batch_norm, domain=domain)
-    return self._normalized(
-      normalize,
-      x,
-      use_running_average,
-      mask,
-      rows=rows,
-      parameter_rows=rows if self.domain_parameters else (),
-    )
+    return self._normalized(x, use_running_average, mask, domain=domain)

@@ -2,8 +2,8 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,44 +11,23 @@ from flax import linen as nn
 from flax import traverse_util
 from flax.errors import ModifyScopeVariableError
 from flax.linen.module import InterceptorContext
-from jax.extend.core import ClosedJaxpr
 
 from normjax import functional
-from normjax.linen.calls import (
-  Variables,
-  called,
-  constants,
-  intercepted,
-  of_arrays,
-)
-from normjax.linen.pairs import Call, Calls, find_pairs, name_of
-from normjax.linen.selection import (
+from normjax.lifecycle.folding import FoldedNorm, folded_norm, refusal
+from normjax.lifecycle.pairs import find_pairs
+from normjax.lifecycle.selection import (
   Path,
   Which,
-  arguments,
   canonical,
   check_choice,
-  field_set,
   listed,
-  norm_paths,
+  name_of,
   selects,
   selects_path,
 )
-
-
-class FoldedNorm(NamedTuple):
-  """A batch norm that is a part of the layer before it.
-
-  Attributes:
-    path, layer: Where norm and layer are in the model, as tuples of names.
-    new_bias: Whether the layer had no bias before.
-    dtype: That of the norm's results, if the layer's has another; else None.
-  """
-
-  path: Path
-  layer: Path
-  new_bias: bool
-  dtype: jnp.dtype | None
+from normjax.linen.calls import Variables, called, constants, intercepted
+from normjax.linen.pairs import KINDS, trace
+from normjax.linen.selection import arguments, field_set, norm_paths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +89,7 @@ class FoldedModel:
     if key in self._alike:
       return
     try:
-      traced = _traced(self.model, self.unfolded, args, options)
+      traced, _, read = trace(self.model, self.unfolded, args, options)
     except ModifyScopeVariableError as error:
       if "batch_stats" not in str(error):
         raise
@@ -118,11 +97,11 @@ class FoldedModel:
         "In this call, a batch norm trains: it uses the statistics of the"
         f" batch. {_AS_EXAMPLE}"
       ) from error
-    called = {call.path for call in traced.calls.calls}
+    called = {call.path for call in traced.calls}
     norms = [
       norm.path for norm in self.norms if called & {norm.path, norm.layer}
     ]
-    _, refused = find_pairs(norms, *traced)
+    _, refused = find_pairs(norms, KINDS, traced, read)
     if refused:
       reasons = "; ".join(
         f"{name_of(path)}: {reason}" for path, reason in refused.items()
@@ -202,8 +181,8 @@ def fold(
   """
   chosen = canonical(which)
   plain = nn.meta.unbox(dict(variables))
-  traced = _traced(model, plain, args, options)
-  paths = {call.path: call.module for call in traced.calls.norms()}
+  traced, norms, read = trace(model, plain, args, options)
+  paths = {call.path: call.module for call in norms}
   for path in norm_paths(plain.get("batch_stats", {})):
     paths.setdefault(path, None)
   wanted = [
@@ -219,12 +198,12 @@ def fold(
   if paths:
     name = type(model).__name__
     check_choice(chosen, name, [*paths], chosen=bool(wanted))
-  pairs, kept = find_pairs(wanted, *traced)
+  pairs, kept = find_pairs(wanted, KINDS, traced, read)
   if kept and not partial:
-    raise ValueError(_message(model, kept, len(wanted)))
+    raise ValueError(refusal(type(model).__name__, kept, len(wanted)))
   folded = FoldedModel(
     model,
-    tuple(_folded_norm(*pair) for pair in pairs.values()),
+    tuple(folded_norm(*pair) for pair in pairs.values()),
     tuple((name_of(path), reason) for path, reason in kept.items()),
     jax.tree.map(_abstract, plain),
     {constants(args, options)} - {None},
@@ -232,36 +211,8 @@ def fold(
   return folded, _folded_variables(variables, pairs.values())
 
 
-class _Traced(NamedTuple):
-  """A call of a model: what it does, and the call as a function of arrays."""
-
-  calls: Calls
-  program: ClosedJaxpr
-  apply: Callable[..., Any]
-  variables: Variables
-  arrays: list[Any]
-
-
-def _traced(
-  model: nn.Module,
-  variables: Variables,
-  args: tuple[Any, ...],
-  options: Mapping[str, Any],
-) -> _Traced:
-  apply, arrays = of_arrays(model, args, options)
-  calls = Calls()
-  with intercepted(calls.intercept):
-    program = jax.make_jaxpr(apply)(variables, arrays)
-  return _Traced(calls, program, apply, variables, arrays)
-
-
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))
-
-
-def _folded_norm(norm: Call, layer: Call) -> FoldedNorm:
-  dtype = None if norm.y.dtype == layer.y.dtype else norm.y.dtype
-  return FoldedNorm(norm.path, layer.path, not layer.module.use_bias, dtype)
 
 
 def _folded_variables(
@@ -363,14 +314,3 @@ _AS_EXAMPLE = (
   "Call the folded model as in the example that it was folded with, or fold it"
   " with an example of this call."
 )
-
-
-def _message(model: nn.Module, kept: Mapping[Path, str], total: int) -> str:
-  reasons = "".join(
-    f"\n  {name_of(path)}: {reason}." for path, reason in kept.items()
-  )
-  return (
-    f"{len(kept)} of {total} batch norms of {type(model).__name__} can not be"
-    f" folded:{reasons}\nPass partial=True to leave these as they are, or"
-    " choose others by `which`."
-  )

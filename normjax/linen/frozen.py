@@ -8,17 +8,19 @@ import jax
 from flax import linen as nn
 from flax.linen.module import InterceptorContext
 
-from normjax.linen.selection import (
+from normjax.lifecycle.selection import (
   Path,
   Which,
-  called_in_mode,
   canonical,
   check_choice,
-  is_batch_norm,
-  norm_paths,
   nothing_chosen,
   selects,
   selects_path,
+)
+from normjax.linen.selection import (
+  called_in_mode,
+  is_batch_norm,
+  norm_paths,
 )
 
 PyTree = Any

@@ -6,31 +6,27 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 from flax.linen.module import InterceptorContext
 
-from normjax import functional
-from normjax.functional import sharding
-from normjax.functional.rows import row, with_row
-from normjax.functional.running import merged_covariance
-from normjax.linen.frozen import is_frozen
-from normjax.linen.parameters import mapped_axis
-from normjax.linen.pooling import (
+from normjax.lifecycle.pooling import (
   POOL,
-  input_covariance,
-  input_moments,
-  with_pools,
+  check_batches,
+  check_counts,
+  described_batch,
+  pooled_call,
 )
+from normjax.lifecycle.selection import Path, Which, name_of
+from normjax.linen.frozen import is_frozen
+from normjax.linen.pooling import with_pools
 from normjax.linen.selection import (
-  Which,
   arguments,
   called_in_mode,
   chosen_paths,
   is_batch_norm,
-  listed,
 )
+from normjax.linen.shell import mapped_axis
 
 PyTree = Any
 Variables = Mapping[str, PyTree]
@@ -118,18 +114,14 @@ def reestimate(
     )
   else:
     apply = model
-  if isinstance(batches, jax.Array | np.ndarray):
-    raise TypeError(
-      f"batches must be an iterable of batches, got an array {batches.shape}."
-      " Write [x] for one batch, list(x) for those along the first axis."
-    )
+  check_batches(batches)
   before = variables["batch_stats"]
   stats = with_pools(before, chosen_paths(before, which))
   for batch in batches:
     with nn.intercept_methods(_intercept), _explained(batch):
       updates = apply({**variables, "batch_stats": stats}, batch)
     stats = updates["batch_stats"]
-  _check_values(stats)
+  check_counts(_counts(stats))
   return {**variables, "batch_stats": _with_structure(before, stats)}
 
 
@@ -170,17 +162,11 @@ def _explained(batch: Any) -> Iterator[None]:
   except Exception as error:
     error.add_note(
       "reestimate called the model with a batch as its argument:"
-      f" {jax.tree.map(_described, batch)}. If it takes only a part of that, or"
+      f" {described_batch(batch)}. If it takes only a part of that, or"
       " more arguments, say how to call it: method=lambda model, batch:"
       " model(...). Leave out a batch that is too small, or add it to another."
     )
     raise
-
-
-def _described(leaf: Any) -> str:
-  if isinstance(leaf, jax.Array | np.ndarray):
-    return f"{leaf.dtype}{list(leaf.shape)}"
-  return type(leaf).__name__
 
 
 def _constant(options: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
@@ -211,66 +197,33 @@ def _intercept(
     or is_frozen(module)
   ):
     return next_fun(*args, **kwargs)
-  before = dict(module.variables["batch_stats"])
-  given = arguments(context, args, kwargs).arguments
-  mapped: dict[str, Any] = {
-    "axis_name": mapped_axis(module),
-    "axis_index_groups": getattr(module, "axis_index_groups", None),
-  }
-  index = given.get(getattr(module, "row_argument", ""))
-  pool = before[POOL] if index is None else row(before[POOL], index)
-  batch = input_moments(module, given, pool, **mapped)
-  pool = functional.update_stats(pool, batch)
-  if index is not None:
-    pool = with_row(before[POOL], index, pool)
-  ddof = getattr(module, "running_var_ddof", 0)
-  if "var" in before and index is None:
-    # Batch renorm corrects towards them: nothing, if they are the batch's own.
-    own = {"mean": batch.mean, "var": batch.variance(ddof)}
+
+  def train(own: Mapping[str, jax.Array]) -> tuple[jax.Array, Any]:
     for name, value in own.items():
-      module.put_variable("batch_stats", name, value.astype(before[name].dtype))
-  y = called_in_mode(False, next_fun, args, kwargs, context)
-  # What the norm itself has made of its mean and variance is undone.
-  after = {
-    **before,
-    POOL: pool,
-    "mean": _known(pool.count > 0, pool.mean, before["mean"]),
-  }
-  if "weight" in before:  # In later training, this batch counts as any other.
-    after["weight"] = module.get_variable("batch_stats", "weight")
-  if "var" in before:
-    var = pool.variance(ddof)
-    after["var"] = _known(pool.count > ddof, var, before["var"])
-  else:
-    new = input_covariance(
-      module, given, before[POOL], len(before["cov"]), **mapped
-    )
-    after["cov"] = merged_covariance(before["cov"], new, before[POOL], pool)
+      module.put_variable("batch_stats", name, value)
+    y = called_in_mode(False, next_fun, args, kwargs, context)
+    return y, module.get_variable("batch_stats", "weight")
+
+  y, after = pooled_call(
+    module,
+    arguments(context, args, kwargs).arguments,
+    dict(module.variables["batch_stats"]),
+    name_of(module.path),
+    mapped_axis(module),
+    train,
+  )
   for name, value in after.items():
     module.put_variable("batch_stats", name, value)
   return y
 
 
-def _known(known: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
-  return sharding.where(known, new.astype(old.dtype), old)
-
-
-def _check_values(stats: Variables) -> None:
-  """Raises if a norm that was chosen has got no values."""
-  counts = {
+def _counts(stats: Variables) -> dict[Path, jax.Array]:
+  """Returns the numbers of values in the pools of norms, by their paths."""
+  return {
     path[:-1]: pool.count
     for path, pool in traverse_util.flatten_dict(stats).items()
     if path[-1] == POOL
   }
-  if any(isinstance(count, jax.core.Tracer) for count in counts.values()):
-    return
-  empty = [path for path, count in counts.items() if not np.any(count)]
-  if empty:
-    raise ValueError(
-      f"No batch had values for {listed(empty)}. There may be no batches, or"
-      " the model does not call these norms, or they are no batch norms: those"
-      " have `use_running_average`. Choose others by `which`."
-    )
 
 
 def _with_structure(like: Variables, stats: Variables) -> dict[str, PyTree]:

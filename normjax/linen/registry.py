@@ -1,7 +1,6 @@
 """Short names of norms, for example for a flag `--norm`."""
 
 import dataclasses
-import difflib
 from collections.abc import Callable
 from typing import Any
 
@@ -11,19 +10,19 @@ from flax import linen as nn
 from flax.typing import Dtype
 from jax.typing import ArrayLike
 
+from normjax.descriptions.registry import Registry
 from normjax.functional.keywords import check_keywords
 from normjax.linen.batch import BatchNorm
 from normjax.linen.ghost import GhostBatchNorm
 from normjax.linen.group import GroupNorm, InstanceNorm
 from normjax.linen.layer import LayerNorm, RMSNorm
 from normjax.linen.renorm import BatchRenorm
+from normjax.linen.shell import module_of
 from normjax.linen.whitening import DecorrelatedBatchNorm, IterNorm
 
 # A factory is called as factory(train=..., **options). It returns a module that
 # is called as module(x, mask=None).
 NormFactory = Callable[..., nn.Module]
-
-_FACTORIES: dict[str, NormFactory] = {}
 
 
 class Identity(nn.Module):
@@ -65,35 +64,27 @@ def make_norm(name: str, *, train: bool, **options: Any) -> nn.Module:
     >>> print(y)
     [[-1.  1. -1.  1.]]
   """
-  if not isinstance(name, str):
-    raise TypeError(
-      f"make_norm needs the name of a norm, such as 'ln', got {name!r}."
-    )
-  if name not in _FACTORIES:
-    close = difflib.get_close_matches(name, _FACTORIES, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise ValueError(
-      f"There is no norm {name!r}; the norms are {', '.join(_FACTORIES)}."
-      f"{hint} Add one with normjax.linen.register_norm."
-    )
-  return _FACTORIES[name](train=train, **options)
+  module: nn.Module = _REGISTRY.factory(name)(train=train, **options)
+  return module
 
 
 def norm_names() -> tuple[str, ...]:
-  """Returns the names that `make_norm` accepts, in order of registration.
+  """Returns the names that `make_norm` accepts.
 
   Example:
     >>> from normjax.linen import norm_names
     >>> norm_names()[:6]
     ('none', 'ln', 'rms', 'bn', 'gn', 'in')
   """
-  return tuple(_FACTORIES)
+  return _REGISTRY.names()
 
 
 def register_norm(
   name: str, factory: NormFactory, *, overwrite: bool = False
 ) -> None:
-  """Registers a norm, so that `make_norm` makes it by its name.
+  """Registers a Linen module, so that `make_norm` makes it by its name.
+
+  `normjax.descriptions.register_norm` registers a norm in all front ends.
 
   Args:
     name: The name, without commas and blanks, which separate names in flags.
@@ -104,55 +95,43 @@ def register_norm(
   Raises:
     ValueError: the name is taken or not valid.
   """
-  if not name or "," in name or name.split() != [name]:
-    raise ValueError(
-      f"A norm's name must not be empty or contain a comma or blank, got"
-      f" {name!r}: these separate names in flags."
-    )
-  if name in _FACTORIES and not overwrite:
-    raise ValueError(
-      f"The name {name!r} already belongs to a norm. Choose another, or pass"
-      " overwrite=True to replace it."
-    )
-  _FACTORIES[name] = factory
+  _REGISTRY.register(name, factory, overwrite=overwrite)
 
 
-def _register_class(
-  name: str,
-  module: type[nn.Module],
-  by_train: Callable[[bool], dict[str, Any]] = lambda train: {},
-) -> None:
-  """Registers a class. Its fields are the options.
+def _factory(
+  name: str, module: type[nn.Module], decided: tuple[str, ...] = ()
+) -> NormFactory:
+  """Returns the factory of a class, whose fields are the options.
 
   Args:
     name: The short name.
     module: The class.
-    by_train: Returns the fields that are determined by `train`.
+    decided: Fields that the factory decides, by `train`.
   """
-  fields = {field.name for field in dataclasses.fields(module)} - {"parent"}
+  fields = {field.name for field in dataclasses.fields(module)}
+  accepted = sorted(fields - {"parent", *decided})
 
   def factory(*, train: bool, **options: Any) -> nn.Module:
-    decided = by_train(train)
-    check_keywords(
-      f"The norm {name!r}", options, sorted(fields - decided.keys())
-    )
-    return module(**decided, **options)
+    check_keywords(f"The norm {name!r}", options, accepted)
+    return module(**dict.fromkeys(decided, not train), **options)
 
-  register_norm(name, factory)
+  return factory
 
 
-def _mode(train: bool) -> dict[str, bool]:
-  """Returns the mode of a norm that has running statistics."""
-  return {"use_running_average": not train}
-
-
-_register_class("none", Identity)
-_register_class("ln", LayerNorm)
-_register_class("rms", RMSNorm)
-_register_class("bn", BatchNorm, _mode)
-_register_class("gn", GroupNorm)
-_register_class("in", InstanceNorm)
-_register_class("brn", BatchRenorm, _mode)
-_register_class("gbn", GhostBatchNorm, _mode)
-_register_class("dbn", DecorrelatedBatchNorm, _mode)
-_register_class("iternorm", IterNorm, _mode)
+_REGISTRY = Registry(
+  "normjax.linen",
+  (
+    LayerNorm,
+    RMSNorm,
+    BatchNorm,
+    GroupNorm,
+    InstanceNorm,
+    BatchRenorm,
+    GhostBatchNorm,
+    DecorrelatedBatchNorm,
+    IterNorm,
+  ),
+  module_of,
+  _factory,
+)
+_REGISTRY.factories["none"] = _factory("none", Identity)

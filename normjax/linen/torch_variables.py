@@ -5,10 +5,10 @@ model can only be moved as a whole. PyTorch itself is not needed.
 """
 
 import os
-import pathlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -16,7 +16,12 @@ from flax import traverse_util
 from flax.core import meta
 from numpy.typing import ArrayLike
 
-from normjax.linen.torch_plan import Shape, make_plan
+from normjax.lifecycle.torch_arrays import arrays_from_torch, arrays_to_torch
+from normjax.lifecycle.torch_layers import Layers
+from normjax.lifecycle.torch_plan import Path, Plan, make_plan
+from normjax.linen.batch import BatchNorm
+from normjax.linen.group import GroupNorm, InstanceNorm
+from normjax.linen.layer import LayerNorm, RMSNorm
 
 
 def variables_from_torch(
@@ -99,29 +104,8 @@ def variables_from_torch(
     >>> print(Net().apply(variables, x))
     [[0. 3.]]
   """
-  if not isinstance(state_dict, Mapping):
-    state_dict = _loaded(state_dict)
-  arrays = {key: _array(key, value) for key, value in state_dict.items()}
-  plan = make_plan(model, args, kwargs, names, feature_maps, untracked)
-  _check(
-    "state dict",
-    {key: array.shape for key, array in arrays.items()},
-    {entry.key: entry.torch_shape for entry in plan.entries},
-    origin={entry.key: "/".join(entry.path) for entry in plan.entries},
-    optional=plan.counters,
-  )
-  # Copies: on CPUs, JAX may share the memory of an array that PyTorch changes.
-  variables = {
-    path: jnp.full(leaf.shape, path[-1] == "var", leaf.dtype)
-    for path, leaf in plan.untracked.items()
-  }
-  variables |= {
-    entry.path: jnp.array(
-      entry.found.from_torch(arrays[entry.key]), entry.leaf.dtype, copy=True
-    )
-    for entry in plan.entries
-  }
-  return traverse_util.unflatten_dict(variables)
+  plan = _plan(model, args, kwargs, names, feature_maps, untracked)
+  return traverse_util.unflatten_dict(arrays_from_torch(state_dict, plan))
 
 
 def variables_to_torch(
@@ -166,95 +150,60 @@ def variables_to_torch(
     bn1.running_var [1. 1. 1.]
     bn1.weight [1. 1. 1.]
   """
-  plan = make_plan(model, args, kwargs, names, feature_maps, untracked)
+  plan = _plan(model, args, kwargs, names, feature_maps, untracked)
   leaves = traverse_util.flatten_dict(meta.unbox(variables))
-  _check(
-    "variables",
-    {"/".join(path): np.shape(leaf) for path, leaf in leaves.items()},
-    {"/".join(entry.path): entry.leaf.shape for entry in plan.entries}
-    | {"/".join(path): leaf.shape for path, leaf in plan.untracked.items()},
-  )
-  arrays = {
-    entry.key: np.array(
-      entry.found.to_torch(np.asarray(leaves[entry.path])),
-      dtype=leaves[entry.path].dtype,
-      order="C",
-    )
-    for entry in plan.entries
-  }
-  count = np.array(num_batches_tracked, np.int64)
-  return arrays | {key: count.copy() for key in plan.counters}
+  return arrays_to_torch(leaves, plan, num_batches_tracked)
 
 
-def _check(
-  what: str,
-  given: Mapping[str, Shape],
-  expected: Mapping[str, Shape],
-  *,
-  optional: Collection[str] = (),
-  origin: Mapping[str, str] | None = None,
-) -> None:
-  """Raises ValueError with all differences between names and shapes.
-
-  Args:
-    what: What is given.
-    given: Shapes by name.
-    expected: The same, as the model has them.
-    optional: Names that may be given.
-    origin: For each expected name, what it is in the model.
-  """
-  problems = {
-    "missing": [
-      f"{name} (for {origin[name]})" if origin else name
-      for name in expected
-      if name not in given
-    ],
-    "left over": [
-      name for name in given if name not in expected and name not in optional
-    ],
-    "wrong shape": [
-      f"{name} is {given[name]}, expected {shape}"
-      for name, shape in expected.items()
-      if given.get(name, shape) != shape
-    ],
-  }
-  if any(problems.values()):
-    listed = [f"{p}: {', '.join(n)}" for p, n in problems.items() if n]
-    raise ValueError(
-      "\n  ".join([f"The {what} and the Linen model differ.", *listed])
-    )
+_LAYERS = Layers(
+  (nn.Dense,),
+  (nn.Conv,),
+  (nn.ConvTranspose,),
+  (nn.Embed,),
+  (BatchNorm, nn.BatchNorm),
+  (
+    *(LayerNorm, RMSNorm, GroupNorm, InstanceNorm),
+    *(nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.InstanceNorm),
+  ),
+)
 
 
-def _loaded(path: str | os.PathLike[str]) -> Mapping[str, ArrayLike]:
-  """Returns the arrays of a `.safetensors` file."""
-  expected = (
-    "state_dict must be a mapping of names to arrays, or the path of a"
-    " .safetensors file, got"
-  )
-  if not isinstance(path, str | os.PathLike):
-    raise TypeError(f"{expected} {type(path).__name__}.")
-  if pathlib.Path(path).suffix != ".safetensors":
-    raise ValueError(
-      f"{expected} {os.fspath(path)!r}. Read what torch.save wrote with"
-      " torch.load(path, map_location='cpu'), and pass that."
-    )
-  try:
-    from safetensors.numpy import load_file
-  except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-      f"To read {os.fspath(path)!r}, install the package safetensors (pip"
-      " install safetensors), or pass a mapping of names to arrays."
-    ) from error
-  return load_file(path)
+def _plan(
+  model: nn.Module,
+  args: tuple[Any, ...],
+  kwargs: dict[str, Any],
+  names: Mapping[str, str] | None,
+  feature_maps: Mapping[str, Sequence[int]] | None,
+  untracked: Collection[str],
+) -> Plan:
+  """Returns what corresponds; arguments as of `variables_from_torch`."""
+  modules, leaves = _traced(model, args, kwargs)
+  return make_plan(_LAYERS, modules, leaves, names, feature_maps, untracked)
 
 
-def _array(key: str, value: ArrayLike) -> np.ndarray:
-  """Returns the NumPy array of an entry of a state dict."""
-  try:
-    return np.asarray(value)
-  except (TypeError, RuntimeError) as error:  # Of PyTorch's tensors.
-    error.add_note(
-      f"{key!r} must be an array, or a tensor that NumPy can read: pass"
-      " value.detach().cpu(), with .float() if it is bfloat16."
-    )
-    raise
+def _traced(
+  model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[dict[Path, nn.Module], dict[Path, jax.ShapeDtypeStruct]]:
+  """Returns the modules that a model calls, and the shapes of its variables."""
+  modules = {}
+
+  def record(
+    method: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext
+  ) -> Any:
+    modules[context.module.path] = context.module
+    return method(*args, **kwargs)
+
+  def init() -> Any:
+    inputs, options = jax.tree.map(_instance, (args, kwargs))
+    return model.init(jax.random.key(0), *inputs, **options)
+
+  with nn.intercept_methods(record):
+    variables = jax.eval_shape(init)
+  return modules, traverse_util.flatten_dict(meta.unbox(variables))
+
+
+def _instance(value: Any) -> Any:
+  """Returns zeros for a shape, and any other value as it is."""
+  if isinstance(value, jax.ShapeDtypeStruct):
+    return jnp.zeros(value.shape, value.dtype)
+  return value

@@ -69,6 +69,7 @@ class ImportsTest(absltest.TestCase):
         )
 
   def test_of_the_library_point_one_way(self):
+    shared = ("normjax.functional", "normjax.descriptions")
     for path in (ROOT / "normjax").rglob("*.py"):
       below = {
         "normjax": (
@@ -79,7 +80,10 @@ class ImportsTest(absltest.TestCase):
         ),
         "functional": ("normjax.functional", "normjax.native"),
         "native": ("normjax.native",),
-        "linen": ("normjax.functional", "normjax.linen"),
+        "descriptions": ("normjax.functional", "normjax.descriptions"),
+        "lifecycle": (*shared, "normjax.lifecycle"),
+        "linen": (*shared, "normjax.lifecycle", "normjax.linen"),
+        "nnx": (*shared, "normjax.lifecycle", "normjax.nnx"),
       }[path.parent.name]
       for target in imported(path):
         if target.startswith(("normjax.", "experiments", "benchmarks")):

@@ -42,8 +42,18 @@ class Case:
       "IterNorm",
     )
 
+  @property
+  def num_features(self):
+    """The sizes of the feature axes, as NNX modules take them."""
+    axes = self.options.get("axis", self.options.get("feature_axes", -1))
+    axes = axes if isinstance(axes, tuple | list) else [axes]
+    sizes = tuple(
+      self.shape[axis] for axis in sorted(i % len(self.shape) for i in axes)
+    )
+    return sizes if len(sizes) > 1 else sizes[0]
+
   def build(self, library=normjax.linen, train=True, **options):
-    """Returns the module of one of the two libraries."""
+    """Returns the Linen module of one of the two libraries."""
     mode = {"use_running_average": not train} if self.stateful else {}
     return getattr(library, self.kind)(**mode, **self.options, **options)
 

@@ -98,7 +98,7 @@ class MakeNormTest(parameterized.TestCase):
       make_norm(name, train=True, **{option: 1})
 
 
-@mock.patch.dict(registry._FACTORIES)
+@mock.patch.dict(registry._REGISTRY.factories)
 class RegisterNormTest(parameterized.TestCase):
   def test_a_new_norm_is_made_by_its_name(self):
     class Half(nn.Module):

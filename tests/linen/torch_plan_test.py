@@ -144,7 +144,7 @@ class ErrorsTest(parameterized.TestCase):
       variables_from_torch(given, Net(), X)
     self.assertEqual(
       str(raised.exception),
-      "The state dict and the Linen model differ.\n"
+      "The state dict and the model differ.\n"
       "  missing: layer1.0.bn.running_var (for"
       " batch_stats/layer1_0/bn/var), layer1.1.fc.bias (for"
       " params/layer1_1/fc/bias)\n"
@@ -163,7 +163,7 @@ class ErrorsTest(parameterized.TestCase):
       variables_to_torch(variables, Net(), X)
     self.assertEqual(
       str(raised.exception),
-      "The variables and the Linen model differ.\n"
+      "The variables and the model differ.\n"
       "  missing: params/cls_token\n"
       "  left over: params/head/bias\n"
       "  wrong shape: params/layer1_0/fc/bias is (3,), expected (4,)",

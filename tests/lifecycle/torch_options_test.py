@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
-from normjax.linen import BatchNorm, options_from_torch, torch_options
+from normjax.lifecycle import torch_options
+from normjax.linen import BatchNorm, options_from_torch
 from tests import reference
 from tests.linen.cases import call
 

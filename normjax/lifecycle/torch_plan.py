@@ -1,4 +1,4 @@
-"""Which variables of a Linen model correspond to which of a PyTorch model."""
+"""Which variables of a Flax model correspond to which of a PyTorch model."""
 
 import math
 import re
@@ -6,35 +6,30 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
-from flax import traverse_util
-from flax.core import meta
 
-from normjax.linen.torch_layers import (
-  BATCH_NORMS,
-  NORMS,
+from normjax.lifecycle.torch_layers import (
   Counterpart,
+  Layers,
   after_feature_map,
   counterpart,
 )
 
 Shape = tuple[int, ...]
-_Path = tuple[str, ...]  # Names in Linen, from the outermost on.
+Path = tuple[str, ...]  # Names in Flax, from the outermost on.
 
 
 class Entry(NamedTuple):
   """A variable and what corresponds to it in PyTorch.
 
   Attributes:
-    path: Its names in Linen, the collection first.
-    leaf: Its shape and dtype in Linen.
+    path: Its names in Flax, the collection first.
+    leaf: Its shape and dtype in Flax.
     key: Its name in the state dict.
     found: How its array is converted.
   """
 
-  path: _Path
+  path: Path
   leaf: jax.ShapeDtypeStruct
   key: str
   found: Counterpart
@@ -52,30 +47,38 @@ class Plan(NamedTuple):
   Attributes:
     entries: What both have.
     untracked: Statistics that PyTorch does not have.
-    counters: Keys of `num_batches_tracked`, which Linen does not have.
+    counters: Keys of `num_batches_tracked`, which Flax does not have.
   """
 
   entries: list[Entry]
-  untracked: dict[_Path, jax.ShapeDtypeStruct]
+  untracked: dict[Path, jax.ShapeDtypeStruct]
   counters: list[str]
 
 
 def make_plan(
-  model: nn.Module,
-  args: tuple[Any, ...],
-  kwargs: dict[str, Any],
+  layers: Layers,
+  modules: Mapping[Path, Any],
+  leaves: Mapping[Path, jax.ShapeDtypeStruct],
   names: Mapping[str, str] | None,
   feature_maps: Mapping[str, Sequence[int]] | None,
   untracked: Collection[str],
 ) -> Plan:
-  """Returns what corresponds; arguments as of `variables_from_torch`."""
-  modules, leaves = _traced(model, args, kwargs)
+  """Returns what corresponds.
+
+  Args:
+    layers: Classes of layers of the front end.
+    modules: The modules of the model by their paths.
+    leaves: Shapes and dtypes of its variables by their paths, which begin with
+      the collection.
+    names, feature_maps, untracked: As in `variables_from_torch`.
+  """
   owners = {path[1:-1] for path in leaves} | set(modules)
   prefixes = _prefixes(owners, names or {})
   maps = {key: tuple(shape) for key, shape in (feature_maps or {}).items()}
-  layers = {prefixes[path]: module for path, module in modules.items()}
-  _check_layers("feature_maps", maps, layers, (nn.Dense, *NORMS))
-  _check_layers("untracked", untracked, layers, BATCH_NORMS)
+  here = {prefixes[path]: module for path, module in modules.items()}
+  mapped = (*layers.dense, *layers.norms)
+  _check_layers("feature_maps", maps, here, mapped)
+  _check_layers("untracked", untracked, here, layers.batch_norms)
   plan = Plan([], {}, [])
   for path, leaf in leaves.items():
     collection, *_, name = path
@@ -83,55 +86,29 @@ def make_plan(
     if prefix in untracked and collection == "batch_stats":
       plan.untracked[path] = leaf
       continue
-    found = counterpart(module, name)
-    if prefix in maps and not (isinstance(module, nn.Dense) and name == "bias"):
+    found = counterpart(layers, module, name)
+    if prefix in maps and not (
+      isinstance(module, layers.dense) and name == "bias"
+    ):
       _check_features(prefix, maps[prefix], leaf, name)
       found = after_feature_map(found, maps[prefix])
     plan.entries.append(Entry(path, leaf, _joined(prefix, found.name), found))
-    if isinstance(module, BATCH_NORMS) and name == "var":
+    if isinstance(module, layers.batch_norms) and name == "var":
       plan.counters.append(_joined(prefix, "num_batches_tracked"))
   _check_unique(plan.entries)
   return plan
 
 
-def _traced(
-  model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[dict[_Path, nn.Module], dict[_Path, jax.ShapeDtypeStruct]]:
-  """Returns the modules that a model calls, and the shapes of its variables."""
-  modules = {}
-
-  def record(
-    method: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext
-  ) -> Any:
-    modules[context.module.path] = context.module
-    return method(*args, **kwargs)
-
-  def init() -> Any:
-    inputs, options = jax.tree.map(_instance, (args, kwargs))
-    return model.init(jax.random.key(0), *inputs, **options)
-
-  with nn.intercept_methods(record):
-    variables = jax.eval_shape(init)
-  return modules, traverse_util.flatten_dict(meta.unbox(variables))
-
-
-def _instance(value: Any) -> Any:
-  """Returns zeros for a shape, and any other value as it is."""
-  if isinstance(value, jax.ShapeDtypeStruct):
-    return jnp.zeros(value.shape, value.dtype)
-  return value
-
-
 def _prefixes(
-  paths: Iterable[_Path], names: Mapping[str, str]
-) -> dict[_Path, str]:
-  """Returns the prefix in PyTorch of each module, by its path in Linen."""
+  paths: Iterable[Path], names: Mapping[str, str]
+) -> dict[Path, str]:
+  """Returns the prefix in PyTorch of each module, by its path in Flax."""
   known = {path: prefix for prefix, path in names.items()}
   inside = {"/".join(path[:end]) for path in paths for end in _lengths(path)}
   wrong = [path for path in names.values() if path not in inside]
   if wrong or len(known) < len(names):
     raise ValueError(
-      "names must lead from prefixes in PyTorch to different modules in Linen,"
+      "names must lead from prefixes in PyTorch to different modules in Flax,"
       f" got {dict(names)}. The model has {', '.join(sorted(inside))}."
     )
   prefixes = {}
@@ -145,7 +122,7 @@ def _prefixes(
   return prefixes
 
 
-def _lengths(path: _Path) -> range:
+def _lengths(path: Path) -> range:
   return range(len(path), -1, -1)
 
 
@@ -161,8 +138,8 @@ def _joined(*names: str) -> str:
 def _check_layers(
   argument: str,
   prefixes: Iterable[str],
-  layers: Mapping[str, nn.Module],
-  kinds: tuple[type[nn.Module], ...],
+  layers: Mapping[str, Any],
+  kinds: tuple[type, ...],
 ) -> None:
   """Raises ValueError if an argument names what is no layer of these kinds."""
   fitting = [key for key, layer in layers.items() if isinstance(layer, kinds)]
@@ -181,7 +158,7 @@ def _check_features(
   features = leaf.shape[0] if name == "kernel" else math.prod(leaf.shape)
   if math.prod(shape) != features:
     raise ValueError(
-      f"{prefix} has {features} features in the Linen model, but its feature"
+      f"{prefix} has {features} features in the model, but its feature"
       f" map {shape} has {math.prod(shape)}. Give the shape [channels, ...] of"
       " the map before it is flattened, without the batch."
     )

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-_MARK = "normjax.linen.dataflow:"
+_MARK = "normjax.lifecycle.dataflow:"
 
 # Operations that call programs with their own operands, under the names of all
 # versions of JAX. The first operand of a condition chooses the program.
@@ -22,8 +23,8 @@ _CALLS = frozenset({
 })  # fmt: skip
 
 _OUTSIDE = (
-  "an input of the model, or of a part of it that nn.jit, nn.remat, nn.scan or"
-  " nn.vmap makes"
+  "an input of the model, or of a part of it that a transformation such as"
+  " jit, remat, scan or vmap makes"
 )
 
 
@@ -122,3 +123,8 @@ def _number(eqn: Any) -> int | None:
   if not isinstance(name, str) or not name.startswith(_MARK):
     return None
   return int(name.removeprefix(_MARK))
+
+
+def is_array(leaf: Any) -> bool:
+  """Whether a leaf of a call's arguments can be traced."""
+  return isinstance(leaf, jax.Array | np.ndarray | jax.ShapeDtypeStruct)

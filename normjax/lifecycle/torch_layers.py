@@ -1,21 +1,10 @@
 """How PyTorch names and lays out the arrays of each layer."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from flax import linen as nn
 
-from normjax.linen.batch import BatchNorm
-from normjax.linen.group import GroupNorm, InstanceNorm
-from normjax.linen.layer import LayerNorm, RMSNorm
-
-BATCH_NORMS = (BatchNorm, nn.BatchNorm)
-NORMS = (
-  *BATCH_NORMS,
-  *(LayerNorm, RMSNorm, GroupNorm, InstanceNorm),
-  *(nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.InstanceNorm),
-)
 _NAMES = {
   "scale": "weight",
   "bias": "bias",
@@ -26,12 +15,28 @@ _NAMES = {
 _Function = Callable[[np.ndarray], np.ndarray]
 
 
+class Layers(NamedTuple):
+  """Classes of modules of a front end that have counterparts in PyTorch."""
+
+  dense: tuple[type[Any], ...]
+  conv: tuple[type[Any], ...]
+  conv_transpose: tuple[type[Any], ...]
+  embed: tuple[type[Any], ...]
+  batch_norms: tuple[type[Any], ...]
+  other_norms: tuple[type[Any], ...]
+
+  @property
+  def norms(self) -> tuple[type, ...]:
+    """All norms."""
+    return (*self.batch_norms, *self.other_norms)
+
+
 class Counterpart(NamedTuple):
   """What corresponds to a variable in PyTorch.
 
   Attributes:
     name: PyTorch's name, within the layer.
-    from_torch: Returns Linen's array for PyTorch's.
+    from_torch: Returns Flax's array for PyTorch's.
     to_torch: The inverse.
   """
 
@@ -40,19 +45,24 @@ class Counterpart(NamedTuple):
   to_torch: _Function
 
 
-def counterpart(module: nn.Module | None, name: str) -> Counterpart:
+def counterpart(layers: Layers, module: Any, name: str) -> Counterpart:
   """Returns the counterpart of a module's variable.
 
   Variables of modules that are not known have the same name and layout there.
 
+  Args:
+    layers: The classes of the front end.
+    module: The module, or None.
+    name: The name of the variable.
+
   Raises:
     ValueError: a batch norm has more variables than PyTorch's.
   """
-  if isinstance(module, nn.Dense) and name == "kernel":  # [out, in] there.
+  if isinstance(module, layers.dense) and name == "kernel":  # [out, in] there.
     return Counterpart("weight", _swapped, _swapped)
-  if isinstance(module, nn.Conv) and name == "kernel":
+  if isinstance(module, layers.conv) and name == "kernel":
     return Counterpart("weight", _kernel_from_torch, _kernel_to_torch)
-  if isinstance(module, nn.ConvTranspose) and name == "kernel":
+  if isinstance(module, layers.conv_transpose) and name == "kernel":
     # PyTorch's is the transpose of a convolution, hence laid out and ordered
     # as that convolution's. Flax means that by `transpose_kernel`; without, it
     # slides a kernel of its own over the input.
@@ -63,9 +73,9 @@ def counterpart(module: nn.Module | None, name: str) -> Counterpart:
       lambda weight: np.swapaxes(_kernel_from_torch(_flipped(weight)), -1, -2),
       lambda kernel: _flipped(_kernel_to_torch(np.swapaxes(kernel, -1, -2))),
     )
-  if isinstance(module, nn.Embed) and name == "embedding":
+  if isinstance(module, layers.embed) and name == "embedding":
     return Counterpart("weight", _same, _same)
-  if isinstance(module, NORMS):
+  if isinstance(module, layers.norms):
     if name not in _NAMES:
       raise ValueError(
         f"PyTorch's norms have nothing like {name!r} of a"
