@@ -56,19 +56,20 @@ class Norm:
   """Describes a norm: its options, its parameters and its function.
 
   The modules of all front ends inherit from descriptions. The fields of a
-  description are the options of its modules. Those that this class needs:
+  description are the options of its modules. Some have a meaning here:
 
   Attributes:
     dtype: The dtype of the result. None means the dtype that `x` and the
-      parameters promote to.
+      parameters promote to. Every description needs it.
+    feature_axes: The axes that parameters vary along; without it, the last.
+    axis_name: Name or names of mapped axes that are averaged over too.
     param_dtype: The dtype of the parameters.
     use_scale, use_bias: Whether there are a `scale` and a `bias`.
     scale_init, bias_init: Their initializers.
     scale_offset: The gain is `scale_offset + scale`.
-    axis_name: Name or names of mapped axes that are averaged over too.
 
-  Not all norms have all of these. A norm without bias, for example, has
-  `use_bias = False`, without annotation.
+  The last four are those of `parameters`; a description that has others
+  replaces it. One without bias has `use_bias = False`, without annotation.
   """
 
   # The name of the field that tells which axes are features.
@@ -76,7 +77,8 @@ class Norm:
 
   def feature_shape(self, x: jax.Array) -> Shape:
     """Returns the shape of the features of `x`."""
-    return feature_shape(x, getattr(self, self.features), self.features)
+    axes = getattr(self, self.features, -1)
+    return feature_shape(x, axes, self.features)
 
   def parameters(self: Any, features: Shape) -> dict[str, Parameter]:
     """Returns the parameters for features of this shape, by name."""

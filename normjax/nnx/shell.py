@@ -63,7 +63,7 @@ class Shell(nnx.Module):
       widened(x, dtype),
       parameters,
       mask=boolean(mask),
-      axis_name=self.axis_name,
+      axis_name=getattr(self, "axis_name", None),
     )
     return y.astype(dtype)
 
@@ -110,7 +110,7 @@ class RunningShell(nnx.Module):
       statistics,
       use_running_average=evaluates,
       mask=boolean(mask),
-      axis_name=self.axis_name,
+      axis_name=getattr(self, "axis_name", None),
       **arguments,
     )
     if not evaluates:
@@ -175,7 +175,8 @@ def _operands(
     raise ValueError(
       f"{type(module).__name__} was made for num_features="
       f"{module.num_features}, but x of shape {x.shape} has features"
-      f" {features} along {module.features}={getattr(module, module.features)}."
+      f" {features} along {module.features}"
+      f"={getattr(module, module.features, -1)}."
     )
   parameters = {
     name: _reshaped(getattr(module, name).get_value(), declared.shape)

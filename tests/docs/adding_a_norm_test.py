@@ -10,7 +10,7 @@ from unittest import mock
 
 import pytest
 
-from normjax.linen import registry
+from normjax.descriptions import registry
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "adding_a_norm.md"
@@ -33,7 +33,7 @@ def folder(tmp_path):
 
 def test_examples_print_what_the_page_says(folder, monkeypatch):
   monkeypatch.syspath_prepend(folder)
-  with mock.patch.dict(registry._FACTORIES), mock.patch.dict(sys.modules):
+  with mock.patch.dict(registry._DESCRIPTIONS), mock.patch.dict(sys.modules):
     failed, tried = doctest.testfile(
       str(PAGE), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE
     )
