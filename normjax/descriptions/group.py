@@ -1,5 +1,6 @@
 """Group normalization and instance normalization."""
 
+import math
 from collections.abc import Mapping
 
 import jax
@@ -8,8 +9,9 @@ from flax.typing import Dtype, Initializer
 from jax.nn import initializers
 
 from normjax import functional
-from normjax.descriptions.norm import Norm, description
+from normjax.descriptions.norm import Norm, Parameter, Shape, description
 from normjax.functional.arguments import Axes, AxisIndexGroups, AxisName
+from normjax.functional.groups import count_groups
 
 
 @description
@@ -47,6 +49,11 @@ class GroupNorm(Norm):
   force_float32_reductions: bool = True
   scale_offset: float = 0.0
   channel_axis: int = -1
+
+  def parameters(self, features: Shape) -> dict[str, Parameter]:
+    """Returns gain and bias, if the groups divide the channels."""
+    count_groups(math.prod(features), self.num_groups, self.group_size)
+    return super().parameters(features)
 
   def normalize(
     self,

@@ -1,5 +1,6 @@
 """Parameters and dtypes, which all modules treat alike."""
 
+import dataclasses
 import inspect
 from typing import Any
 
@@ -28,10 +29,13 @@ def gain_init(module: Any) -> Initializer:
   if not module.scale_offset or inspect.unwrap(init) is not default:
     return init
 
-  def offset_init(*args: Any) -> Any:  # Possibly a box with metadata.
-    return jax.tree.map(
-      lambda gain: gain - module.scale_offset, module.scale_init(*args)
-    )
+  def offset_init(*args: Any) -> Any:
+    made: Any = init(*args)
+    if hasattr(made, "raw_value"):  # A box of NNX, which is no tree.
+      value = made.raw_value - module.scale_offset
+      return dataclasses.replace(made, raw_value=value)
+    # An array, or a box of Linen.
+    return jax.tree.map(lambda gain: gain - module.scale_offset, made)
 
   return offset_init
 

@@ -104,6 +104,8 @@ class RunningShell(nnx.Module):
     }
     x, parameters, statistics = _promoted(self, x, parameters, statistics)
     dtype = self.result_dtype(x, parameters)
+    if self.dtype is None:  # NNX promotes by the statistics too.
+      dtype = _wider(dtype, *(s.dtype for s in jax.tree.leaves(statistics)))
     y, updates = self.normalize_running(
       widened(x, dtype),
       parameters,
@@ -299,10 +301,13 @@ def _initialize(
 
 def _statistics_dtype(module: Any) -> Any:
   """Returns float32, or what parameters or result have if that is wider."""
+  dtype = jnp.float32 if module.dtype is None else module.dtype
+  return _wider(jnp.float32, module.param_dtype, dtype)
+
+
+def _wider(*dtypes: Any) -> Any:
+  """Returns what dtypes promote to, also if the user made promotion strict."""
   with jax.numpy_dtype_promotion("standard"):
-    dtypes = [module.param_dtype, jnp.float32]
-    if module.dtype is not None:
-      dtypes.append(module.dtype)
     return functools.reduce(jnp.promote_types, dtypes)
 
 

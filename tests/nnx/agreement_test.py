@@ -1,6 +1,7 @@
 """The numbers of NNX modules are those of Linen's, and of Flax."""
 
 import functools
+import math
 
 import chex
 import flax.nnx
@@ -13,10 +14,11 @@ from flax import nnx
 import normjax.linen
 import normjax.nnx
 from tests.linen import cases
-from tests.linen.cases import CASES, ONE_OF_EACH, named
+from tests.linen.cases import CASES, named
 from tests.nnx.modules import (
   PEERED,
   PEERED_ONE_OF_EACH,
+  SOME,
   build,
   call,
   fill,
@@ -66,7 +68,7 @@ class LinenTest(parameterized.TestCase):
       pure(build(case)), case.variables()
     )
 
-  @parameterized.named_parameters(masked_and_not(CASES, ONE_OF_EACH))
+  @parameterized.named_parameters(masked_and_not(CASES, SOME))
   def test_training(self, case, masked):
     variables, x = case.variables(), case.input()
     mask = case.mask() if masked else None
@@ -82,13 +84,13 @@ class LinenTest(parameterized.TestCase):
     variables, x = case.variables(), case.input()
     module = filled(case, train=False)
     np.testing.assert_allclose(
-      call(module, x), case.build(train=False).apply(variables, x), atol=1e-6
+      call(module, x),
+      jax.jit(case.build(train=False).apply)(variables, x),
+      atol=1e-6,
     )
     chex.assert_trees_all_equal(pure(module), variables)
 
-  @parameterized.product(
-    case=ONE_OF_EACH, dtype=("bfloat16", "float16", "float64")
-  )
+  @parameterized.product(case=SOME, dtype=("bfloat16", "float16", "float64"))
   def test_dtypes(self, case, dtype):
     with jax.enable_x64(dtype == "float64"):
       variables, options = case.variables(), {}
@@ -99,8 +101,10 @@ class LinenTest(parameterized.TestCase):
         options = {"dtype": dtype}
       module = fill(build(case, **options), variables)
       x = case.input(dtype=dtype)
-      y, updates = cases.call(case.build(**options), variables, x)
-      actual = nnx.jit(lambda module, x: module(x))(module, x)
+      y, updates = jax.jit(
+        functools.partial(cases.call, case.build(**options))
+      )(variables, x)
+      actual = call(module, x)
       chex.assert_trees_all_equal_dtypes((actual, pure(module)), (y, variables))
       np.testing.assert_allclose(
         np.float64(actual), np.float64(y), rtol=1e-2, atol=1e-2
@@ -193,6 +197,26 @@ class FlaxTest(parameterized.TestCase):
     np.testing.assert_allclose(ours, theirs, atol=5e-6)
 
   @parameterized.named_parameters(
+    named([case for case in CASES if not isinstance(case.num_features, int)])
+  )
+  def test_a_size_in_place_of_a_shape(self, case):
+    """As in Flax, `num_features` may be the product; parameters are flat."""
+    size = math.prod(case.num_features)
+    mode = {"use_running_average": False} if case.stateful else {}
+    flat = fill(
+      getattr(normjax.nnx, case.kind)(
+        size, rngs=nnx.Rngs(0), **mode, **case.options
+      ),
+      case.variables(),
+    )
+    self.assertEqual(flat.scale.get_value().shape, (size,))
+    shaped = filled(case)
+    np.testing.assert_array_equal(
+      call(flat, case.input()), call(shaped, case.input())
+    )
+    chex.assert_trees_all_equal(pure(flat, pure(shaped)), pure(shaped))
+
+  @parameterized.named_parameters(
     named([case for case in PEERED if case.stateful])
   )
   def test_running_statistics_of_five_steps(self, case):
@@ -223,12 +247,4 @@ class FlaxTest(parameterized.TestCase):
     with jax.numpy_dtype_promotion("standard"):
       for x in "bfloat16", "float32":
         ours, theirs = output(normjax.nnx, x), output(flax.nnx, x)
-        narrow = {x, param_dtype} == {"bfloat16"} and dtype is None
-        if case.stateful and narrow:
-          # BUG, or a decision: flax.nnx promotes by the statistics too, which
-          # are float32. Linen's modules of both libraries do not.
-          self.assertEqual(
-            (ours[0].dtype, theirs[0].dtype), ("bfloat16", "float32")
-          )
-          ours, theirs = ours[1:], theirs[1:]
         self.assertEqual(ours, theirs)

@@ -173,10 +173,9 @@ class ParametersTest(parameterized.TestCase):
   def test_an_offset_starts_scale_at_zero(self, boxed):
     options = {}
     if boxed:
-      # BUG: initializers of nnx.with_partitioning return a VariableMetadata,
-      # which is no tree: offset_init fails.
-      options["scale_init"] = nnx.with_partitioning(initializers.ones, (None,))
+      options["scale_init"] = nnx.with_metadata(initializers.ones, unit="m")
     norm = make("RMSNorm", scale_offset=1.0, **options)
+    self.assertEqual(getattr(norm.scale, "unit", None), "m" if boxed else None)
     np.testing.assert_array_equal(norm.scale.get_value(), 0)
     np.testing.assert_allclose(norm(X), make("RMSNorm")(X), rtol=1e-6)
     own = make("RMSNorm", scale_offset=1.0, scale_init=initializers.ones)

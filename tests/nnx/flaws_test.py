@@ -15,6 +15,7 @@ from absl.testing import parameterized
 from flax import nnx
 
 import normjax.nnx
+from tests.nnx.modules import gradients, pure
 
 
 @contextlib.contextmanager
@@ -144,17 +145,8 @@ class MaskTest(parameterized.TestCase):
 
     def run(library, x):
       norm = make(library, kind)
-
-      def loss(norm, x):
-        y = norm(x, mask=mask)
-        return jnp.sum(jnp.where(mask, jnp.sin(y), 0)), y
-
-      (_, y), grads = nnx.value_and_grad(loss, argnums=(0, 1), has_aux=True)(
-        norm, jnp.asarray(x)
-      )
-      grads = jax.tree.leaves((nnx.to_pure_dict(grads[0]), grads[1]))
-      stats = jax.tree.leaves(nnx.state(norm, nnx.BatchStat))
-      return [y, *grads, *stats]
+      (_, y), grads = gradients(norm, jnp.asarray(x), mask)
+      return jax.tree.leaves((y, pure(grads[0]), grads[1], pure(norm)))
 
     hidden = np.where(mask, x, bad)
     for actual, wanted in zip(
@@ -185,6 +177,15 @@ class MaskTest(parameterized.TestCase):
     var = (np.abs(values - mean) ** 2).mean((1, 3), keepdims=True)
     expected = ((values - mean) / np.ma.sqrt(var + 1e-6)).reshape(x.shape)
     close(y, expected.filled(0), 1e-5)
+
+  def test_masks_of_groups_broadcast(self):
+    x, mask = normal(4, 5, 6), np.arange(5)[:, None] < 3
+    norm = make(normjax.nnx, "GroupNorm", num_groups=2)
+    y = norm(x, mask=mask[None])
+    close(y[:, :3], norm(x[:, :3]), 1e-6)
+    np.testing.assert_array_equal(y[:, 3:], 0)
+    with self.assertRaisesRegex((TypeError, ValueError), "cannot reshape"):
+      make(flax.nnx, "GroupNorm", num_groups=2)(x, mask=mask[None])
 
   def test_a_mask_of_nothing_moves_no_statistic(self):
     norm = make(normjax.nnx, "BatchNorm")

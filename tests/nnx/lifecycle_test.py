@@ -159,6 +159,8 @@ class ModeTest(parameterized.TestCase):
       self.assertIs(view.batch.mean, model.batch.mean)
       kept = change(view, deterministic=False)
       self.assertEqual(modes(kept), [True, False])
+      again = change(view, deterministic=False, use_running_average=False)
+      self.assertEqual(modes(again), [False, False])
 
 
 class TrainingTest(parameterized.TestCase):

@@ -19,6 +19,12 @@ PEERED = tuple(
   if case.name not in ("batch_two_axes", "group_of_one_position")
 )
 PEERED_ONE_OF_EACH = tuple(case for case in ONE_OF_EACH if case in PEERED)
+# One of each kind of module. The functions are those of Linen's tests.
+SOME = tuple(
+  case
+  for case in ONE_OF_EACH
+  if case.name in ("layer_channels", "group", "batch", "dbn")
+)
 COLLECTIONS = {"params": nnx.Param, "batch_stats": nnx.BatchStat}
 
 
