@@ -52,7 +52,6 @@ from experiments.lab.training.optimizers import OPTIMIZERS, TITLES
 RATES = {"sgd": tuning.half_decades(-4, 0), "adam": tuning.half_decades(-7, -3)}
 EVERY = 20  # Steps between evaluations.
 WATCHED = 1_000  # Validation images of an evaluation.
-AGAIN = 500_000  # What is added to a seed for other kernels and batches.
 
 _SOURCE = "Ioffe & Szegedy 2015, figure 3"
 _STEPS: Mapping[str, Any] = {
@@ -173,7 +172,7 @@ def train(
     OPTIMIZERS[optimizer],
     images,
     batch_size=64,
-    seeds=[seed + AGAIN * again for seed in seeds],
+    seeds=[seed + tuning.AGAIN * again for seed in seeds],
     rates=rates,
     gain=config.gain,
   )

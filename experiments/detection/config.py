@@ -15,7 +15,6 @@ SIZES = (2, 16)
 LONGER = {2: 4, 16: 1}  # Factor of the steps, by batch size.
 SHOWN = 3  # Test scenes whose outputs are kept.
 CHECKS = 5  # How often average precision is taken during a training.
-AGAIN = 500_000  # What is added to a seed for other kernels and batches.
 LEARNED = ("bn", "gn", "none")  # Norms of the nets without pre-training.
 FINE_TUNED = ("trained", "frozen")  # What becomes of pre-trained batch norms.
 

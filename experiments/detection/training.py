@@ -12,7 +12,6 @@ from flax import traverse_util
 
 from experiments.detection import backbone, grid, scenes
 from experiments.detection.config import (
-  AGAIN,
   CHECKS,
   FINE_TUNED,
   LEARNED,
@@ -22,6 +21,7 @@ from experiments.detection.config import (
   Config,
 )
 from experiments.detection.nets import Classifier, Detector
+from experiments.lab import tuning
 from experiments.lab.data.arrays import Images, Pool
 from experiments.lab.data.batch import Members
 from experiments.lab.models import nets
@@ -114,7 +114,7 @@ class Trainer:
       kept=kind == "frozen",
     )
     state = engine.init(
-      [seed + AGAIN * again for seed in seeds], learning_rate=rates
+      [seed + tuning.AGAIN * again for seed in seeds], learning_rate=rates
     )
     if kind in FINE_TUNED:
       state = backbone.handed_over(state, start(seeds), len(rates))

@@ -15,6 +15,7 @@ from experiments.gan.config import Config
 from experiments.gan.measures import Samples
 from experiments.gan.nets import GAN
 from experiments.gan.yardstick import Yardstick
+from experiments.lab import tuning
 from experiments.lab.data.arrays import Pool
 from experiments.lab.data.batch import Batch, Prepare
 from experiments.lab.errors import RefusedError
@@ -28,7 +29,6 @@ from experiments.lab.training.losses import Loss
 from experiments.lab.training.step import Update
 
 PyTree = Any
-AGAIN = 500_000  # What is added to a seed for other kernels and batches.
 _B1 = 0.5  # Of Adam, from Radford et al.
 
 
@@ -155,7 +155,7 @@ def train(
   def of_lane(rate: float, seed: int) -> Parts:
     images = pool.split([seed])
     of_seed = engine.on(Shuffled(images.train, config.batch_size))
-    own = seed + AGAIN * again
+    own = seed + tuning.AGAIN * again
     samples = Samples(gan, config, images, yardsticks[seed], own)
     state = of_seed.init([own], learning_rate=[rate])
     samples.measure(lanes.one(state.variables, 0))

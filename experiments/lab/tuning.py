@@ -21,6 +21,9 @@ from experiments.lab.options import TuningConfig
 from experiments.lab.run import Parts, Run
 
 SEEDS = (1000, 1001, 1002)
+# Added to a seed, it gives other kernels and batches on the same examples, for
+# arms that show by how much two trainings differ anyway.
+AGAIN = 500_000
 MOST = 6  # Rates that a grid may grow by.
 
 # `train(rates, seeds)` returns arrays `[rates, seeds, ...]`, among them the

@@ -29,7 +29,6 @@ from experiments.online.nets import PatchNet, StreamNorm
 
 MANY = 20  # Examples of the batch that batch norm gets, where it gets one.
 AFTER = 100  # Examples after a change.
-AGAIN = 500_000  # What is added to a seed for other kernels.
 _MOMENTUM = 0.99  # At a batch of one: the memory is about a hundred examples.
 
 NORMS: Mapping[str, tuple[str, ...]] = {
@@ -187,7 +186,7 @@ def train(
   streams = task.streams(pool, config.segment, seeds, len(rates))
   engine = make_engine(net, norm, config, pool, streams.stream)
   state = engine.init(
-    [seed + AGAIN * again for seed in seeds], learning_rate=rates
+    [seed + tuning.AGAIN * again for seed in seeds], learning_rate=rates
   )
   count = streams.stream.num_examples
   state, records = engine.train(state, count // batch(norm))

@@ -31,7 +31,6 @@ EQUAL = 1e-3  # Adam's default rate.
 NORMS = ("none", "ln", "step", "one")
 TASKS = ("rows", "adding")
 BATCH = 64
-AGAIN = 500_000  # What is added to a seed for other kernels and batches.
 
 FACTORS = (1.0, 1.5, 2.0, 3.0, 4.0)  # Lengths of the test, over the longest.
 TWICE = FACTORS.index(2.0)
@@ -133,7 +132,7 @@ def on_rows(
     adam,
     images,
     batch_size=BATCH,
-    seeds=[seed + AGAIN * again for seed in seeds],
+    seeds=[seed + tuning.AGAIN * again for seed in seeds],
     rates=rates,
     steps=config.steps,
     gain=config.gain,
