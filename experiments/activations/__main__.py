@@ -47,7 +47,13 @@ import numpy as np
 from absl import flags
 
 from experiments.activations import claims, drawing
-from experiments.activations.training import CHANGED_LAYERS, Arm, at_init, train
+from experiments.activations.training import (
+  CHANGED_LAYERS,
+  Arm,
+  at_init,
+  scaled,
+  train,
+)
 from experiments.lab import options, parsers, study, tuning
 from experiments.lab.errors import RefusedError
 from experiments.lab.options import option
@@ -95,9 +101,11 @@ def measure(config: Config, run: Run) -> None:
       f" --hidden must have more than {CHANGED_LAYERS} widths, got"
       f" {len(config.hidden)}."
     )
-  pool = run.load_pool(config.dataset, halved=config.halve)
+  loaded = run.load_pool(config.dataset, halved=config.halve)
+  pools = {scale: scaled(loaded, scale) for scale in SCALES["none"]}
   found: dict[Arm, Parts] = {}
   for arm in arms():
+    pool = pools[arm.scale]
     first = functools.partial(
       at_init, arm, config.hidden, pool, config.seed_numbers
     )
@@ -112,7 +120,7 @@ def measure(config: Config, run: Run) -> None:
     )
   _show(found)
   judge(found, run)
-  drawing.scales(found, config.seeds, pool.name, run)
+  drawing.scales(found, config.seeds, loaded.name, run)
   affine = PLAIN._replace(affine=True)
   regime = [
     ("bn with gain and bias", affine),
@@ -120,7 +128,7 @@ def measure(config: Config, run: Run) -> None:
     ("none", affine._replace(norm="none")),
   ]
   drifting = [Arm(DRIFTING, norm) for norm in SCALES]
-  drawing.changes(found, regime, drifting, pool.name, run)
+  drawing.changes(found, regime, drifting, loaded.name, run)
 
 
 def judge(found: Mapping[Arm, Parts], run: Run) -> None:

@@ -3,6 +3,7 @@
 The inputs of one layer's activations are an array `[..., examples, units]`.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from experiments.lab.data.batch import Choice, Members
+from experiments.lab.data.batch import Batch, Choice, Members
 from experiments.lab.models.nets import MLP
 from experiments.lab.probes import signals
 
@@ -131,12 +132,23 @@ def activation_inputs(
     examples: Examples of every lane.
     prepare: Converts their inputs to the model's.
   """
-
   assert isinstance(model, MLP)
+  found = _activation_inputs(
+    model, prepare, variables, examples.choice, examples.pool
+  )
+  return [np.asarray(layer, np.float64) for layer in found]
 
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _activation_inputs(
+  model: MLP,
+  prepare: Callable[[Any], Any],
+  variables: PyTree,
+  choice: Choice,
+  pool: Batch,
+) -> list[jax.Array]:
   def of_lane(variables: PyTree, own: Choice) -> list[jax.Array]:
-    inputs = prepare(own.of(examples.pool).inputs)
+    inputs = prepare(own.of(pool).inputs)
     return signals.activation_inputs(model, variables, inputs, train=False)
 
-  found = jax.jit(jax.vmap(of_lane))(variables, examples.choice)
-  return [np.asarray(layer, np.float64) for layer in found]
+  return jax.vmap(of_lane)(variables, choice)

@@ -75,7 +75,7 @@ def at_init(
   arm: Arm, hidden: Sequence[int], pool: Pool, seeds: Sequence[int]
 ) -> Parts:
   """Returns "gradient" and "spread", `[seeds, layers]`: `signals.at_init`."""
-  batch = scaled(pool, arm.scale).prepared(AT_INIT)
+  batch = pool.prepared(AT_INIT)
   model = arm.model(hidden, pool.num_classes)
   return signals.at_init(model, seeds, batch)
 
@@ -96,7 +96,7 @@ def train(
     hidden: Width of each hidden layer.
     steps: Training steps.
     gain: Factor of the initial kernels.
-    pool: Images from which each seed draws.
+    pool: Images from which each seed draws, with the arm's `scaled` inputs.
     rates, seeds: Learning rates, and seeds for each.
 
   Returns:
@@ -107,7 +107,7 @@ def train(
     "changed", "changed_reestimated": The test error after the change in
     percent, with the old batch statistics and with re-estimated ones.
   """
-  images = scaled(pool, arm.scale).split(seeds, len(rates))
+  images = pool.split(seeds, len(rates))
   model = arm.model(hidden, images.num_classes)
   engine, state, _ = classification.train_at_rates(
     model,

@@ -74,7 +74,7 @@ def at_init(
     inputs.
   """
 
-  def of_seed(seed: jax.Array) -> dict[str, jax.Array]:
+  def of_seed(seed: jax.Array, batch: Batch) -> dict[str, jax.Array]:
     variables = model.init(jax.random.key(seed), batch.inputs, train=False)
     loss = landscape.make_loss(model, variables)
     gradients = jax.grad(loss)(variables["params"], batch)
@@ -90,11 +90,11 @@ def at_init(
     }
 
   compiled = jax.jit(
-    jax.vmap(of_seed),
+    jax.vmap(of_seed, in_axes=(0, None)),
     # It runs only once, so optimizing does not pay.
     compiler_options={"xla_backend_optimization_level": 0},
   )
-  found = compiled(np.asarray(seeds, np.uint32))
+  found = compiled(np.asarray(seeds, np.uint32), batch)
   return {name: np.asarray(values) for name, values in found.items()}
 
 
