@@ -1,7 +1,7 @@
 """Sources of training batches."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, Protocol
 
 import jax
@@ -48,6 +48,22 @@ class Source(Protocol):
 
   def batch(self, plan: PyTree, step: jax.Array, data: PyTree) -> PyTree:
     """Returns the batch of a step, counted from the start of its period."""
+
+
+def kind(source: Source) -> Hashable:
+  """Returns what decides on the programs of a source: all but its numbers.
+
+  >>> kind(Shuffled(jnp.zeros(8), 2)) == kind(Shuffled(jnp.ones(8), 2))
+  True
+  >>> kind(Shuffled(jnp.zeros(8), 2)) == kind(Shuffled(jnp.zeros(9), 2))
+  False
+  """
+  leaves, tree = jax.tree.flatten(vars(source))
+  static = (
+    (leaf.shape, leaf.dtype) if hasattr(leaf, "shape") else leaf
+    for leaf in leaves
+  )
+  return type(source), tree, tuple(static)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

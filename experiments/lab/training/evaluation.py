@@ -1,7 +1,7 @@
 """Evaluation on every example once, and re-estimation of batch statistics."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import jax
@@ -12,11 +12,12 @@ from jax.sharding import Mesh
 
 from experiments.lab.data.batch import Batch, Choice, Examples, parts
 from experiments.lab.training import devices, lanes, losses
-from experiments.lab.training.batches import Source
+from experiments.lab.training.batches import Source, kind
 from experiments.lab.training.losses import Loss
 from normjax import linen
 
 PyTree = Any
+_Functions = tuple[Callable[..., PyTree], Callable[..., PyTree]]
 
 
 class Evaluator:
@@ -35,6 +36,7 @@ class Evaluator:
     self._scan = scan
     self._mesh = mesh
     self._apart = apart
+    self._reestimating: dict[Hashable, _Functions] = {}
     self._over_lanes = lanes.vmapped if scan else lanes.unrolled
     self._of_all = devices.jit(
       self._of_all_lanes, mesh, static_argnums=(0, 1, 2)
@@ -90,12 +92,31 @@ class Evaluator:
     if "batch_stats" not in variables:
       return variables
     lanes.check(source.own, len(jax.tree.leaves(variables)[0]))
+    known = model, kind(source)
+    if known not in self._reestimating:
+      self._reestimating[known] = self._reestimation(model, source)
+    make_plan, batch_of_lanes = self._reestimating[known]
+    key = devices.replicate(jax.random.key(0), self._mesh)
+
+    def steps() -> Iterator[tuple[PyTree, int]]:
+      for number in range(batches):
+        period, step = divmod(number, source.period)
+        if step == 0:
+          plan = make_plan(key, period, source.own)
+        yield plan, step
+
+    return linen.reestimate(
+      lambda variables, at: batch_of_lanes(variables, *at, source.data),
+      variables,
+      steps(),
+    )
+
+  def _reestimation(self, model: nn.Module, source: Source) -> _Functions:
+    """Returns what plans, and what gives the statistics of a batch."""
     make_plan, plan_axis = source.plan, None
     if source.own is not None:
       make_plan = lanes.vmapped(source.plan, in_axes=(None, None, 0))
       plan_axis = 0
-    make_plan = devices.jit(make_plan, self._mesh)
-    key = devices.replicate(jax.random.key(0), self._mesh)
 
     def batch_of_lane(
       variables: PyTree, plan: PyTree, step: jax.Array, data: PyTree
@@ -111,19 +132,7 @@ class Evaluator:
     )
     if self._apart:
       batch_of_lanes = lanes.one_by_one(batch_of_lanes, in_axes)
-
-    def steps() -> Iterator[tuple[PyTree, int]]:
-      for number in range(batches):
-        period, step = divmod(number, source.period)
-        if step == 0:
-          plan = make_plan(key, period, source.own)
-        yield plan, step
-
-    return linen.reestimate(
-      lambda variables, at: batch_of_lanes(variables, *at, source.data),
-      variables,
-      steps(),
-    )
+    return devices.jit(make_plan, self._mesh), batch_of_lanes
 
   def _of_all_lanes(
     self,

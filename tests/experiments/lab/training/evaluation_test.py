@@ -110,6 +110,34 @@ class ReestimateTest(parameterized.TestCase):
         lanes.one(found, lane), lanes.one(alone, 0), rtol=1e-5, atol=1e-6
       )
 
+  @parameterized.parameters(True, False)
+  def test_equal_sources_share_what_is_compiled(self, scan):
+    loss, traced = cross_entropy(problems.prepare), []
+
+    def noticed(*args):
+      traced.append(1)
+      return loss(*args)
+
+    def again(examples, size):
+      source = Shuffled(examples, size, ordered=True)
+      return made.reestimate(variables, source)["batch_stats"]
+
+    made = new_engine("bn", loss=noticed, scan=scan)
+    variables = made.init([0]).variables
+    ours, theirs = problems.examples(44), problems.examples(44, seed=1)
+    first = again(ours, 8)
+    before = len(traced)
+    second = again(theirs, 8)
+    self.assertLen(traced, before)
+    chex.assert_trees_all_equal(first, again(ours, 8))
+    made = new_engine("bn", scan=scan)
+    chex.assert_trees_all_equal(second, again(theirs, 8))
+    # As many batches, but the examples are in other places.
+    made = new_engine("bn", loss=noticed, scan=scan)
+    again(problems.examples(47), 8)
+    found = again(ours, 8)
+    chex.assert_trees_all_equal(first, found)
+
   def test_without_statistics_nothing_changes(self):
     made = engine("ln")
     variables = made.init([0]).variables
