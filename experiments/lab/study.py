@@ -207,6 +207,8 @@ def main(
       sys.exit(f"Not a flag: {' '.join(argv[1:])}. See --help.")
     compilation.avoid_faults()
     compilation.keep_compiled()
+    if flags.FLAGS.quick:
+      compilation.compile_sooner()
     given = {flag for flag in flags.FLAGS if flags.FLAGS[flag].present}
     for preset in options.PRESETS:
       if preset in given and not flags.FLAGS[preset].value:

@@ -87,12 +87,7 @@ def _trained(
 @functools.cache
 def _compiled(arm: Arm, config: Config) -> Any:
   """Returns the compiled training of a seed at a rate."""
-  # Where there is little to run, optimizing the code takes longer.
-  little = config.updates < 10
-  return jax.jit(
-    functools.partial(_trained, Agent(arm, config)),
-    compiler_options={"xla_backend_optimization_level": 0} if little else None,
-  )
+  return jax.jit(functools.partial(_trained, Agent(arm, config)))
 
 
 def train(

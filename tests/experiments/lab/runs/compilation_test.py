@@ -1,8 +1,9 @@
-"""Faults of XLA that the lab switches off."""
+"""Faults of XLA that the lab switches off, and programs compiled sooner."""
 
 import os
 from unittest import mock
 
+import jax
 import jaxlib
 from absl.testing import absltest, parameterized
 
@@ -25,6 +26,15 @@ class AvoidFaultsTest(parameterized.TestCase):
     ):
       compilation.avoid_faults()
       self.assertEqual(os.environ["XLA_FLAGS"], expected)
+
+
+class CompileSoonerTest(absltest.TestCase):
+  def test_leaves_out_optimizations(self):
+    name = "jax_disable_most_optimizations"
+    self.addCleanup(jax.config.update, name, jax.config.read(name))
+    jax.config.update(name, False)
+    compilation.compile_sooner()
+    self.assertTrue(jax.config.read(name))
 
 
 if __name__ == "__main__":
