@@ -92,7 +92,7 @@ class TuningConfig(Config):
   tuning_seeds: int = option(
     3,
     "Number of seeds that choose the learning rate of every arm; they are not"
-    " among those that are judged. With 1, the grid of rates does not grow.",
+    " among those that are judged. With 1, only two rates are tried.",
     flags.IntegerParser(lower_bound=1, upper_bound=3),
   )
   rate_factor: float = option(

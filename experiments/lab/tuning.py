@@ -2,10 +2,12 @@
 
 An arm is trained at every rate of a grid with the tuning seeds. The rate with
 the lowest mean loss is taken, by default of the validation loss. If it is the
-first or last one, the grid grows by its own step until it is not. (With only
-one tuning seed, as in --quick, it does not grow: one seed says too little.)
-Then the arm is trained at this rate with the seeds of the study, which had no
-part in the choice.
+first or last one, the grid grows by its own step until it is not. Then the arm
+is trained at this rate with the seeds of the study, which had no part in the
+choice.
+
+One tuning seed says too little to choose by. It is for --quick, where only the
+two rates in the middle of the grid are tried, and the grid does not grow.
 """
 
 import functools
@@ -130,8 +132,12 @@ def chosen(
   """Chooses a rate; see `tuned`."""
   grid = [float(rate) for rate in rates]
   step = (grid[-1] / grid[0]) ** (1 / (len(grid) - 1))
+  most = MOST
+  if len(seeds) == 1:
+    # As many lanes as the two seeds of --quick, hence the same programs.
+    middle = (len(grid) - 1) // 2
+    grid, most = grid[middle : middle + 2], 0
   losses = [*run.part(f"{name}_tuning", lambda: train(grid, seeds))[by]]
-  most = MOST if len(seeds) > 1 else 0
   for count in range(1, most + 1):
     best = statistics.best_rate(np.array(losses))
     if 0 < best < len(grid) - 1:

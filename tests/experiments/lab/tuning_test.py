@@ -111,10 +111,14 @@ class TuningTest(parameterized.TestCase):
     self.assertEqual(choice.rate, choice.rates[edge])
     self.assertFalse(choice.interior)
 
-  def test_one_seed_makes_no_grid_grow(self):
-    choice = tuning.chosen(self.run, "bn", self.train(1e30), RATES, [1000])
-    self.assertLen(self.trained, 1)
-    self.assertEqual(choice.rate, choice.rates[-1])
+  @parameterized.parameters(
+    (RATES, [1.0, 10.0]), (RATES[:4], [0.1, 1.0]), (RATES[:2], [0.01, 0.1])
+  )
+  def test_one_seed_tries_two_rates(self, rates, tried):
+    choice = tuning.chosen(self.run, "bn", self.train(1e30), rates, [1000])
+    self.assertEqual(self.trained, [(tried, [1000])])
+    self.assertEqual(choice.rates, tried)
+    self.assertEqual(choice.rate, tried[-1])
     self.assertFalse(choice.interior)
 
   def test_the_last_rate_it_may_try_makes_it_interior(self):

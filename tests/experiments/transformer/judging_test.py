@@ -264,7 +264,9 @@ class MeasureTest(Runs):
 
   @parameterized.parameters(*studies.STUDIES)
   def test_leaves_its_results(self, name):
-    config = self.settings(name.removeprefix("transformer_"), seeds=3)
+    config = self.settings(
+      name.removeprefix("transformer_"), seeds=3, tuning_seeds=2
+    )
     chosen = studies.STUDIES[name]
     trainings = []
 
