@@ -51,7 +51,7 @@ def three_digits_in_examples() -> Iterator[None]:
 # XLA's optimizations; other modules of tests/functional and tests/native run
 # what users run.
 _COMPILED_SOONER = (
-  *("tests/linen/", "tests/nnx/", "tests/experiments/"),
+  *("tests/linen/", "tests/nnx/", "tests/experiments/", "tests/benchmarks/"),
   *(
     f"tests/functional/{name}_test.py"
     for name in (

@@ -17,14 +17,6 @@ from experiments.lab.data import arrays
 SEEDS, EVALUATIONS = 20, 30
 
 
-def setUpModule():
-  jax.config.update("jax_disable_most_optimizations", True)
-
-
-def tearDownModule():
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 def verdicts(found):
   steps = {
     optimizer: convnet.counted(arms) for optimizer, arms in found.items()

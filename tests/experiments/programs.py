@@ -15,10 +15,11 @@ _SECONDS = 300.0  # Until a program counts as one that does not end.
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-# Forks, because to import all of JAX again takes seconds.
+# Forks, because to import JAX and what studies share again takes seconds.
 _SHOW_HELP = """
 import json, os, runpy, sys, warnings
-from experiments.lab import study
+from experiments.lab import study, tuning
+from experiments.lab.training import classification
 warnings.simplefilter("ignore")  # JAX warns of forks.
 texts = {}
 for module in sys.argv[1:]:

@@ -12,14 +12,6 @@ from experiments.lab.data import arrays
 HIDDEN = (12, 12, 12)
 
 
-def setUpModule():
-  jax.config.update("jax_disable_most_optimizations", True)
-
-
-def tearDownModule():
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 def pool():
   loaded = arrays.load_pool("digits", train=128, validation=50, test=60)
   return loaded._replace(examples=jax.tree.map(jnp.asarray, loaded.examples))

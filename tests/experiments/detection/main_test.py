@@ -35,14 +35,6 @@ from normjax.linen import make_norm
 SEEDS = 20
 
 
-def setUpModule():
-  jax.config.update("jax_disable_most_optimizations", True)
-
-
-def tearDownModule():
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 def pool():
   found = arrays.load_pool("digits")
   return found._replace(examples=jax.tree.map(jnp.asarray, found.examples))

@@ -17,14 +17,6 @@ from experiments.lab.data.batch import Batch
 from experiments.lab.errors import RefusedError
 
 
-def setUpModule():
-  jax.config.update("jax_disable_most_optimizations", True)
-
-
-def tearDownModule():
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 def compiled(loss):
   return jax.jit(loss, static_argnums=(0, 4))
 

@@ -13,14 +13,6 @@ from experiments.gan.arms import ARMS, model
 from experiments.lab.data import arrays
 
 
-def setUpModule():
-  jax.config.update("jax_disable_most_optimizations", True)
-
-
-def tearDownModule():
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 def between(first, second):
   return frechet.distance(frechet.moments(first), frechet.moments(second))
 

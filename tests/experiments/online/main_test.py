@@ -24,14 +24,6 @@ SEEDS, SEGMENT = 20, 200
 PARTS = SEGMENT // training.MANY  # Of a segment.
 
 
-def setUpModule():
-  jax.config.update("jax_disable_most_optimizations", True)
-
-
-def tearDownModule():
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 def digits():
   pool = arrays.load_pool("digits", test=50)
   return pool._replace(examples=jax.tree.map(jnp.asarray, pool.examples))

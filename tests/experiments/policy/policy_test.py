@@ -33,14 +33,6 @@ TINY = Config(
 )
 
 
-def setUpModule():
-  jax.config.update("jax_disable_most_optimizations", True)
-
-
-def tearDownModule():
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 def made_up(returns, apart=0.01, same=0.0):
   """Returns made-up arms.
 

@@ -20,14 +20,6 @@ from experiments.recurrent.training import FACTORS, Arm, Config
 SEEDS = 20
 
 
-def setUpModule():
-  jax.config.update("jax_disable_most_optimizations", True)
-
-
-def tearDownModule():
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 def numbers(mean, seed):
   rng = np.random.default_rng(seed)
   return mean * np.exp(0.03 * rng.normal(size=SEEDS))

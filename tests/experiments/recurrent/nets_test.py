@@ -14,14 +14,6 @@ UNITS, STEPS = 3, 4
 X = np.random.default_rng(0).normal(size=(5, STEPS, 2)).astype(np.float32)
 
 
-def setUpModule():
-  jax.config.update("jax_disable_most_optimizations", True)
-
-
-def tearDownModule():
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 def sigmoid(x):
   return 1 / (1 + np.exp(-x))
 

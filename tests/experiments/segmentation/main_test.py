@@ -19,14 +19,6 @@ from experiments.segmentation.training import MEASURED, Trainer, train
 SEEDS = 20
 
 
-def setUpModule():
-  jax.config.update("jax_disable_most_optimizations", True)
-
-
-def tearDownModule():
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 def numbers(mean):
   """Returns a made-up number per seed; other means have other noise."""
   noise = np.random.default_rng(round(1000 * mean)).normal(size=SEEDS)

@@ -11,14 +11,6 @@ from experiments.lab.models.norms import norm_factory
 from experiments.segmentation.model import UNet
 
 
-def setUpModule():
-  jax.config.update("jax_disable_most_optimizations", True)
-
-
-def tearDownModule():
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 def unet(norm, **options):
   return UNet(norm=norm_factory(norm), num_classes=3, hidden=(8, 16), **options)
 

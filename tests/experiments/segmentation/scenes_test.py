@@ -13,14 +13,6 @@ from experiments.segmentation import digits, scenes
 from experiments.segmentation.scenes import Look
 
 
-def setUpModule():
-  jax.config.update("jax_disable_most_optimizations", True)
-
-
-def tearDownModule():
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 def small_images(size=6):
   """Returns images of constant brightness: bright ones are to be found."""
   labels = np.tile(np.arange(4), 5)

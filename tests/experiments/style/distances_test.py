@@ -12,14 +12,6 @@ grams = jax.jit(texture.grams)
 style_distance = jax.jit(texture.style_distance)
 
 
-def setUpModule():
-  jax.config.update("jax_disable_most_optimizations", True)
-
-
-def tearDownModule():
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 def pictures(count=2, side=20, seed=0):
   rng = np.random.default_rng(seed)
   return rng.uniform(size=(count, side, side, 3)).astype(np.float32)

@@ -13,14 +13,6 @@ from experiments.style.nets import StyleNorm, Stylizer
 from experiments.style.training import Arm, Sizes, Trainer, change
 
 
-def setUpModule():
-  jax.config.update("jax_disable_most_optimizations", True)
-
-
-def tearDownModule():
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
 def painter(norm, **options):
   """Returns a function that paints with an untrained net, and its variables."""
   model = Stylizer(norm, widths=(4, 8), blocks=1, **options)
