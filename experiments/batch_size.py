@@ -319,6 +319,7 @@ STUDY = study.Study(
   quick={
     "seeds": 2,
     "tuning_seeds": 1,
+    "norm": ("none", "bn", "gn"),
     "examples": 640,
     "batch_sizes": (2, 8, 32),
     "channels": (8, 8),

@@ -364,7 +364,7 @@ STUDY = study.Study(
   Config(),
   CLAIMS,
   quick={
-    "seeds": 1,
+    "seeds": 2,
     "tuning_seeds": 1,
     "norm": ("none", "bn"),
     "train": 256,

@@ -45,7 +45,7 @@ SETTINGS: Mapping[str, Any] = {
   "kernel_init": "lecun",
 }
 QUICK: Mapping[str, Any] = {
-  "seeds": 1,
+  "seeds": 2,
   "tuning_seeds": 1,
   "layers": 1,
   "width": 8,
