@@ -273,7 +273,7 @@ STUDY = study.Study(
   Config(),
   CLAIMS,
   CHECKS,
-  quick={"seeds": 2, "steps": 300},
+  quick={"seeds": 2, "steps": 100},
   full={"steps": 20_000, "batch_size": 128},
   confirm={"seed": 100, "seeds": 10},
 )
