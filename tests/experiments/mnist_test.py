@@ -198,7 +198,7 @@ class RunTest(Folders, parameterized.TestCase):
         return x
 
     with (
-      mock.patch.dict(registry._FACTORIES, fixed=Foreign),
+      mock.patch.dict(registry._REGISTRY.factories, fixed=Foreign),
       self.assertRaisesRegex(RefusedError, "no field use_running_average"),
     ):
       run(Config(dataset="digits", norm=("fixed",)))

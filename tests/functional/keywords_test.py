@@ -8,6 +8,7 @@ from absl.testing import parameterized
 
 import normjax
 import normjax.linen
+import normjax.nnx
 from normjax.functional import keywords
 from normjax.functional.keywords import check_keywords
 from tests.functional.arguments_test import FUNCTIONS
@@ -20,6 +21,9 @@ ACCEPTED = {
     normjax.linen.BatchNorm, normjax.linen.GroupNorm,
     normjax.linen.InstanceNorm, normjax.linen.LayerNorm, normjax.linen.RMSNorm,
   )
+} | {
+  f"nnx.{module.__name__}": tuple(inspect.signature(module.__init__).parameters)
+  for module in (normjax.nnx.BatchNorm, normjax.nnx.LayerNorm)
 }  # fmt: skip
 
 
