@@ -24,6 +24,13 @@ _RETURN: Mapping[str, Any] = {
   "form": "+.0f",
   "pilot": _PILOT,
 }
+# Of seeds 100 to 119, in two a net without a norm failed, far from all others.
+_BY_RANK: Mapping[str, Any] = {
+  **_RETURN,
+  "analysis": Difference(by_rank=True),
+  "pilot": f"{_PILOT}; by rank, because in two of the seeds 100 to 119 the net"
+  " without a norm failed",
+}
 _TENTH = "a tenth of the 500 steps that are possible"
 MATTER = Claim(
   "scales_matter",
@@ -33,7 +40,7 @@ MATTER = Claim(
   criterion=Effect(-100),
   why="twice the margin of the claims that a norm makes them harmless",
   spread=1.1,
-  **_RETURN,
+  **_BY_RANK,
 )
 HARMLESS = {
   arm: Claim(
@@ -45,7 +52,7 @@ HARMLESS = {
     criterion=Above(-50),
     why=_TENTH,
     spread=spread,
-    **_RETURN,
+    **_BY_RANK,
   )
   for arm, name, source, spread in (
     ("inputs", "standardized inputs", "ours; common practice", 35),
