@@ -71,9 +71,10 @@ class Moments(_Moments):
     m2_tail: Any = None,
   ) -> "Moments":
     """Replaces tails that are not given by zero."""
-    if count_tail is None:
+    # Trees of other things, such as the None of Orbax, stay as they are.
+    if count_tail is None and count is not None:
       count_tail = jnp.zeros_like(count)
-    if m2_tail is None:
+    if m2_tail is None and m2 is not None:
       m2_tail = jnp.zeros_like(m2)
     return super().__new__(cls, count, mean, mean_tail, m2, count_tail, m2_tail)
 

@@ -55,6 +55,11 @@ def batch_norms(
     TypeError: `which` is of another type.
     ValueError: it, or an item of it, selects none, unless this is meant.
   """
+  if not isinstance(model, nnx.Module):
+    raise TypeError(
+      f"model must be an nnx.Module, got {type(model).__name__}. The tools of"
+      " normjax.nnx get the model first; those of normjax.linen do not."
+    )
   chosen = canonical(which)
   norms = {
     path: module for path, module in modules(model) if is_batch_norm(module)
@@ -85,16 +90,33 @@ def restore(module: nnx.Module, before: type[nnx.Module]) -> None:
   object.__setattr__(module, "__class__", before)
 
 
-@functools.cache
 def _intercepting(
   cls: type[nnx.Module], intercept: Intercept
 ) -> type[nnx.Module]:
+  """Returns a subclass, always the same one for a function of a module.
+
+  So what is compiled for it is found again. A partial may hold a model, which
+  must not be kept.
+  """
+  if isinstance(intercept, functools.partial):
+    return _subclass(cls, intercept)
+  return _kept_subclass(cls, intercept)
+
+
+def _subclass(cls: type[nnx.Module], intercept: Intercept) -> type[nnx.Module]:
   def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
     call = functools.partial(cls.__call__, self)
     return intercept(self, call, args, kwargs)
 
-  contents = {"__call__": __call__, _INTERCEPT: staticmethod(intercept)}
+  contents = {
+    "__call__": __call__,
+    "__module__": cls.__module__,
+    _INTERCEPT: staticmethod(intercept),
+  }
   return type(cls.__name__, (cls,), contents)
+
+
+_kept_subclass = functools.cache(_subclass)
 
 
 # What a class made here intercepts calls with.
@@ -116,12 +138,22 @@ def arguments(
 
 
 def called_in_mode(
+  module: Any,
   use_running_average: bool,
   call: Callable[..., Any],
   args: Any,
   kwargs: Any,
 ) -> Any:
   """Calls a batch norm in a mode, whatever the attribute and the call say."""
+  mode = "use_running_average"
   given = arguments(call, args, kwargs)
-  given.arguments["use_running_average"] = use_running_average
-  return call(*given.args, **given.kwargs)
+  if mode in given.signature.parameters:
+    given.arguments[mode] = use_running_average
+    return call(*given.args, **given.kwargs)
+  # The call of a subclass does not take the mode: its attribute decides.
+  before = getattr(module, mode)
+  setattr(module, mode, use_running_average)
+  try:
+    return call(*args, **kwargs)
+  finally:
+    setattr(module, mode, before)

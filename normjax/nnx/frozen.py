@@ -30,7 +30,10 @@ def frozen(
   `frozen_mask(model, which)` to the optimizer.
 
   Args:
-    model: The model; so are modules that share its norms.
+    model: The model, or a part of it: `frozen(model.encoder)`. Other modules
+      with the same norms are frozen too. A view (`nnx.view`) and what
+      `nnx.cached_partial` got before are copies and are not; a clone that is
+      made inside stays frozen.
     which: The norms to freeze; None means all.
       - A string is a pattern of paths as in `fnmatch`. `"encoder"` chooses all
         norms in the submodule `encoder`, `"layers/*/norm"` one of every block.
@@ -72,8 +75,7 @@ def frozen(
 def _evaluate(
   module: nnx.Module, call: Callable[..., Any], args: Any, kwargs: Any
 ) -> Any:
-  del module
-  return called_in_mode(True, call, args, kwargs)
+  return called_in_mode(module, True, call, args, kwargs)
 
 
 def is_frozen(norm: nnx.Module) -> bool:

@@ -140,7 +140,7 @@ def _pool(
   def train(own: Mapping[str, jax.Array]) -> tuple[jax.Array, Any]:
     for name, value in own.items():
       kept[name].set_value(value)
-    y = called_in_mode(False, call, args, kwargs)
+    y = called_in_mode(module, False, call, args, kwargs)
     weight = kept.get("weight")
     return y, None if weight is None else weight.get_value()
 

@@ -179,6 +179,22 @@ class FrozenTest(parameterized.TestCase):
     for norm in model.layers:
       self.assertFalse(jnp.any(norm.mean.get_value()))
 
+  def test_a_subclass_with_another_call(self):
+    class Plain(BatchNorm):
+      def __call__(self, x):
+        return super().__call__(x)
+
+    norm = Plain(3, rngs=nnx.Rngs(0))
+    with frozen(norm):
+      norm(batches()[0])
+    self.assertFalse(jnp.any(norm.mean.get_value()))
+    norm(batches()[0])
+    self.assertTrue(jnp.any(norm.mean.get_value()))
+
+  def test_needs_the_model(self):
+    with self.assertRaisesRegex(TypeError, "model must be an nnx.Module"):
+      frozen("encoder").__enter__()
+
   def test_ends_with_an_exception(self):
     model = Net()
     cls = type(model.norm)
