@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import inspect
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from types import MappingProxyType
@@ -390,9 +391,11 @@ def shell(
 
     init.__signature__ = arguments  # type: ignore[attr-defined]
     module.__init__ = init  # type: ignore[assignment]
-    module.__doc__ = documentation(module, description).replace(
-      "\nAttributes:\n", f"\nArgs:{_ARGUMENTS}", 1
-    )
+    text = documentation(module, description)
+    for name in _LINEN_ONLY:  # Its own entry, or its place in a list.
+      text = re.sub(rf"\n  {name}: .*(?:\n    .*)*", "", text)
+      text = re.sub(rf"\b{name},\s+", "", text)
+    module.__doc__ = text.replace("\nAttributes:\n", f"\nArgs:{_ARGUMENTS}", 1)
     return module
 
   return complete

@@ -91,6 +91,12 @@ class MomentsTest(parameterized.TestCase):
     self.assertEqual(m.count, n)
     self.assertEqual(m.mean, 1)
 
+  def test_trees_of_nothing(self):
+    """Orbax makes them of the statistics that it saves."""
+    empty = jax.tree.map(lambda _: None, normjax.Moments.empty((3,)))
+    self.assertIsNone(empty.count_tail)
+    self.assertIsNone(empty.m2_tail)
+
 
 class MergeMomentsTest(parameterized.TestCase):
   def assert_moments(self, m, x):

@@ -127,6 +127,15 @@ class InterfaceTest(parameterized.TestCase):
       self.assertNotIn("Attributes:", text)
 
 
+class DocumentationTest(parameterized.TestCase):
+  @parameterized.parameters("LayerNorm", "GroupNorm", "BatchNorm")
+  def test_names_no_argument_that_is_refused(self, kind):
+    text = getattr(normjax.nnx, kind).__doc__
+    self.assertNotIn("force_float32_reductions", text)
+    self.assertIn("use_fast_variance", text)
+    self.assertIn("num_features:", text)
+
+
 class ParametersTest(parameterized.TestCase):
   @parameterized.named_parameters(named(PEERED))
   def test_random_parameters_are_those_of_flax(self, case):
