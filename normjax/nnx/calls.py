@@ -40,10 +40,16 @@ def is_batch_norm(module: Any) -> bool:
 def statistics(module: nnx.Module) -> dict[str, nnx.Variable[Any]]:
   """Returns the variables with running statistics of a norm, by name."""
   return {
-    name: value
-    for name, value in vars(module).items()
-    if isinstance(value, nnx.BatchStat)
+    name: variable
+    for name, variable in vars(module).items()
+    if isinstance(variable, nnx.BatchStat)
   }
+
+
+def value(module: Any, name: str) -> Any:
+  """Returns the value of a module's variable, or None if there is none."""
+  variable = getattr(module, name, None)
+  return variable.get_value() if isinstance(variable, nnx.Variable) else None
 
 
 def batch_norms(

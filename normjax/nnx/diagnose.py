@@ -12,9 +12,10 @@ from normjax.lifecycle.diagnosis import (
   fields,
   norm_diagnosis,
 )
-from normjax.lifecycle.pooling import POOL, empty_pool, input_moments
-from normjax.lifecycle.selection import Which, name_of
-from normjax.nnx.calls import arguments, batch_norms, intercepted, statistics
+from normjax.lifecycle.pooling import POOL, input_moments
+from normjax.lifecycle.selection import Which
+from normjax.nnx.calls import arguments, batch_norms, statistics, value
+from normjax.nnx.pooling import add_pools, name_in_model
 
 
 def diagnose(
@@ -69,28 +70,18 @@ def diagnose(
       " and other transformations, got a traced model."
     )
   noting = nnx.clone(model)
-  norms = batch_norms(noting, lambda path: path in targets) if targets else {}
-  for path, module in norms.items():
-    names = statistics(module)
-    pool = empty_pool(names["mean"].get_value(), names, name_of(path))
-    setattr(module, POOL, nnx.BatchStat(pool))
-    setattr(module, _PATH, path)
-    intercepted(module, _note)
+  norms = add_pools(noting, targets, _note)
   nnx.jit(_call)(noting, args, kwargs)
   found = [
     norm_diagnosis(
       path,
       {name: v.get_value() for name, v in statistics(targets[path]).items()},
       _noted(module),
-      _value(targets[path], "scale"),
+      value(targets[path], "scale"),
     )
     for path, module in norms.items()
   ]
   return Diagnosis({norm.path: norm for norm in found})
-
-
-# The attribute with the path of a norm.
-_PATH = "noted_path"
 
 
 def _call(model: nnx.Module, args: Any, kwargs: Any) -> None:
@@ -104,7 +95,7 @@ def _note(
   kept = statistics(module)[POOL]
   pool: functional.Moments = kept.get_value()
   given = arguments(call, args, kwargs).arguments
-  seen = input_moments(module, given, pool, name_of(getattr(module, _PATH)))
+  seen = input_moments(module, given, pool, name_in_model(module))
   kept.set_value(functional.merge_moments(pool, seen))
   return call(*args, **kwargs)
 

@@ -29,6 +29,7 @@ from normjax.nnx.calls import (
   intercepted,
   is_batch_norm,
   modules,
+  value,
 )
 from normjax.nnx.ghost import GhostBatchNorm
 from normjax.nnx.renorm import BatchRenorm
@@ -159,9 +160,9 @@ def _fold(norm: Any, layer: Any, record: FoldedNorm) -> None:
   transposed = getattr(layer, "transpose_kernel", False)
   kernel, bias = functional.fold_batch_norm(
     layer.kernel.get_value(),
-    _value(layer, "bias"),
-    _value(norm, "scale"),
-    _value(norm, "bias"),
+    value(layer, "bias"),
+    value(norm, "scale"),
+    value(norm, "bias"),
     functional.BatchStats(norm.mean.get_value(), norm.var.get_value()),
     axis=-2 if transposed else -1,
     epsilon=norm.epsilon,
@@ -181,11 +182,6 @@ def _fold(norm: Any, layer: Any, record: FoldedNorm) -> None:
   FoldedBatchNorm.__init__(
     norm, name_of(record.path), name_of(record.layer), record.dtype
   )
-
-
-def _value(module: Any, name: str) -> Any:
-  variable = getattr(module, name, None)
-  return variable.get_value() if isinstance(variable, nnx.Variable) else None
 
 
 def _hooks(layer: Any) -> list[str]:

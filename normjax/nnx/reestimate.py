@@ -11,18 +11,17 @@ from normjax.lifecycle.pooling import (
   check_batches,
   check_counts,
   described_batch,
-  empty_pool,
   pooled_call,
 )
-from normjax.lifecycle.selection import Which, name_of
+from normjax.lifecycle.selection import Which
 from normjax.nnx.calls import (
   arguments,
   batch_norms,
   called_in_mode,
-  intercepted,
   statistics,
 )
 from normjax.nnx.frozen import is_frozen
+from normjax.nnx.pooling import add_pools, name_in_model
 
 
 def reestimate(
@@ -91,13 +90,7 @@ def reestimate(
     return
   pooling = nnx.clone(model)
   pooling.eval()
-  norms = batch_norms(pooling, lambda path: path in targets)
-  for path, module in norms.items():
-    names = statistics(module)
-    pool = empty_pool(names["mean"].get_value(), names, name_of(path))
-    setattr(module, POOL, nnx.BatchStat(pool))
-    setattr(module, _PATH, path)
-    intercepted(module, _pool)
+  norms = add_pools(pooling, targets, _pool)
 
   @nnx.jit
   def see(model: nnx.Module, batch: Any) -> None:
@@ -127,10 +120,6 @@ def reestimate(
       variable.set_value(seen[name].get_value())
 
 
-# The attribute with the path of a norm.
-_PATH = "pooled_path"
-
-
 def _pool(
   module: nnx.Module, call: Callable[..., Any], args: Any, kwargs: Any
 ) -> Any:
@@ -148,7 +137,7 @@ def _pool(
     module,
     arguments(call, args, kwargs).arguments,
     {name: variable.get_value() for name, variable in kept.items()},
-    name_of(getattr(module, _PATH)),
+    name_in_model(module),
     getattr(module, "axis_name", None),
     train,
   )
