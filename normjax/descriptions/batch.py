@@ -125,11 +125,12 @@ def running(
 class BatchNorm(AnyBatchNorm):
   """Batch normalization, https://arxiv.org/abs/1502.03167.
 
-  Owns the parameters and running statistics of `normjax.batch_norm`.
+  The function is `normjax.batch_norm`.
 
   Attributes:
-    use_running_average: False in training, True in evaluation. Given here or
-      in the call.
+    use_running_average: False in training, True in evaluation. In Linen it is
+      given either here or in the call. In NNX, `train()` and `eval()` set it,
+      and a call may decide otherwise.
     axis: The feature axis, or axes. Everything else is averaged over.
     momentum: The share of the old statistic that is kept. PyTorch's number is
       one minus this.

@@ -52,9 +52,13 @@ def _is_size(value: Any) -> bool:
 
 
 def documentation(module: type, description: type) -> str:
-  """Returns the docstring of a module: its own, around its description's."""
-  own, mark, example = inspect.cleandoc(module.__doc__ or "").partition(
-    "\n\nExample:"
-  )
-  described = inspect.cleandoc(description.__doc__ or "")
-  return f"{own}\n\n{described}{mark}{example}\n"
+  """Returns the docstring of a module: its own and its description's.
+
+  The first line of the description tells what the norm is, then the module's
+  own text what is special to its front end. Its example comes last.
+  """
+  own, mark, example = inspect.cleandoc(
+    vars(module).get("__doc__") or ""
+  ).partition("\n\nExample:")
+  first, _, rest = inspect.cleandoc(description.__doc__ or "").partition("\n\n")
+  return "\n\n".join(filter(None, (first, own, rest))) + f"{mark}{example}\n"

@@ -15,8 +15,7 @@ from normjax.descriptions.rows import RowBatchNorm
 class DomainBatchNorm(RowBatchNorm):
   """Batch norm with running statistics for each domain.
 
-  Owns the parameters and running statistics of `normjax.domain_batch_norm`,
-  https://arxiv.org/abs/1603.04779.
+  The function is `normjax.domain_batch_norm`, https://arxiv.org/abs/1603.04779.
 
   Attributes:
     domains: Number of domains.

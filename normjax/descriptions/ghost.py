@@ -14,7 +14,7 @@ from normjax.descriptions.norm import description
 class GhostBatchNorm(AnyBatchNorm):
   """Ghost batch normalization, https://arxiv.org/abs/1705.08741.
 
-  Owns the parameters and running statistics of `normjax.ghost_batch_norm`.
+  The function is `normjax.ghost_batch_norm`.
   Statistics are those of `BatchNorm`.
 
   Attributes:

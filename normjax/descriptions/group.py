@@ -18,7 +18,7 @@ from normjax.functional.groups import count_groups
 class GroupNorm(Norm):
   """Group normalization, https://arxiv.org/abs/1803.08494.
 
-  Owns the parameters of `normjax.group_norm`.
+  The function is `normjax.group_norm`.
 
   Attributes:
     num_groups: Number of groups of adjacent channels.
@@ -83,7 +83,7 @@ class GroupNorm(Norm):
 class InstanceNorm(Norm):
   """Instance normalization, https://arxiv.org/abs/1607.08022.
 
-  Owns the parameters of `normjax.instance_norm`.
+  The function is `normjax.instance_norm`.
 
   Attributes:
     feature_axes: The channels' axis, or axes; 1 for channels first.

@@ -16,7 +16,7 @@ from normjax.functional.arguments import Axes, AxisIndexGroups, AxisName
 class LayerNorm(Norm):
   """Layer normalization, https://arxiv.org/abs/1607.06450.
 
-  Owns the parameters of `normjax.layer_norm`.
+  The function is `normjax.layer_norm`.
 
   Attributes:
     epsilon: Added to the variance, inside the square root.
@@ -89,7 +89,7 @@ class LayerNorm(Norm):
 class RMSNorm(Norm):
   """Root-mean-square normalization, https://arxiv.org/abs/1910.07467.
 
-  Owns the parameter of `normjax.rms_norm`.
+  The function is `normjax.rms_norm`.
 
   Attributes:
     epsilon: Added to the mean square, inside the square root.

@@ -55,8 +55,8 @@ def description(cls: type[_Class]) -> type[_Class]:
 class Norm:
   """Describes a norm: its options, its parameters and its function.
 
-  The modules of all front ends inherit from descriptions. The fields of a
-  description are the options of its modules. Some have a meaning here:
+  Every front end makes a module of a description, whose fields are the options
+  of the module. Some have a meaning here:
 
   Attributes:
     dtype: The dtype of the result. None means the dtype that `x` and the
@@ -114,12 +114,12 @@ class Norm:
     raise NotImplementedError
 
 
-def described(module: type) -> type[Norm]:
-  """Returns the description of a module: its first base that is only that."""
-  return next(
-    base
-    for base in module.__mro__
-    if all(issubclass(each, Norm) for each in base.__mro__[:-1])
+def is_description(cls: Any) -> bool:
+  """Whether it is a description, and no module that inherits from one."""
+  return (
+    isinstance(cls, type)
+    and issubclass(cls, Norm)
+    and all(issubclass(each, Norm) for each in cls.__mro__[:-1])
   )
 
 
@@ -128,8 +128,8 @@ class RunningNorm(Norm):
   """Describes a norm that keeps running statistics.
 
   Attributes:
-    use_running_average: False in training, True in evaluation. Given here or
-      in the call.
+    use_running_average: False in training, True in evaluation; None if it is
+      not decided yet.
   """
 
   features = "axis"

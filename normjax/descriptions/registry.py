@@ -1,14 +1,14 @@
 """Short names of norms, in every front end."""
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from normjax.descriptions.batch import BatchNorm
 from normjax.descriptions.ghost import GhostBatchNorm
 from normjax.descriptions.group import GroupNorm, InstanceNorm
 from normjax.descriptions.layer import LayerNorm, RMSNorm
-from normjax.descriptions.norm import Norm, RunningNorm, described
+from normjax.descriptions.norm import Norm, RunningNorm, is_description
 from normjax.descriptions.renorm import BatchRenorm
 from normjax.descriptions.whitening import DecorrelatedBatchNorm, IterNorm
 
@@ -39,7 +39,7 @@ def register_norm(
     TypeError: `description` is no such class.
     ValueError: the name is taken or not valid.
   """
-  if not isinstance(description, type) or not issubclass(description, Norm):
+  if not is_description(description):
     raise TypeError(
       "register_norm needs a subclass of normjax.descriptions.Norm, got"
       f" {description!r:.60}. A factory of one front end is registered there,"
@@ -73,7 +73,7 @@ class Registry:
   def __init__(
     self,
     package: str,
-    modules: Iterable[type],
+    modules: Mapping[type[Norm], type],
     module_of: Callable[[type[Norm]], type],
     factory_of: Callable[..., Callable[..., Any]],
   ):
@@ -81,13 +81,13 @@ class Registry:
 
     Args:
       package: The front end, such as "normjax.linen".
-      modules: Its modules of descriptions.
+      modules: Its modules, by their descriptions.
       module_of: Makes a module of another description.
       factory_of: Returns the factory of a module, as `factory_of(name, module,
         decided)`; `decided` are options that the user does not give.
     """
     self._package = package
-    self._modules = {described(module): module for module in modules}
+    self._modules = dict(modules)
     self._module_of = module_of
     self._factory_of = factory_of
     self.factories: dict[str, Callable[..., Any]] = {}

@@ -19,7 +19,7 @@ Limit = float | jax.Array | Callable[[jax.Array], float | jax.Array]
 class BatchRenorm(AnyBatchNorm):
   """Batch renormalization, https://arxiv.org/abs/1702.03275.
 
-  Owns the parameters and running statistics of `normjax.batch_renorm`.
+  The function is `normjax.batch_renorm`.
 
   Attributes:
     r_max, d_max: Limits of the correction: a number each, or a function of the

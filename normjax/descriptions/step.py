@@ -17,9 +17,9 @@ from normjax.descriptions.rows import RowBatchNorm
 class StepBatchNorm(RowBatchNorm):
   """Batch norm with running statistics for each time step.
 
-  Owns the parameters and running statistics of `normjax.step_batch_norm`,
-  https://arxiv.org/abs/1603.09025. In a recurrent net, one module is called at
-  every step: gain and bias are shared.
+  The function is `normjax.step_batch_norm`, https://arxiv.org/abs/1603.09025.
+  In a recurrent net, one module is called at every step: gain and bias are
+  shared.
 
   Attributes:
     steps: Number of steps that have statistics of their own, such as the length

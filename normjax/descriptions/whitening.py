@@ -26,12 +26,10 @@ from normjax.functional.groups import count_groups
 class DecorrelatedBatchNorm(RunningNorm):
   """Decorrelated batch normalization, https://arxiv.org/abs/1804.08450.
 
-  Owns the parameters and running statistics of
-  `normjax.decorrelated_batch_norm`.
+  The function is `normjax.decorrelated_batch_norm`.
 
   Attributes:
-    use_running_average: False in training, True in evaluation. Given here or
-      in the call.
+    use_running_average: As in `BatchNorm`.
     num_groups: Number of groups of adjacent channels.
     group_size: Channels in a group. Give either this or `num_groups`, and set
       the other to None.
@@ -131,7 +129,7 @@ def _circular(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
 class ComplexBatchNorm(RunningNorm):
   """Batch normalization of complex numbers, https://arxiv.org/abs/1705.09792.
 
-  Owns the parameters and running statistics of `normjax.complex_batch_norm`,
+  The function is `normjax.complex_batch_norm`,
   which whitens the real against the imaginary part of each channel. `BatchNorm`
   divides both by one deviation. Both start with a mean of |y|^2 of one.
 

@@ -203,7 +203,7 @@ class _Finder:
 def _check_norm(kinds: Kinds, norm: Call) -> None:
   if norm.kind not in kinds.norms:
     raise _RefusedError(
-      f"it is a {norm.kind.__name__}, which may do something else than"
+      f"its class is {norm.kind.__name__}, which may do something else than"
       f" {kinds.norm_names}"
     )
   if not norm.evaluates:
@@ -218,8 +218,8 @@ def _check_norm(kinds: Kinds, norm: Call) -> None:
 def _check_layer(kinds: Kinds, layer: Call) -> None:
   if layer.kind not in kinds.layers:
     raise _RefusedError(
-      f"{name_of(layer.path)} before it is a {layer.kind.__name__}, which may"
-      f" do something else than {kinds.layer_names}"
+      f"the class of {name_of(layer.path)} before it is {layer.kind.__name__},"
+      f" which may do something else than {kinds.layer_names}"
     )
   hooks = kinds.hooks(layer.module)
   if hooks:

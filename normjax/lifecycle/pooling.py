@@ -140,6 +140,7 @@ def pooled_call(
   before: Mapping[str, Any],
   name: str,
   axis_name: AxisName | None,
+  row_argument: str,
   train: Callable[[Mapping[str, jax.Array]], tuple[jax.Array, Any]],
 ) -> tuple[jax.Array, dict[str, Any]]:
   """Calls a batch norm in training, and pools the moments of its input.
@@ -150,6 +151,7 @@ def pooled_call(
     before: The values of its statistics, by name; one is its `POOL`.
     name: Its name, for a message.
     axis_name: The mapped axes that it averages over.
+    row_argument: Which argument names the row of its statistics, if any.
     train: Calls it in training, with these statistics in place of its own;
       returns the output, and the new `weight` or None.
 
@@ -161,7 +163,7 @@ def pooled_call(
     "axis_name": axis_name,
     "axis_index_groups": getattr(module, "axis_index_groups", None),
   }
-  index = given.get(getattr(module, "row_argument", ""))
+  index = given.get(row_argument)
   pool = before[POOL] if index is None else row(before[POOL], index)
   batch = input_moments(module, given, pool, name, **mapped)
   pool = functional.update_stats(pool, batch)

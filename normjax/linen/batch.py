@@ -8,10 +8,11 @@ from normjax.linen.shell import BatchShell, shell
 class BatchNorm(BatchShell, descriptions.BatchNorm):
   """A Linen module, drop-in for `flax.linen.BatchNorm`.
 
-  The fields from `scale_offset` on are additions. The statistics, the running
-  `mean` and `var`, are in the collection `batch_stats`. Training updates it, so
-  it must be mutable. They are float32, or float64 if `x`, the parameters or
-  `dtype` are float64. The mean is complex if `x` is.
+  The fields `scale_offset`, `running_var_ddof`, `debias` and `microbatches` are
+  additions. The statistics, the running `mean` and `var`, are in the collection
+  `batch_stats`. Training updates it, so it must be mutable. They are float32,
+  or float64 if `x`, the parameters or `dtype` are float64. The mean is complex
+  if `x` is.
 
   Example:
     >>> import jax, jax.numpy as jnp

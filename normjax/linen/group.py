@@ -8,8 +8,8 @@ from normjax.linen.shell import Shell, shell
 class GroupNorm(Shell, descriptions.GroupNorm):
   """A Linen module, drop-in for `flax.linen.GroupNorm`.
 
-  The fields from `scale_offset` on are additions. Masked places come out as
-  `bias`.
+  The fields `scale_offset` and `channel_axis` are additions. Masked places come
+  out as `bias`.
 
   Example:
     >>> import jax, jax.numpy as jnp

@@ -8,8 +8,9 @@ from normjax.linen.shell import Shell, shell
 class LayerNorm(Shell, descriptions.LayerNorm):
   """A Linen module, drop-in for `flax.linen.LayerNorm`.
 
-  The fields from `scale_offset` on are additions. Masked places come out as
-  `bias`; Flax normalizes them by the statistics of the others.
+  The fields `scale_offset`, `ddof` and `epsilon_outside_sqrt` are additions.
+  Masked places come out as `bias`; Flax normalizes them by the statistics of
+  the others.
 
   Example:
     >>> import jax, jax.numpy as jnp

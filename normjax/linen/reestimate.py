@@ -210,6 +210,7 @@ def _intercept(
     dict(module.variables["batch_stats"]),
     name_of(module.path),
     mapped_axis(module),
+    getattr(module, "row_argument", ""),
     train,
   )
   for name, value in after.items():

@@ -17,7 +17,7 @@ from normjax.linen.ghost import GhostBatchNorm
 from normjax.linen.group import GroupNorm, InstanceNorm
 from normjax.linen.layer import LayerNorm, RMSNorm
 from normjax.linen.renorm import BatchRenorm
-from normjax.linen.shell import module_of
+from normjax.linen.shell import described, module_of
 from normjax.linen.whitening import DecorrelatedBatchNorm, IterNorm
 
 # A factory is called as factory(train=..., **options). It returns a module that
@@ -120,17 +120,20 @@ def _factory(
 
 _REGISTRY = Registry(
   "normjax.linen",
-  (
-    LayerNorm,
-    RMSNorm,
-    BatchNorm,
-    GroupNorm,
-    InstanceNorm,
-    BatchRenorm,
-    GhostBatchNorm,
-    DecorrelatedBatchNorm,
-    IterNorm,
-  ),
+  {
+    described(module): module
+    for module in (
+      LayerNorm,
+      RMSNorm,
+      BatchNorm,
+      GroupNorm,
+      InstanceNorm,
+      BatchRenorm,
+      GhostBatchNorm,
+      DecorrelatedBatchNorm,
+      IterNorm,
+    )
+  },
   module_of,
   _factory,
 )

@@ -13,7 +13,7 @@ from flax import linen as nn
 from jax.typing import ArrayLike
 
 from normjax.descriptions.constructors import check_arguments, documentation
-from normjax.descriptions.norm import Norm, RunningNorm, described
+from normjax.descriptions.norm import Norm, RunningNorm, is_description
 from normjax.descriptions.parameters import boolean, widened
 from normjax.functional.arguments import AxisName, option
 
@@ -209,6 +209,11 @@ def shell(module: type[_Module]) -> type[_Module]:
   module.__init__ = checked  # type: ignore[method-assign]
   module.__doc__ = documentation(module, described(module))
   return module
+
+
+def described(module: type) -> type[Norm]:
+  """Returns the description of a module: its first base that is only that."""
+  return next(filter(is_description, module.__mro__))
 
 
 def module_of(description: type[Norm]) -> type[nn.Module]:

@@ -4,14 +4,15 @@ from normjax import descriptions
 from normjax.nnx.shell import BatchShell, shell
 
 
-@shell()
-class BatchNorm(BatchShell, descriptions.BatchNorm):
+@shell(descriptions.BatchNorm)
+class BatchNorm(BatchShell):
   """An NNX module, drop-in for `flax.nnx.BatchNorm`.
 
-  The arguments from `scale_offset` on are additions. The statistics, the
-  running `mean` and `var`, are variables of type `nnx.BatchStat`: float32, or
-  float64 if the parameters or `dtype` are float64. A new module trains;
-  `train()` and `eval()` of the model, or `nnx.view`, change the mode.
+  The arguments `scale_offset`, `running_var_ddof`, `debias` and `microbatches`
+  are additions. The statistics, the running `mean` and `var`, are variables of
+  type `nnx.BatchStat`: float32, or float64 if the parameters or `dtype` are
+  float64. A new module trains; `train()` and `eval()` of the model, or
+  `nnx.view`, change the mode.
 
   Example:
     >>> import jax, jax.numpy as jnp

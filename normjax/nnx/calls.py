@@ -66,6 +66,12 @@ def batch_norms(
       f"model must be an nnx.Module, got {type(model).__name__}. The tools of"
       " normjax.nnx get the model first; those of normjax.linen do not."
     )
+  if isinstance(which, nnx.Module):
+    raise TypeError(
+      "Batch norms are chosen by a pattern of their path, a class or a"
+      f" function, got a module, {type(which).__name__}. Give it in place of"
+      " the model, as in frozen(model.encoder)."
+    )
   chosen = canonical(which)
   norms = {
     path: module for path, module in modules(model) if is_batch_norm(module)
@@ -94,6 +100,13 @@ def intercepted(module: nnx.Module, intercept: Intercept) -> type[nnx.Module]:
 def restore(module: nnx.Module, before: type[nnx.Module]) -> None:
   """Undoes `intercepted`."""
   object.__setattr__(module, "__class__", before)
+
+
+def restore_all(model: nnx.Module) -> None:
+  """Undoes `intercepted` in a copy of a model, made where calls are seen."""
+  for _, module in modules(model):
+    while _INTERCEPT in vars(type(module)):
+      restore(module, type(module).__mro__[1])
 
 
 def _intercepting(

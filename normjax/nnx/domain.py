@@ -7,8 +7,8 @@ from normjax import descriptions
 from normjax.nnx.shell import RunningShell, shell
 
 
-@shell()
-class DomainBatchNorm(RunningShell, descriptions.DomainBatchNorm):
+@shell(descriptions.DomainBatchNorm)
+class DomainBatchNorm(RunningShell):
   """An NNX module. Statistics are variables of type `nnx.BatchStat`.
 
   Example:

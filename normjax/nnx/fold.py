@@ -29,6 +29,7 @@ from normjax.nnx.calls import (
   intercepted,
   is_batch_norm,
   modules,
+  restore_all,
   value,
 )
 from normjax.nnx.ghost import GhostBatchNorm
@@ -105,6 +106,7 @@ def fold(
     True
   """
   folded = nnx.clone(model)
+  restore_all(folded)  # What is frozen evaluates, which is all that counts.
   folded.eval()
   wanted = batch_norms(folded, which)
   traced, read = _trace(folded, args, kwargs)

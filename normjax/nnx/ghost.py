@@ -4,8 +4,8 @@ from normjax import descriptions
 from normjax.nnx.shell import BatchShell, shell
 
 
-@shell()
-class GhostBatchNorm(BatchShell, descriptions.GhostBatchNorm):
+@shell(descriptions.GhostBatchNorm)
+class GhostBatchNorm(BatchShell):
   """An NNX module. Statistics are variables of type `nnx.BatchStat`.
 
   The examples are along the first axis of `x`.

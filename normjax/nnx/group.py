@@ -4,12 +4,12 @@ from normjax import descriptions
 from normjax.nnx.shell import Shell, shell
 
 
-@shell("num_groups", "group_size")
-class GroupNorm(Shell, descriptions.GroupNorm):
+@shell(descriptions.GroupNorm, "num_groups", "group_size")
+class GroupNorm(Shell):
   """An NNX module, drop-in for `flax.nnx.GroupNorm`.
 
-  The arguments from `scale_offset` on are additions. Masked places come out as
-  `bias`.
+  The arguments `scale_offset` and `channel_axis` are additions. Masked places
+  come out as `bias`.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -22,8 +22,8 @@ class GroupNorm(Shell, descriptions.GroupNorm):
   """
 
 
-@shell()
-class InstanceNorm(Shell, descriptions.InstanceNorm):
+@shell(descriptions.InstanceNorm)
+class InstanceNorm(Shell):
   """An NNX module, drop-in for `flax.nnx.InstanceNorm`.
 
   The argument `scale_offset` is an addition. `x` needs at least one spatial

@@ -7,12 +7,13 @@ from normjax import descriptions
 from normjax.nnx.shell import Shell, shell
 
 
-@shell()
-class LayerNorm(Shell, descriptions.LayerNorm):
+@shell(descriptions.LayerNorm)
+class LayerNorm(Shell):
   """An NNX module, drop-in for `flax.nnx.LayerNorm`.
 
-  The arguments from `scale_offset` on are additions. Masked places come out as
-  `bias`; Flax normalizes them by the statistics of the others.
+  The arguments `scale_offset`, `ddof` and `epsilon_outside_sqrt` are additions.
+  Masked places come out as `bias`; Flax normalizes them by the statistics of
+  the others.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -26,8 +27,8 @@ class LayerNorm(Shell, descriptions.LayerNorm):
   """
 
 
-@shell()
-class RMSNorm(Shell, descriptions.RMSNorm):
+@shell(descriptions.RMSNorm)
+class RMSNorm(Shell):
   """An NNX module, drop-in for `flax.nnx.RMSNorm`.
 
   The argument `scale_offset` is an addition. Masked places come out as zero.

@@ -22,6 +22,7 @@ from normjax.nnx.calls import (
 )
 from normjax.nnx.frozen import is_frozen
 from normjax.nnx.pooling import add_pools, name_in_model
+from normjax.nnx.shell import row_argument
 
 
 def reestimate(
@@ -139,6 +140,7 @@ def _pool(
     {name: variable.get_value() for name, variable in kept.items()},
     name_in_model(module),
     getattr(module, "axis_name", None),
+    row_argument(module),
     train,
   )
   for name, value in after.items():

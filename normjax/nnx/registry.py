@@ -139,17 +139,20 @@ def _factory(
 
 _REGISTRY = Registry(
   "normjax.nnx",
-  (
-    LayerNorm,
-    RMSNorm,
-    BatchNorm,
-    GroupNorm,
-    InstanceNorm,
-    BatchRenorm,
-    GhostBatchNorm,
-    DecorrelatedBatchNorm,
-    IterNorm,
-  ),
+  {
+    module._description: module
+    for module in (
+      LayerNorm,
+      RMSNorm,
+      BatchNorm,
+      GroupNorm,
+      InstanceNorm,
+      BatchRenorm,
+      GhostBatchNorm,
+      DecorrelatedBatchNorm,
+      IterNorm,
+    )
+  },
   module_of,
   _factory,
 )

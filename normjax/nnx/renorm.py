@@ -4,8 +4,8 @@ from normjax import descriptions
 from normjax.nnx.shell import BatchShell, shell
 
 
-@shell()
-class BatchRenorm(BatchShell, descriptions.BatchRenorm):
+@shell(descriptions.BatchRenorm)
+class BatchRenorm(BatchShell):
   """An NNX module. Statistics are variables of type `nnx.BatchStat`.
 
   Example:

@@ -1,4 +1,10 @@
-"""Flax NNX modules of descriptions: parameters, statistics and modes."""
+"""Flax NNX modules of descriptions: parameters, statistics and modes.
+
+A module keeps the options of its description as attributes, which can be set.
+In each call it makes the description anew from them. It does not inherit from
+it, because tools of Flax such as `nnx.tabulate` call every public method of a
+module with arrays.
+"""
 
 import dataclasses
 import functools
@@ -8,7 +14,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +24,12 @@ from flax.nnx.nn.dtypes import promote_dtype
 from jax.typing import ArrayLike
 
 from normjax.descriptions.constructors import documentation
-from normjax.descriptions.norm import Norm, RunningNorm, Shape, described
+from normjax.descriptions.norm import Norm, RunningNorm, Shape
 from normjax.descriptions.parameters import boolean, widened
 from normjax.functional.arguments import option
 from normjax.functional.keywords import check_keywords
 
-_Module = TypeVar("_Module", bound=nnx.Module)
+_Module = TypeVar("_Module", bound="NormModule")
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
 # Options of Linen's modules that NNX's do not have.
@@ -40,14 +46,22 @@ _ARGUMENTS = """
 """
 
 
-class Shell(nnx.Module):
-  """A module of a description of a norm without state.
+class NormModule(nnx.Module):
+  """What the modules of all norms have in common; `shell` completes them."""
 
-  Modules inherit from a shell and from a description.
-  """
+  _description: type[Norm]
+
+  if TYPE_CHECKING:
+    # `shell` makes the constructor; its arguments become the attributes.
+    def __init__(self, *args: Any, **kwargs: Any): ...
+    def __getattr__(self, name: str) -> Any: ...
+
+
+class Shell(NormModule):
+  """A module of a description of a norm without state."""
 
   def __call__(
-    self: Any, x: ArrayLike, *, mask: ArrayLike | None = None
+    self, x: ArrayLike, *, mask: ArrayLike | None = None
   ) -> jax.Array:
     """Normalizes `x`.
 
@@ -58,9 +72,10 @@ class Shell(nnx.Module):
     Returns:
       Array shaped like `x`, computed in float32 or wider and rounded once.
     """
-    x, parameters, _ = _promoted(self, *_operands(self, x))
-    dtype = self.result_dtype(x, parameters)
-    y = self.normalize(
+    norm = described(self)
+    x, parameters, _ = _promoted(self, *_operands(self, norm, x))
+    dtype = norm.result_dtype(x, parameters)
+    y = norm.normalize(
       widened(x, dtype),
       parameters,
       mask=boolean(mask),
@@ -69,14 +84,14 @@ class Shell(nnx.Module):
     return y.astype(dtype)
 
 
-class RunningShell(nnx.Module):
+class RunningShell(NormModule):
   """What modules of norms with running statistics have in common.
 
   The statistics are variables of type `nnx.BatchStat`.
   """
 
   def _normalized(
-    self: Any,
+    self,
     x: Any,
     use_running_average: bool | None,
     mask: ArrayLike | None,
@@ -96,18 +111,19 @@ class RunningShell(nnx.Module):
         " model.train() or model.eval() before, or pass use_running_average."
       )
     evaluates = option("use_running_average", mode)
-    x, parameters = _operands(self, x)
-    declared = self.statistics(self.feature_shape(x), _statistics_dtype(self))
+    norm: Any = described(self)
+    x, parameters = _operands(self, norm, x)
+    declared = norm.statistics(norm.feature_shape(x), _statistics_dtype(norm))
     kept = {name: getattr(self, name) for name in declared}
     statistics = {
       name: _reshaped(variable.get_value(), declared[name].shape)
       for name, variable in kept.items()
     }
     x, parameters, statistics = _promoted(self, x, parameters, statistics)
-    dtype = self.result_dtype(x, parameters)
+    dtype = norm.result_dtype(x, parameters)
     if self.dtype is None:  # NNX promotes by the statistics too.
       dtype = _wider(dtype, *(s.dtype for s in jax.tree.leaves(statistics)))
-    y, updates = self.normalize_running(
+    y, updates = norm.normalize_running(
       widened(x, dtype),
       parameters,
       statistics,
@@ -120,15 +136,14 @@ class RunningShell(nnx.Module):
       _assign(kept, updates)
     return y.astype(dtype)
 
-  def set_view(self: Any, use_running_average: bool | None = None) -> None:
+  def set_view(self, use_running_average: bool | None = None) -> None:
     """Sets the mode; `nnx.view` calls it.
 
     Args:
       use_running_average: False in training, True in evaluation.
     """
     if use_running_average is not None:
-      # Mypy cannot know that the description has this field.
-      setattr(self, "use_running_average", use_running_average)  # noqa: B010
+      self.use_running_average = use_running_average
 
   def set_mode(
     self, use_running_average: bool | None = None, **unused: Any
@@ -168,28 +183,52 @@ class BatchShell(RunningShell):
     return self._normalized(x, use_running_average, mask)
 
 
+def described(module: NormModule) -> Norm:
+  """Returns the description of a module, with its attributes as options."""
+  description = module._description
+  return description(
+    **{name: getattr(module, name) for name in _options(description)}
+  )
+
+
+def row_argument(module: nnx.Module) -> str:
+  """Returns which argument of a call names a row of statistics, or ""."""
+  description = getattr(module, "_description", None)
+  return getattr(description, "row_argument", "")
+
+
+def _options(description: type[Norm]) -> tuple[str, ...]:
+  """Returns the names of the options that NNX's modules have."""
+  names = (field.name for field in dataclasses.fields(description))
+  return tuple(name for name in names if name not in _LINEN_ONLY)
+
+
 def _operands(
-  module: Any, x: ArrayLike
+  module: NormModule, norm: Norm, x: ArrayLike
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Returns `x`, and the parameters in the shapes that the function takes."""
   x = jnp.asarray(x)
-  features = module.feature_shape(x)
-  if math.prod(features) != math.prod(_shape(module.num_features)):
+  features = norm.feature_shape(x)
+  made_for = _shape(module.num_features)
+  # One number may count the features of several axes.
+  if features != made_for and (len(made_for), *made_for) != (
+    1,
+    math.prod(features),
+  ):
     raise ValueError(
       f"{type(module).__name__} was made for num_features="
       f"{module.num_features}, but x of shape {x.shape} has features"
-      f" {features} along {module.features}"
-      f"={getattr(module, module.features, -1)}."
+      f" {features} along {norm.features}={getattr(norm, norm.features, -1)}."
     )
   parameters = {
     name: _reshaped(getattr(module, name).get_value(), declared.shape)
-    for name, declared in module.parameters(features).items()
+    for name, declared in norm.parameters(features).items()
   }
   return x, parameters
 
 
 def _promoted(
-  module: Any,
+  module: NormModule,
   x: jax.Array,
   parameters: Mapping[str, jax.Array],
   statistics: Mapping[str, Any] = _NONE,
@@ -282,17 +321,22 @@ def _initialize(
   **options: Any,
 ) -> None:
   """Sets the attributes, and makes the variables."""
+  if not hasattr(rngs, "params"):
+    raise TypeError(
+      f"{type(self).__name__} needs rngs, such as rngs=nnx.Rngs(0), got"
+      f" {rngs!r:.60}."
+    )
   self.num_features = num_features
   self.promote_dtype = promote_dtype
   for name, value in options.items():
     setattr(self, name, value)
+  norm = described(self)
   features = _shape(num_features)
-  if isinstance(self, RunningNorm):
-    for name, (init, shape, dtype, _) in self.statistics(
-      features, _statistics_dtype(self)
-    ).items():
-      setattr(self, name, nnx.BatchStat(init(shape, dtype)))
-  parameters = self.parameters(features)
+  if isinstance(norm, RunningNorm):
+    statistics = norm.statistics(features, _statistics_dtype(norm))
+    for name, (make, shape, dtype, _) in statistics.items():
+      setattr(self, name, nnx.BatchStat(make(shape, dtype)))
+  parameters = norm.parameters(features)
   for name, (init, shape, dtype) in parameters.items():
     value = init(rngs.params(), shape, dtype)
     setattr(self, name, nnx.Param(value, **metadata.get(name, {})))
@@ -300,10 +344,10 @@ def _initialize(
     setattr(self, name, nnx.data(None))
 
 
-def _statistics_dtype(module: Any) -> Any:
+def _statistics_dtype(norm: Any) -> Any:
   """Returns float32, or what parameters or result have if that is wider."""
-  dtype = jnp.float32 if module.dtype is None else module.dtype
-  return _wider(jnp.float32, module.param_dtype, dtype)
+  dtype = jnp.float32 if norm.dtype is None else norm.dtype
+  return _wider(jnp.float32, norm.param_dtype, dtype)
 
 
 def _wider(*dtypes: Any) -> Any:
@@ -333,7 +377,7 @@ def signature(
       annotation=field.type,
     )
     for field in dataclasses.fields(description)
-    if field.name not in _LINEN_ONLY
+    if field.name in _options(description)
   ]
   others = [
     parameter("promote_dtype", by_name, default=promote_dtype),
@@ -360,7 +404,7 @@ def _metadata(description: type[Norm]) -> dict[str, str]:
 
 
 def shell(
-  *positional: str,
+  description: type[Norm], *positional: str
 ) -> Callable[[type[_Module]], type[_Module]]:
   """Completes a module of a description; a class decorator.
 
@@ -368,14 +412,15 @@ def shell(
   habits of other libraries, and a docstring with that of the description.
 
   Args:
+    description: Of the norm.
     *positional: Names of options that can be given by position too.
   """
 
   def complete(module: type[_Module]) -> type[_Module]:
-    description = described(module)
+    module._description = description
     arguments = signature(description, positional)
 
-    def init(self: nnx.Module, *args: Any, **kwargs: Any) -> None:
+    def init(self: NormModule, *args: Any, **kwargs: Any) -> None:
       check_keywords(module.__name__, kwargs, arguments.parameters)
       try:
         given = arguments.bind(*args, **kwargs)
@@ -390,7 +435,7 @@ def shell(
       _initialize(self, metadata=metadata, **options)
 
     init.__signature__ = arguments  # type: ignore[attr-defined]
-    module.__init__ = init  # type: ignore[assignment]
+    module.__init__ = init  # type: ignore[method-assign]
     text = documentation(module, description)
     for name in _LINEN_ONLY:  # Its own entry, or its place in a list.
       text = re.sub(rf"\n  {name}: .*(?:\n    .*)*", "", text)
@@ -401,8 +446,8 @@ def shell(
   return complete
 
 
-def module_of(description: type[Norm]) -> type[nnx.Module]:
+def module_of(description: type[Norm]) -> type[NormModule]:
   """Makes an NNX module of a description."""
   kind = BatchShell if issubclass(description, RunningNorm) else Shell
-  module = type(description.__name__, (kind, description), {})
-  return shell()(module)
+  module = type(description.__name__, (kind,), {})
+  return shell(description)(module)

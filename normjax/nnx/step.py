@@ -7,8 +7,8 @@ from normjax import descriptions
 from normjax.nnx.shell import RunningShell, shell
 
 
-@shell()
-class StepBatchNorm(RunningShell, descriptions.StepBatchNorm):
+@shell(descriptions.StepBatchNorm)
+class StepBatchNorm(RunningShell):
   """An NNX module. Statistics are variables of type `nnx.BatchStat`.
 
   Under `nnx.scan`, steps of training hand on the statistics: let the module be

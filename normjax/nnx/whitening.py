@@ -4,8 +4,8 @@ from normjax import descriptions
 from normjax.nnx.shell import BatchShell, shell
 
 
-@shell()
-class DecorrelatedBatchNorm(BatchShell, descriptions.DecorrelatedBatchNorm):
+@shell(descriptions.DecorrelatedBatchNorm)
+class DecorrelatedBatchNorm(BatchShell):
   """An NNX module. Statistics are variables of type `nnx.BatchStat`.
 
   Example:
@@ -24,8 +24,8 @@ class DecorrelatedBatchNorm(BatchShell, descriptions.DecorrelatedBatchNorm):
   """
 
 
-@shell()
-class IterNorm(BatchShell, descriptions.IterNorm):
+@shell(descriptions.IterNorm)
+class IterNorm(BatchShell):
   """An NNX module. Statistics are variables of type `nnx.BatchStat`.
 
   Example:
@@ -38,8 +38,8 @@ class IterNorm(BatchShell, descriptions.IterNorm):
   """
 
 
-@shell()
-class ComplexBatchNorm(BatchShell, descriptions.ComplexBatchNorm):
+@shell(descriptions.ComplexBatchNorm)
+class ComplexBatchNorm(BatchShell):
   """An NNX module. Statistics are variables of type `nnx.BatchStat`.
 
   Example:

@@ -532,11 +532,11 @@ MODELS = {
   ),
   "layer_of_another_class": (
     Pair(Sub(4)),
-    "norm: layer before it is a Sub, which may do something else",
+    "norm: the class of layer before it is Sub, which may do something else",
   ),
   "norm_of_another_class": (
     Pair(nn.Dense(4), SubNorm(True)),
-    "norm: .*called 2 times|norm: it is a SubNorm",
+    "norm: .*called 2 times|norm: its class is SubNorm",
   ),
   "dot_general": (
     Pair(nn.Dense(4, dot_general=jax.lax.dot_general)),
@@ -563,7 +563,7 @@ MODELS = {
   "conditional": (Conditional(), "norm: norm is called 2 times"),
   "outside_of_a_compiled_part": (
     Outside(),
-    "norm: it is a .*BatchNorm, which may|an input of the model, or of a part",
+    "norm: its class is .*BatchNorm, which|an input of the model, or of a part",
   ),
 }  # fmt: skip
 

@@ -168,7 +168,7 @@ class StatefulTest(parameterized.TestCase):
     model, variables, x = Net(norm, False), variables_of(norm), batch(8)
     if norm not in AFFINE:
       with self.assertRaisesRegex(
-        ValueError, "norm: it is a .*Norm, which may"
+        ValueError, "norm: its class is .*Norm, which may"
       ):
         fold(model, variables, x)
       return

@@ -13,6 +13,7 @@ from absl.testing import parameterized
 from flax import nnx
 from jax.nn import initializers
 
+import normjax.linen
 import normjax.nnx
 from tests.linen.cases import named
 from tests.nnx.modules import PEERED, build, pure
@@ -126,8 +127,34 @@ class InterfaceTest(parameterized.TestCase):
         self.assertIn(name, text)
       self.assertNotIn("Attributes:", text)
 
+  def test_tools_of_flax_list_the_norms(self):
+    """They call all public methods of a module's class with arrays."""
+    norms = nnx.List([make("BatchNorm"), make("LayerNorm"), make("IterNorm")])
+
+    class Model(nnx.Module):
+      def __init__(self):
+        self.norms = norms
+
+      def __call__(self, x):
+        for norm in self.norms:
+          x = norm(x)
+        return x
+
+    table = nnx.tabulate(
+      Model(), X, console_kwargs={"width": 200, "force_terminal": False}
+    )
+    for index, kind in enumerate(("BatchNorm", "LayerNorm", "IterNorm")):
+      self.assertRegex(table, rf"norms/{index} +│ {kind} .*float32\[4,6\]")
+    self.assertEqual(Model()(X).shape, X.shape)
+
 
 class DocumentationTest(parameterized.TestCase):
+  @parameterized.parameters(*KINDS, *MORE)
+  def test_says_first_what_the_norm_is(self, kind):
+    for front_end in normjax.nnx, normjax.linen:
+      first = getattr(front_end, kind).__doc__.partition("\n")[0]
+      self.assertRegex(first, "(?i)norm.*[.]$")
+
   @parameterized.parameters("LayerNorm", "GroupNorm", "BatchNorm")
   def test_names_no_argument_that_is_refused(self, kind):
     text = getattr(normjax.nnx, kind).__doc__
@@ -285,6 +312,18 @@ class WrongArgumentsTest(parameterized.TestCase):
       r" \(4, 3, 5\) has features \(5,\)",
     ):  # fmt: skip
       norm(jnp.ones((4, 3, 5)), *row)
+
+  def test_features_in_another_order(self):
+    norm = make("LayerNorm", (2, 3), feature_axes=(1, 2))
+    with self.assertRaisesRegex(
+      ValueError, r"num_features=\(2, 3\), but .* \(3"
+    ):
+      norm(jnp.ones((4, 3, 2)))
+
+  @parameterized.parameters((0,), (None,), ("params",))
+  def test_rngs(self, rngs):
+    with self.assertRaisesRegex(TypeError, "LayerNorm needs rngs, such as"):
+      normjax.nnx.LayerNorm(6, rngs=rngs)
 
   @parameterized.parameters("floatt32", jnp.int32, 1e-5)
   def test_dtype(self, dtype):

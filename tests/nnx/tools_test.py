@@ -210,6 +210,8 @@ class FrozenTest(parameterized.TestCase):
       run(model, batches()[0])
     with self.assertRaisesRegex(TypeError, "pattern of their path"):
       frozen(model, 3).__enter__()
+    with self.assertRaisesRegex(TypeError, "got a module, BatchNorm. Give it"):
+      frozen_mask(model, model.norm)
 
   def test_mask_leaves_gains_and_biases_alone(self):
     model = trained()
@@ -361,6 +363,14 @@ class FoldTest(parameterized.TestCase):
     self.assertEmpty(nnx.state(folded.model, nnx.BatchStat))
     self.assertIsInstance(folded.model.norm, FoldedBatchNorm)
     self.assertIsNotNone(folded.model.dense.bias)
+
+  def test_frozen_norms(self):
+    model, x = trained(), batches()[0]
+    expected = run(fold(model, x).model, x)
+    with frozen(model, "norm"), frozen(model):
+      folded = fold(model, x)
+    self.assertLen(folded.norms, 3)
+    chex.assert_trees_all_equal(run(folded.model, x), expected)
 
   def test_refuses_training_and_masks(self):
     x = batches()[0]
