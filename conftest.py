@@ -9,12 +9,15 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import contextlib
 import tempfile
 from collections.abc import Iterator
 
 import jax
 import numpy as np
 import pytest
+
+from tests import compiling
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -47,11 +50,11 @@ def three_digits_in_examples() -> Iterator[None]:
     yield
 
 
-# Compiling takes most of the time of these. What they test does not depend on
-# XLA's optimizations; other modules of tests/functional and tests/native run
-# what users run.
+# What these test does not depend on XLA's optimizations; other modules of
+# tests/functional and tests/native run what users run.
 _COMPILED_SOONER = (
   *("tests/linen/", "tests/nnx/", "tests/experiments/", "tests/benchmarks/"),
+  "docs/",
   *(
     f"tests/functional/{name}_test.py"
     for name in (
@@ -64,15 +67,16 @@ _COMPILED_SOONER = (
 
 
 @pytest.fixture(autouse=True, scope="module")
-def compiling(request: pytest.FixtureRequest) -> Iterator[None]:
+def compiled(request: pytest.FixtureRequest) -> Iterator[None]:
   """Leaves out optimizations of most modules, and drops programs at the end.
 
   JAX_DISABLE_MOST_OPTIMIZATIONS=0 runs all tests with optimizations. Programs
   that are kept would let a process grow to several GB.
   """
-  name = "jax_disable_most_optimizations"
   path = request.path.as_posix()
-  if name.upper() not in os.environ:
-    jax.config.update(name, any(part in path for part in _COMPILED_SOONER))
-  yield
+  sooner = any(part in path for part in _COMPILED_SOONER)
+  if "JAX_DISABLE_MOST_OPTIMIZATIONS" in os.environ:
+    sooner = False
+  with compiling.sooner() if sooner else contextlib.nullcontext():
+    yield
   jax.clear_caches()

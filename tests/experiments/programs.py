@@ -10,6 +10,7 @@ import sys
 import time
 
 from experiments.lab.runs import files
+from tests import compiling
 
 _SECONDS = 300.0  # Until a program counts as one that does not end.
 ROOT = pathlib.Path(__file__).parents[2]
@@ -55,7 +56,7 @@ def start(name, *arguments, **environment):
       **os.environ,
       "PYTHONPATH": str(ROOT),
       "JAX_PLATFORMS": "cpu",
-      "XLA_FLAGS": "",
+      "XLA_FLAGS": compiling.flags(),
       "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # Compiles sooner.
       **environment,
     },
