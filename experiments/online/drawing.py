@@ -52,14 +52,14 @@ def stream(
         panel, f"Net of {net}", "Example of the stream", "Error (%)"
       )
       panel.set_xlim(0, config.segment * len(task.SEGMENTS))
-      panel.set_ylim(0, 85)
+      panel.set_ylim(0, 108)  # The names of changes stand above all errors.
       for number, segment in enumerate(task.SEGMENTS):
         at = number * config.segment
         if number:
           panel.axvline(at, color="0.5", linestyle=":", linewidth=1)
         panel.annotate(
           segment.kind,
-          (at + 0.04 * config.segment, 84),
+          (at + 0.04 * config.segment, 107),
           va="top",
           fontsize=11,
           color="0.3",

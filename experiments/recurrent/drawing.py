@@ -107,7 +107,7 @@ def draw_rows(
   with figures.drawing(
     run,
     "rows",
-    title=f"{config.cell} reading images, {data}",
+    title=f"{config.cell.upper()} reading images, {data}",
     caption=figures.seeds_caption(config.seeds)
     + "; pale: with re-estimated statistics",
   ) as (left, right):
@@ -152,7 +152,7 @@ def draw_sums(
   with figures.drawing(
     run,
     "lengths",
-    title=f"{config.cell} on the adding problem",
+    title=f"{config.cell.upper()} on the adding problem",
     caption=figures.seeds_caption(config.seeds)
     + "; dotted: longest in training; grey: guessing the mean",
   ) as (left, right):
