@@ -74,9 +74,9 @@ def compiled(request: pytest.FixtureRequest) -> Iterator[None]:
   that are kept would let a process grow to several GB.
   """
   path = request.path.as_posix()
-  sooner = any(part in path for part in _COMPILED_SOONER)
-  if "JAX_DISABLE_MOST_OPTIMIZATIONS" in os.environ:
-    sooner = False
+  sooner = "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ and any(
+    part in path for part in _COMPILED_SOONER
+  )
   with compiling.sooner() if sooner else contextlib.nullcontext():
     yield
   jax.clear_caches()

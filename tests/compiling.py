@@ -14,10 +14,10 @@ from jax._src import compiler
 
 @functools.cache
 def options() -> dict[str, bool]:
-  """Returns options of XLA without which it compiles sooner.
+  """Returns options with which XLA compiles sooner.
 
-  Code of fusions comes from another generator then, in two thirds of the time.
-  Only some versions of XLA have both.
+  Another generator then makes the code of fusions, and compiling takes two
+  thirds of the time. Newer versions of XLA do not have it.
   """
   found = {"xla_cpu_use_fusion_emitters": False}
   try:

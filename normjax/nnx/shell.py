@@ -209,12 +209,8 @@ def _operands(
   """Returns `x`, and the parameters in the shapes that the function takes."""
   x = jnp.asarray(x)
   features = norm.feature_shape(x)
-  made_for = _shape(module.num_features)
   # One number may count the features of several axes.
-  if features != made_for and (len(made_for), *made_for) != (
-    1,
-    math.prod(features),
-  ):
+  if _shape(module.num_features) not in (features, (math.prod(features),)):
     raise ValueError(
       f"{type(module).__name__} was made for num_features="
       f"{module.num_features}, but x of shape {x.shape} has features"
@@ -377,7 +373,7 @@ def signature(
       annotation=field.type,
     )
     for field in dataclasses.fields(description)
-    if field.name in _options(description)
+    if field.name not in _LINEN_ONLY
   ]
   others = [
     parameter("promote_dtype", by_name, default=promote_dtype),

@@ -258,7 +258,7 @@ class DescriptionsTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "'ln' already.*overwrite=True"):
       descriptions.register_norm("ln", DeviationNorm)
     descriptions.register_norm("ln", DeviationNorm, overwrite=True)
-    self.assertEqual(type(make("ln")).__name__, "DeviationNorm")
+    self.assertIs(type(make("ln"))._description, DeviationNorm)
     self.assertIsInstance(
       normjax.linen.make_norm("ln", train=True), DeviationNorm
     )
