@@ -1,7 +1,7 @@
 """Short names of norms, in every front end."""
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from normjax.descriptions.batch import BatchNorm
@@ -73,7 +73,6 @@ class Registry:
   def __init__(
     self,
     package: str,
-    modules: Mapping[type[Norm], type],
     module_of: Callable[[type[Norm]], type],
     factory_of: Callable[..., Callable[..., Any]],
   ):
@@ -81,13 +80,11 @@ class Registry:
 
     Args:
       package: The front end, such as "normjax.linen".
-      modules: Its modules, by their descriptions.
-      module_of: Makes a module of another description.
+      module_of: Returns the module of a description.
       factory_of: Returns the factory of a module, as `factory_of(name, module,
         decided)`; `decided` are options that the user does not give.
     """
     self._package = package
-    self._modules = dict(modules)
     self._module_of = module_of
     self._factory_of = factory_of
     self.factories: dict[str, Callable[..., Any]] = {}
@@ -111,11 +108,9 @@ class Registry:
       return self.factories[name]
     if name in _DESCRIPTIONS:
       description = _DESCRIPTIONS[name]
-      if description not in self._modules:
-        self._modules[description] = self._module_of(description)
       running = issubclass(description, RunningNorm)
       decided = ("use_running_average",) if running else ()
-      return self._factory_of(name, self._modules[description], decided)
+      return self._factory_of(name, self._module_of(description), decided)
     names = self.names()
     close = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""

@@ -12,13 +12,7 @@ from jax.typing import ArrayLike
 
 from normjax.descriptions.registry import Registry
 from normjax.functional.keywords import check_keywords
-from normjax.linen.batch import BatchNorm
-from normjax.linen.ghost import GhostBatchNorm
-from normjax.linen.group import GroupNorm, InstanceNorm
-from normjax.linen.layer import LayerNorm, RMSNorm
-from normjax.linen.renorm import BatchRenorm
-from normjax.linen.shell import described, module_of
-from normjax.linen.whitening import DecorrelatedBatchNorm, IterNorm
+from normjax.linen.shell import module_of
 
 # A factory is called as factory(train=..., **options). It returns a module that
 # is called as module(x, mask=None).
@@ -118,23 +112,5 @@ def _factory(
   return factory
 
 
-_REGISTRY = Registry(
-  "normjax.linen",
-  {
-    described(module): module
-    for module in (
-      LayerNorm,
-      RMSNorm,
-      BatchNorm,
-      GroupNorm,
-      InstanceNorm,
-      BatchRenorm,
-      GhostBatchNorm,
-      DecorrelatedBatchNorm,
-      IterNorm,
-    )
-  },
-  module_of,
-  _factory,
-)
+_REGISTRY = Registry("normjax.linen", module_of, _factory)
 _REGISTRY.factories["none"] = _factory("none", Identity)

@@ -18,6 +18,8 @@ from normjax.descriptions.parameters import boolean, widened
 from normjax.functional.arguments import AxisName, option
 
 _Module = TypeVar("_Module", bound=nn.Module)
+# The modules of descriptions, which `shell` completes.
+_MODULES: dict[type[Norm], type[nn.Module]] = {}
 
 
 class Shell(nn.Module):
@@ -207,7 +209,9 @@ def shell(module: type[_Module]) -> type[_Module]:
     init(self, *args, **kwargs)
 
   module.__init__ = checked  # type: ignore[method-assign]
-  module.__doc__ = documentation(module, described(module))
+  description = described(module)
+  module.__doc__ = documentation(module, description)
+  _MODULES.setdefault(description, module)
   return module
 
 
@@ -217,7 +221,8 @@ def described(module: type) -> type[Norm]:
 
 
 def module_of(description: type[Norm]) -> type[nn.Module]:
-  """Makes a Linen module of a description."""
-  kind = BatchShell if issubclass(description, RunningNorm) else Shell
-  module = type(description.__name__, (kind, description), {})
-  return shell(module)
+  """Returns the Linen module of a description; makes one if there is none."""
+  if description not in _MODULES:
+    kind = BatchShell if issubclass(description, RunningNorm) else Shell
+    shell(type(description.__name__, (kind, description), {}))
+  return _MODULES[description]

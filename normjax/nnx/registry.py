@@ -12,13 +12,7 @@ from jax.typing import ArrayLike
 
 from normjax.descriptions.registry import Registry
 from normjax.functional.keywords import check_keywords
-from normjax.nnx.batch import BatchNorm
-from normjax.nnx.ghost import GhostBatchNorm
-from normjax.nnx.group import GroupNorm, InstanceNorm
-from normjax.nnx.layer import LayerNorm, RMSNorm
-from normjax.nnx.renorm import BatchRenorm
 from normjax.nnx.shell import module_of
-from normjax.nnx.whitening import DecorrelatedBatchNorm, IterNorm
 
 # A factory is called as factory(num_features, rngs=..., **options). It returns
 # a module that is called as module(x, mask=None).
@@ -137,23 +131,5 @@ def _factory(
   return factory
 
 
-_REGISTRY = Registry(
-  "normjax.nnx",
-  {
-    module._description: module
-    for module in (
-      LayerNorm,
-      RMSNorm,
-      BatchNorm,
-      GroupNorm,
-      InstanceNorm,
-      BatchRenorm,
-      GhostBatchNorm,
-      DecorrelatedBatchNorm,
-      IterNorm,
-    )
-  },
-  module_of,
-  _factory,
-)
+_REGISTRY = Registry("normjax.nnx", module_of, _factory)
 _REGISTRY.factories["none"] = _factory("none", Identity)

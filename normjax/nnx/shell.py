@@ -30,6 +30,8 @@ from normjax.functional.arguments import option
 from normjax.functional.keywords import check_keywords
 
 _Module = TypeVar("_Module", bound="NormModule")
+# The modules of descriptions, which `shell` completes.
+_MODULES: dict[type[Norm], "type[NormModule]"] = {}
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
 # Options of Linen's modules that NNX's do not have.
@@ -437,13 +439,15 @@ def shell(
       text = re.sub(rf"\n  {name}: .*(?:\n    .*)*", "", text)
       text = re.sub(rf"\b{name},\s+", "", text)
     module.__doc__ = text.replace("\nAttributes:\n", f"\nArgs:{_ARGUMENTS}", 1)
+    _MODULES.setdefault(description, module)
     return module
 
   return complete
 
 
 def module_of(description: type[Norm]) -> type[NormModule]:
-  """Makes an NNX module of a description."""
-  kind = BatchShell if issubclass(description, RunningNorm) else Shell
-  module = type(description.__name__, (kind,), {})
-  return shell(description)(module)
+  """Returns the NNX module of a description; makes one if there is none."""
+  if description not in _MODULES:
+    kind = BatchShell if issubclass(description, RunningNorm) else Shell
+    shell(description)(type(description.__name__, (kind,), {}))
+  return _MODULES[description]
