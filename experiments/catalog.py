@@ -57,7 +57,7 @@ ENTRIES: Mapping[str, Entry] = {
       data="text",
       declared_in=f"transformer.{name}",
     )
-    for name in ("warmup", "depth", "norms", "batch_norm")
+    for name in ("warmup", "warmup_tuned", "depth", "norms", "batch_norm")
   },
   "style": Entry("style", data="", application=True),
   "online": Entry("online", application=True),

@@ -38,14 +38,17 @@ run is in its file in [results/](../results).
   of the seeds 100 to 119 on the digits and on pydoc, several claims and
   analyses were changed. In the studies where this happened, these seeds count
   as a pilot too, and the runs that decide use the seeds from 120 on. What the
-  first runs found is in docs/studies.md of the commit 467f20a. A seed
+  first runs found is in docs/studies.md of the commit 467f20a, and for policy
+  of ba8fbea. What was changed again is judged on the seeds from 140 on. A seed
   determines initialization, order of the data and, for images, which images are
   for training, validation and test.
-- **Learning rates.** Where a study chooses them, each arm gets the rate of the
-  lowest validation loss (in regularize, error; in whitening, training loss) on
+- **Learning rates.** Where a study chooses them, each arm gets the best rate on
   the seeds {", ".join(map(str, tuning.SEEDS))} (transformers: the first two),
-  which are not judged. A grid whose best rate is its first or last one grows,
-  by at most {tuning.MOST} rates. Each study says below which rates are chosen.
+  which are not judged. Best is the lowest validation loss, or what the study
+  names below, such as the error (regularize), the training loss (whitening),
+  the return (policy) or the average precision (detection). A grid whose best
+  rate is its first or last one grows, by at most {tuning.MOST} rates. Each
+  study says below which rates are chosen.
 - **Number of seeds.** 20 in most studies, 40 in regularize, 10 where a study is
   expensive or far from its margins. They are too few for some claims, also for
   headlines: the lines "Resolved" say so. "Resolved" is the distance from the

@@ -169,7 +169,7 @@ STUDY = study.Study(
     "epochs": 10,
     "batch_size": 64,
   },
-  confirm={"seed": 120, "seeds": 20},
+  confirm={"seed": 140, "seeds": 20},
 )
 
 if __name__ == "__main__":

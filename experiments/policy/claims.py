@@ -24,12 +24,18 @@ _RETURN: Mapping[str, Any] = {
   "form": "+.0f",
   "pilot": _PILOT,
 }
-# Of seeds 100 to 119, in two a net without a norm failed, far from all others.
+# What is compared with the net without a norm. In two of the seeds 100 to 119
+# this net failed, far from all others.
 _BY_RANK: Mapping[str, Any] = {
   **_RETURN,
   "analysis": Difference(by_rank=True),
   "pilot": f"{_PILOT}; by rank, because in two of the seeds 100 to 119 the net"
   " without a norm failed",
+}
+_BY_RANK_LATER: Mapping[str, Any] = {
+  **_BY_RANK,
+  "pilot": f"{_BY_RANK['pilot']}; on the seeds 120 to 139 the mean was judged,"
+  " and CONFIRMED",
 }
 _TENTH = "a tenth of the 500 steps that are possible"
 MATTER = Claim(
@@ -69,7 +75,7 @@ HURT = Claim(
   criterion=Effect(-50),
   why=_TENTH,
   spread=144,
-  **_RETURN,
+  **_BY_RANK_LATER,
 )
 KEPT = Claim(
   "ln_does_not_hurt",
@@ -80,7 +86,7 @@ KEPT = Claim(
   criterion=Above(-50),
   why="the margin of bn_hurts",
   spread=94,
-  **_RETURN,
+  **_BY_RANK_LATER,
 )
 BATCHES = Claim(
   "batches_help",

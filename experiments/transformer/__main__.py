@@ -11,10 +11,11 @@ context) has the settings of nanoGPT, which reports 1.47 after three minutes on
 an A100. Other tasks are `--task=mnist`, `copy` and `sort`, the last two with
 padding.
 
-Four studies test claims on character models; see below. They train each model
+Five studies test claims on character models; see below. They train each model
 with several paired seeds (same initial kernels and batches):
 
     python -m experiments.transformer --study=warmup
+    python -m experiments.transformer --study=warmup_tuned
     python -m experiments.transformer --study=depth
     python -m experiments.transformer --study=norms
     python -m experiments.transformer --study=batch_norm

@@ -14,10 +14,11 @@ from experiments.lab.parsers import COUNT, NORMS, POSITIVE
 from experiments.lab.training import optimizers
 
 # "none" trains the models of the flags; the others test claims.
-STUDIES = ("none", "warmup", "depth", "norms", "batch_norm")
+STUDIES = ("none", "warmup", "warmup_tuned", "depth", "norms", "batch_norm")
 # The flags in which the models of a study differ.
 _COMPARED: Mapping[str, Sequence[str]] = {
   "warmup": ("placement", "learning_rate", "warmup_steps"),
+  "warmup_tuned": ("placement", "learning_rate", "warmup_steps"),
   "depth": ("placement", "kernel_init"),
   "norms": ("norm", "learning_rate", "qk_norm"),
   "batch_norm": ("norm", "learning_rate"),
@@ -70,7 +71,8 @@ class Config(options.TuningConfig):
   )
   study: str = option(
     "none",
-    "Test the claims of warmup, depth, norms or batch_norm (see above). A study"
+    "Test the claims of warmup, warmup_tuned, depth, norms or batch_norm (see"
+    " above). A study"
     " has other defaults, compares its own models and runs on one device. With"
     " --confirm, all but batch_norm have 20 seeds.",
     parsers.one_of(list(STUDIES)),
@@ -220,6 +222,6 @@ class Config(options.TuningConfig):
         *("learning_rate", "warmup_steps", "schedule", "weight_decay"),
         *("clip_norm", "steps", "tuning_seeds", "rate_factor"),
       )
-    if self.study in ("depth", "batch_norm"):
+    if self.study in ("warmup_tuned", "depth", "batch_norm"):
       add(f"{named}, which has no headline claims", "sensitivity")
     return found

@@ -1,4 +1,4 @@
-"""The four studies of transformers, and how the command line selects one."""
+"""The five studies of transformers, and how the command line selects one."""
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
@@ -6,11 +6,18 @@ from typing import Any
 
 from experiments.lab import options
 from experiments.lab.study import Study
-from experiments.transformer import batch_norm, depth, norms, warmup
+from experiments.transformer import (
+  batch_norm,
+  depth,
+  norms,
+  warmup,
+  warmup_tuned,
+)
 from experiments.transformer.options import Config
 
 STUDIES: Mapping[str, Study[Config]] = {
   "transformer_warmup": warmup.STUDY,
+  "transformer_warmup_tuned": warmup_tuned.STUDY,
   "transformer_depth": depth.STUDY,
   "transformer_norms": norms.STUDY,
   "transformer_batch_norm": batch_norm.STUDY,

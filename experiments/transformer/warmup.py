@@ -110,6 +110,17 @@ def name(arm: Arm) -> str:
   return f"{placement}_{f'{warmup}_steps' if warmup else 'no_warmup'}"
 
 
+def line(arm: Arm) -> dict[str, Any]:
+  """Returns how the line of a model is drawn."""
+  placement, warmup = arm
+  return {
+    "name": f"{placement}, {f'{warmup} steps of' if warmup else 'no'} warm-up",
+    "style": "--" if warmup else "-",
+    "marker": "s" if warmup else "o",
+    "color": drawing.PLACEMENT_COLORS[placement],
+  }
+
+
 def measure(config: Config, run: Run) -> None:
   """Trains the models, prints, judges and draws."""
   task = sweep.load(config, run)
@@ -170,14 +181,7 @@ def _draw(
     f" {config.tuning_seeds} tuning seeds",
   ) as (over_steps, over_rates):
     for arm, found in equal.items():
-      placement, warmup = arm
-      options: dict[str, Any] = {
-        "name": f"{placement}, {f'{warmup} steps of' if warmup else 'no'}"
-        " warm-up",
-        "style": "--" if warmup else "-",
-        "marker": "s" if warmup else "o",
-        "color": drawing.PLACEMENT_COLORS[placement],
-      }
+      options = line(arm)
       curve = sweep.capped(found["loss"], task)
       at = sweep.curve_steps(config, curve)
       figures.curve(over_steps, at, curve, "none", **options)

@@ -21,6 +21,7 @@ from experiments.transformer import (
   studies,
   sweep,
   warmup,
+  warmup_tuned,
 )
 
 TASK = sequences.load("copy", dataset="", data_dir=None, context=8)
@@ -120,6 +121,20 @@ class WarmupTest(Runs):
     self.assertEqual(found["post_worse_without_warmup"], "UNRESOLVED")
     values = self.run_.findings()[0].values
     np.testing.assert_allclose([*values.values()], GUESSING)
+
+
+class WarmupTunedTest(Runs):
+  @parameterized.parameters(
+    (1.9, "CONFIRMED"),
+    (1.97, "SMALLER"),
+    (2.0, "UNRESOLVED"),
+    (2.1, "REFUTED"),
+    (np.nan, "REFUTED"),  # The loss of guessing is above 2.
+  )
+  def test_loss_with_warmup(self, level, verdict):
+    found = {0: losses(2 + NOISE), 100: losses(level + 2 * NOISE)}
+    warmup_tuned.judge(found, TASK, self.run_)
+    self.assertStartsWith(self.verdicts()["post_gains"], verdict)
 
 
 class DepthTest(Runs):
