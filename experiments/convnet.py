@@ -6,8 +6,8 @@ The ConvNet of many tutorials at a quarter of its width: three stages of a 3x3
 convolution (16, 32 and 64 channels), norm, ReLU and 2x2 max pooling, then a
 dense layer of 128 with norm, ReLU and dropout 0.5. 600 batches of 64 images
 halved to 14x14, with SGD, as in the source but without momentum, and with Adam.
-After every 20 steps the accuracy on 1,000 validation images is taken. About ten
-minutes on two cores.
+After every 20 steps the accuracy on the validation images, at most 1,000, is
+taken. About ten minutes on two cores.
 
 A seed determines which images are for training, validation and test, the
 initial weights and the order of the images. For every arm the learning rate is
@@ -18,9 +18,10 @@ rate").
 As in the source, it is counted how many steps the net without a norm takes to
 its own highest accuracy, and after how many the net with batch norm has reached
 the same. A net that never gets there counts with one evaluation more than there
-are. The highest of many noisy numbers comes late, so this favours batch norm in
-part; how much, the control shows: two nets without a norm, of which the second
-has other kernels and batches on the same images.
+are, so its ratio is too high. Two nets that are alike do not give 1 either,
+since the second must reach the best of many noisy numbers of the first. What
+they give, the control shows: two nets without a norm, of which the second has
+other kernels and batches on the same images.
 
 Source: Ioffe & Szegedy, 2015, https://arxiv.org/abs/1502.03167, section 4.2.2
 and figure 3: Inception on ImageNet has its highest accuracy of 72.2% after 31

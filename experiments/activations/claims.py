@@ -57,7 +57,7 @@ SATURATED = Claim(
   "a tanh net without a norm whose inputs are 255 times as large has at least"
   " {margin} points more saturated units in its first layer after training than"
   " one with batch norm",
-  source=f"{_IOFFE}, section 2.1, without numbers",
+  source=f"{_IOFFE}, section 1, without numbers",
   quantity="saturated units of the first layer",
   samples=("none", "bn"),
   analysis=Difference(),

@@ -70,7 +70,7 @@ from experiments.lab.statistics import shown
 from experiments.lab.study import Parts, Run
 from experiments.lab.tables import table
 from experiments.style import drawing, losses, tasks
-from experiments.style.claims import CLAIMS, ERASED, judge
+from experiments.style.claims import CHECKS, CLAIMS, judge
 from experiments.style.tasks import STYLES, Task
 from experiments.style.training import Arm, Sizes, Trainer
 
@@ -192,7 +192,7 @@ STUDY = study.Study(
   measure,
   Config(),
   CLAIMS,
-  (ERASED,),
+  CHECKS,
   quick={
     "seeds": 2,
     "tuning_seeds": 1,
