@@ -131,8 +131,8 @@ class Finding(NamedTuple):
     seeds: Number of seeds.
     verdict: A `Verdict`, by the corrected p value.
     number: The estimate and its interval as text.
-    remark: Whether the estimate is a median instead of a mean, and what an
-      UNRESOLVED claim leaves open; often empty.
+    remark: Whether the estimate is a median instead of a mean, which samples
+      count as the cap, and what an UNRESOLVED claim leaves open; often empty.
     headline: See `Claim`.
   """
 
@@ -226,12 +226,13 @@ def _finding(
     holm=holm,
     seeds=estimate.seeds,
     verdict=str(verdict),
-    number=estimate.text(claim.form, claim.unit),
+    number=_number(claim, values, estimate),
     remark="; ".join(
       filter(
         None,
         (
           _median(claim, values, estimate),
+          _at_cap(claim, values),
           _open(claim, estimate, verdict, level),
         ),
       )
@@ -245,11 +246,48 @@ def _median(claim: Claim, values: Sequence[Seeds], estimate: Estimate) -> str:
   by_rank = estimate.method == "ranks"
   if claim.analysis.by_rank or not by_rank or estimate.seeds == 1:
     return ""
-  diverged = ~np.isfinite(np.asarray(values, np.float64)).all(axis=0)
-  if claim.analysis.cap is not None or not diverged.any():
+  count = _diverged(values)
+  if claim.analysis.cap is not None or not count:
     return "the median, because all seeds are equal"
-  count = int(diverged.sum())
   return f"the median, because {count} seed{'s' * (count > 1)} diverged"
+
+
+def _at_cap(claim: Claim, values: Sequence[Seeds]) -> str:
+  """Says how many seeds count as the cap, and if that makes a bound.
+
+  Without a cap, the first sample would make the estimate larger, and the second
+  one, which is subtracted or divided by, smaller.
+  """
+  cap = claim.analysis.cap
+  if cap is None:
+    return ""
+  capped = ~(np.asarray(values, np.float64) < cap)  # NaN counts as the cap.
+  counts = capped.sum(axis=1)
+  where = [
+    f"{count} of {capped.shape[1]} seeds of {name}"
+    for name, count in zip(claim.samples, counts, strict=True)
+    if count
+  ]
+  if not where:
+    return ""
+  text = f"the cap of {cap:.4g} stands for {' and '.join(where)}"
+  if len(where) > 1:
+    return text
+  return f"{'a lower' if counts[0] else 'an upper'} bound, because {text}"
+
+
+def _number(claim: Claim, values: Sequence[Seeds], estimate: Estimate) -> str:
+  """Returns the estimate as text; in words if both ends are infinite."""
+  if not (math.isinf(estimate.low) and estimate.low == estimate.high):
+    return estimate.text(claim.form, claim.unit)
+  word = "infinite" if estimate.low > 0 else "minus infinite"
+  return f"{word}: {_diverged(values)} of {estimate.seeds} seeds diverged"
+
+
+def _diverged(values: Sequence[Seeds]) -> int:
+  """Returns in how many seeds a sample has no number."""
+  finite = np.isfinite(np.asarray(values, np.float64))
+  return int((~finite.all(axis=0)).sum())
 
 
 def _open(
@@ -347,4 +385,11 @@ def _finite(number: float) -> float | None:
 
 
 def _p(number: float) -> str:
-  return "<1e-4" if number < 1e-4 else f"{number:.2g}"
+  """Returns two digits, or as many as show on which side of 5% it is."""
+  if number < 1e-4:
+    return "<1e-4"
+  texts = (f"{number:.{digits}g}" for digits in range(2, 18))
+  level = statistics.LEVEL
+  return next(
+    text for text in texts if (float(text) <= level) == (number <= level)
+  )

@@ -144,7 +144,61 @@ class FindingTest(parameterized.TestCase):
     by_rank = dataclasses.replace(CLAIM, analysis=Difference(by_rank=True))
     self.assertEqual(judged(diverged, HIGHER, claim=by_rank).remark, "")
     capped = dataclasses.replace(CLAIM, analysis=Difference(cap=4.0))
-    self.assertEqual(judged(diverged, HIGHER, claim=capped).remark, "")
+    remark = judged(diverged, HIGHER, claim=capped).remark
+    self.assertNotIn("the median", remark)
+
+  @parameterized.parameters(
+    # Numbers of bn and none that are at least the cap or have diverged.
+    ((), (), ""),
+    ((4.0,), (), "a lower bound, because {} 1 of 10 seeds of bn"),
+    ((9.0, NAN), (), "a lower bound, because {} 2 of 10 seeds of bn"),
+    ((), (None,), "an upper bound, because {} 1 of 10 seeds of none"),
+    ((5, NAN), (NAN,), "{} 2 of 10 seeds of bn and 1 of 10 seeds of none"),
+  )
+  def test_says_what_is_at_the_cap(self, bn, none, remark):
+    capped = dataclasses.replace(CLAIM, analysis=Difference(cap=4.0))
+    samples = [*bn, *LOWER[len(bn) :]], [*none, *HIGHER[len(none) :]]
+    finding = judged(*samples, claim=capped)
+    said = remark.format("the cap of 4 stands for")
+    self.assertEqual(finding.remark.split("; ")[0], said)
+    self.assertNotIn("cap", judged(*samples).remark)
+
+  def test_a_single_sample_at_the_cap_is_a_lower_bound(self):
+    level = dataclasses.replace(
+      CLAIM, samples=("bn",), analysis=Level(cap=4.0), criterion=Above(1)
+    )
+    self.assertEqual(
+      judged([5.0, *LOWER[1:]], claim=level).remark,
+      "a lower bound, because the cap of 4 stands for 1 of 10 seeds of bn",
+    )
+
+  @parameterized.parameters(
+    # Seeds that diverged, of ten.
+    (10, "infinite: 10 of 10 seeds diverged"),
+    (9, "infinite: 9 of 10 seeds diverged"),
+    (8, "+inf [+0.00, +inf] nats"),
+  )
+  def test_an_infinite_number_is_said_in_words(self, count, number):
+    diverged = [None] * count + LOWER[count:]
+    finding = judged(diverged, [1.25] * 10)
+    self.assertEqual(finding.number, number)
+    if "seeds" in number:
+      turned = judged([1.25] * 10, diverged)
+      self.assertEqual(turned.number, f"minus {number}")
+
+  @parameterized.parameters(
+    (0.0504, "0.0504"),  # At most 5% is shown.
+    (0.050049, "0.05005"),
+    (0.0496, "0.05"),
+    (0.05, "0.05"),
+    (0.0532, "0.053"),
+    (0.00123, "0.0012"),
+    (1.0, "1"),
+    (2e-5, "<1e-4"),
+  )
+  def test_p_values_show_on_which_side_of_5_percent_they_are(self, p, text):
+    finding = judged(LOWER, HIGHER)._replace(p=p, holm=p)
+    self.assertIn(f"p = {text} (Holm {text}), ", finding.evidence)
 
   def test_survives_json(self):
     for samples in (
