@@ -8,6 +8,7 @@ from experiments.lab import results, sensitivity
 from experiments.lab.claims import Finding, Verdict
 from experiments.lab.errors import RefusedError
 from experiments.lab.results import Record, Results, Varied
+from experiments.lab.runs import versions
 from experiments.lab.tables import table
 
 START, END = "<!-- results -->\n", "<!-- end of results -->\n"
@@ -103,6 +104,7 @@ def section(
   for data, record in records.items():
     lines.append(
       f"- {data}: `{record['command']}`, {record['minutes']:.1f} minutes"
+      f"{_versions(record, records)}"
       f" ([results]({links.record.format(study=study, data=data)}))"
     )
   lines.append("")
@@ -272,6 +274,17 @@ def _settings(data: str, records: Mapping[str, Record | None]) -> list[str]:
 def _seeds(record: Record) -> str:
   first, count = record["config"]["seed"], record["config"]["seeds"]
   return f"seeds {first} to {first + count - 1}"
+
+
+def _versions(record: Record, records: Mapping[str, Record]) -> str:
+  """Returns the versions that other records of the study do not share."""
+  made_with = record["versions"]
+  differ = versions.differing(*(one["versions"] for one in records.values()))
+  return "".join(
+    f", {versions.shown(name, made_with[name])}"
+    for name in differ
+    if name in made_with
+  )
 
 
 def _cell(finding: Mapping[str, Any] | None) -> str:

@@ -131,6 +131,36 @@ class PageTest(absltest.TestCase):
       re.findall(r"\]\((.*?)\)", text), ["small.json", "small/losses.png"]
     )
 
+  def test_shows_versions_only_where_they_differ(self):
+    for digits, mnist, expected in (
+      ({"jax": "1", "flax": "1"}, {"jax": "1", "flax": "1"}, ["", ""]),
+      (
+        {"jax": "1", "flax": "1"},
+        {"jax": "2", "flax": "1"},
+        [", jax 1", ", jax 2"],
+      ),
+      (
+        {"jax": "1", "XLA_FLAGS": "--a"},
+        {"jax": "2", "XLA_FLAGS": ""},
+        [", jax 1, XLA_FLAGS --a", ", jax 2, XLA_FLAGS unset"],
+      ),
+      ({"jax": "1"}, {"jax": "1", "XLA_FLAGS": "--a"}, ["", ""]),
+    ):
+      records = {
+        data: {**record, "versions": made_with}
+        for data, record, made_with in (
+          ("digits", DIGITS, digits),
+          ("mnist", MNIST, mnist),
+        )
+      }
+      lines = pages.section("small", records)
+      found = [
+        re.search(r"minutes(.*?) \(", line)[1]
+        for line in lines
+        if line.startswith("- ")
+      ]
+      self.assertEqual(found, expected)
+
   def test_shows_the_chosen_rates_beside_their_neighbours(self):
     text = pages.page(BOTH, {})
     ((_, digits, _),) = rows(text, "norm")
