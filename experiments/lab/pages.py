@@ -68,10 +68,17 @@ def page(
   if any(sensitivities.values()):
     lines += [
       "Headline claims with other settings, one at a time: in how many the"
-      " verdict is the same, and what it is in the others.",
+      " verdict is the same, and what it is in the others. The default has the"
+      " registered settings, on these seeds; where the registered run has more"
+      " seeds, its verdict below may be another.",
       "",
     ]
     lines += [robustness(sensitivities), ""]
+    lines += [
+      "Settings that change nothing in the samples of a claim are left out.",
+      *unmeasured(found, sensitivities),
+      "",
+    ]
   for study in sorted(found, key=lambda study: study in applications):
     if study in applications and APPLICATIONS not in lines:
       lines += [APPLICATIONS, ""]
@@ -174,7 +181,9 @@ def rates_table(records: Mapping[str, Record]) -> str:
 
 
 def robustness(sensitivities: Mapping[str, Varied]) -> str:
-  """Returns the table of headline verdicts that depend on a setting.
+  """Returns the table of headline verdicts with other settings.
+
+  A setting counts for a claim if it changes any number of its samples.
 
   Args:
     sensitivities: The results of `--sensitivity`, by study.
@@ -189,38 +198,65 @@ def robustness(sensitivities: Mapping[str, Varied]) -> str:
           continue
         others: dict[str, list[str]] = {}
         for setting, finding in findings.items():
-          others.setdefault(finding["verdict"], []).append(setting)
+          if finding["values"] != default["values"]:
+            others.setdefault(finding["verdict"], []).append(setting)
+        count = sum(map(len, others.values()))
         same = others.pop(default["verdict"], [])
         rows.append(
           [
-            f"[{study}/{claim}](#{anchor(study, claim)})",
+            _link(study, claim),
             data,
+            _seeds(found[sensitivity.DEFAULT]),
             default["verdict"],
-            f"{len(same)} of {len(findings)}",
+            f"{len(same)} of {count}",
             "; ".join(
               f"{verdict}: {', '.join(names)}"
               for verdict, names in others.items()
             ),
           ]
         )
-  headers = ["claim", "data", "registered setting", "the same in", "others"]
+  headers = ["claim", "data", "seeds", "default", "the same in", "others"]
   return _table(rows, headers)
+
+
+def unmeasured(
+  found: Results, sensitivities: Mapping[str, Varied]
+) -> list[str]:
+  """Returns sentences about what is missing in the table of `robustness`.
+
+  Args:
+    found: The results.
+    sensitivities: Those of `--sensitivity`, by study.
+  """
+  without = [
+    _link(study, claim)
+    for study, claim, _ in _headlines(found)
+    if not sensitivities.get(study)
+  ]
+  sentences = [
+    f"Not measured with other settings: {', '.join(without)}."
+  ] * bool(without)
+  for study, claim, _ in _headlines(found):
+    for data, settings in sensitivities.get(study, {}).items():
+      if missing := _missing(settings):
+        sentences.append(
+          f"Not measured yet for {_link(study, claim)} on {data}: {missing}."
+        )
+  return sentences
 
 
 def headlines(found: Results) -> str:
   """Returns the table of the headline claims."""
   rows = []
-  for study, records in found.items():
-    for claim, findings in results.by_claim(records).items():
-      first = next(iter(findings.values()))
-      if first["headline"]:
-        link = f"docs/studies.md#{anchor(study, claim)}"
-        rows.append(
-          [
-            f"{first['sentence']} [{first['source']}]",
-            f"[{results.summary([*findings.values()])}]({link})",
-          ]
-        )
+  for study, claim, findings in _headlines(found):
+    first = next(iter(findings.values()))
+    link = f"docs/studies.md#{anchor(study, claim)}"
+    rows.append(
+      [
+        f"{first['sentence']} [{first['source']}]",
+        f"[{results.summary([*findings.values()])}]({link})",
+      ]
+    )
   return _table(rows, ["claim", "verdict"])
 
 
@@ -249,6 +285,22 @@ def listed(record: Record) -> str:
   return "\n".join(str(Finding(**finding)) for finding in record["findings"])
 
 
+def _headlines(
+  found: Results,
+) -> list[tuple[str, str, Mapping[str, Mapping[str, Any]]]]:
+  """Returns study, name and findings by data of every headline claim."""
+  return [
+    (study, claim, findings)
+    for study, records in found.items()
+    for claim, findings in results.by_claim(records).items()
+    if next(iter(findings.values()))["headline"]
+  ]
+
+
+def _link(study: str, claim: str) -> str:
+  return f"[{study}/{claim}](#{anchor(study, claim)})"
+
+
 def _names(records: Mapping[str, Record], entry: str) -> list[str]:
   """Returns the names in an entry of all records, in their order."""
   found = (name for record in records.values() for name in record[entry])
@@ -266,14 +318,18 @@ def _folded(title: str, blocks: Sequence[str]) -> list[str]:
 def _settings(data: str, records: Mapping[str, Record | None]) -> list[str]:
   """Returns the table of other settings, with what is missing in it."""
   found = [record for record in records.values() if record is not None]
-  missing = [setting for setting, record in records.items() if record is None]
-  blocks = [f"{data}, {_seeds(found[0])}:", sensitivity.shown(found)]
-  return blocks + [f"Not measured yet: {', '.join(missing)}."] * bool(missing)
+  missing = _missing(records)
+  blocks = [f"{data}, seeds {_seeds(found[0])}:", sensitivity.shown(found)]
+  return blocks + [f"Not measured yet: {missing}."] * bool(missing)
+
+
+def _missing(records: Mapping[str, Record | None]) -> str:
+  return ", ".join(name for name, record in records.items() if record is None)
 
 
 def _seeds(record: Record) -> str:
   first, count = record["config"]["seed"], record["config"]["seeds"]
-  return f"seeds {first} to {first + count - 1}"
+  return f"{first} to {first + count - 1}"
 
 
 def _versions(record: Record, records: Mapping[str, Record]) -> str:

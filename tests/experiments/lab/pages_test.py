@@ -195,9 +195,37 @@ class PageTest(absltest.TestCase):
 
     ((_, *cells),) = rows(text, "[small/lower](#small-lower)")
     self.assertEqual(
-      cells, ["digits", "CONFIRMED", "0 of 1", "REFUTED: gain=0.5"]
+      cells, ["digits", "3 to 6", "CONFIRMED", "0 of 1", "REFUTED: gain=0.5"]
     )
     self.assertEmpty(rows(text, "[small/equal]"))  # No headline.
+
+  def test_leaves_out_settings_that_change_no_sample(self):
+    same = {**DIGITS, "change": {"steps": 4}}
+    other = {**small_study.record(effect=0.9), "change": {"gain": 2}}
+    varied = {"default": DIGITS, "steps=4": same, "gain=2": other}
+    for settings, count in (
+      (varied, "1 of 1"),
+      ({**varied, "gain=2": same}, "0 of 0"),
+    ):
+      text = pages.robustness({"small": {"digits": settings}})
+      ((*_, default, found, others),) = rows(text, "[small/lower]")
+      self.assertEqual((default, found, others), ("CONFIRMED", count, ""))
+
+  def test_says_which_headline_claims_were_not_varied(self):
+    link = "[{0}/lower](#{0}-lower)".format
+    found = {**BOTH, "other": {"digits": DIGITS}, "third": {"digits": DIGITS}}
+    default = {**DIGITS, "change": {}}
+    varied = {"default": default, "steps=4": None, "gain=2": None}
+    some = {"small": {"digits": varied}, "other": {}}
+    sentences = [
+      f"Not measured with other settings: {link('other')}, {link('third')}.",
+      f"Not measured yet for {link('small')} on digits: steps=4, gain=2.",
+    ]
+    self.assertEqual(pages.unmeasured(found, some), sentences)
+    self.assertIn("\n".join(sentences), pages.page(found, {}, some))
+    complete = {"digits": {"default": default}}
+    everything = dict.fromkeys(found, complete)
+    self.assertEmpty(pages.unmeasured(found, everything))
 
 
 class HeadlinesTest(absltest.TestCase):
