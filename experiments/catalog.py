@@ -64,7 +64,16 @@ ENTRIES: Mapping[str, Entry] = {
   "policy": Entry("policy", data="", application=True),
   "segmentation": Entry("segmentation", data="", application=True),
   "gan": Entry("gan", application=True),
-  "recurrent": Entry("recurrent", application=True),
+  **{
+    f"recurrent_{name}": Entry(
+      "recurrent",
+      (f"--study={name}",),
+      data=data,
+      declared_in=f"recurrent.{name}",
+      application=True,
+    )
+    for name, data in (("rows", "images"), ("adding", ""))
+  },
   "detection": Entry("detection", application=True),
 }  # fmt: skip
 

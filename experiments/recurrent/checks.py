@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.lab.data.batch import Batch
 from experiments.recurrent import nets, task
-from experiments.recurrent.training import Config
+from experiments.recurrent.options import Config
 
 PyTree = Any
 _COUNT = 16  # Sequences.

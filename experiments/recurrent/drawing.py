@@ -1,4 +1,4 @@
-"""Tables and figures of both tasks."""
+"""Tables and figures of both studies."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -11,7 +11,8 @@ from experiments.lab.statistics import shown
 from experiments.lab.study import Parts, Run
 from experiments.lab.tables import table
 from experiments.recurrent import task
-from experiments.recurrent.training import Arm, Config
+from experiments.recurrent.options import Config
+from experiments.recurrent.training import Arm
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes

@@ -13,8 +13,9 @@ from experiments.lab.claims import (
   Within,
 )
 from experiments.lab.study import Parts, Run
-from experiments.recurrent.training import TWICE
+from experiments.recurrent.options import FACTORS
 
+_TWICE = FACTORS.index(2.0)
 _PILOT = "the sizes, numbers of steps and epsilon, from seeds 0 and 1"
 _BA = "Ba et al. 2016, sections 6.1 to 6.5, of other tasks"
 _COOIJMANS = "Cooijmans et al. 2016, section 3"
@@ -119,10 +120,8 @@ LN_KEEPS = Claim(
   spread=0.73,
   **_LONGER,
 )
-CLAIMS = (
-  FASTER_ROWS, FASTER_EQUAL, FASTER_ADDING, CONTROL, PER_STEP, DEGRADES,
-  NEEDS_LAST, LN_KEEPS,
-)  # fmt: skip
+ON_ROWS = (FASTER_ROWS, FASTER_EQUAL, CONTROL, PER_STEP)
+ON_SUMS = (FASTER_ADDING, DEGRADES, NEEDS_LAST, LN_KEEPS)
 
 ALONE = Check(
   "ln_alone",
@@ -164,6 +163,6 @@ def judge_sums(
   """Judges the claims on the adding problem; arguments as in `judge_rows`."""
   run.judge(FASTER_ADDING, fast["ln"]["mean"], fast["none"]["mean"])
   step, ln = (best[norm]["reestimated"] for norm in ("step", "ln"))
-  run.judge(DEGRADES, step[:, TWICE], step[:, 0])
-  run.judge(NEEDS_LAST, best["step"]["initial"][:, TWICE], step[:, TWICE])
-  run.judge(LN_KEEPS, ln[:, TWICE], ln[:, 0])
+  run.judge(DEGRADES, step[:, _TWICE], step[:, 0])
+  run.judge(NEEDS_LAST, best["step"]["initial"][:, _TWICE], step[:, _TWICE])
+  run.judge(LN_KEEPS, ln[:, _TWICE], ln[:, 0])

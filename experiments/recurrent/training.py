@@ -1,27 +1,25 @@
-"""Trains the arms of both tasks."""
+"""Trains the arms of both studies."""
 
-import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import flags
 
-from experiments.lab import options, parsers, tuning
+from experiments.lab import tuning
 from experiments.lab.data.arrays import Pool
 from experiments.lab.data.batch import Batch
-from experiments.lab.options import option
-from experiments.lab.study import Parts
+from experiments.lab.study import Parts, Run
 from experiments.lab.training import classification, lanes
 from experiments.lab.training.batches import Drawn
 from experiments.lab.training.engine import Engine
 from experiments.lab.training.hyperparams import swept
 from experiments.lab.training.step import Update
 from experiments.recurrent import nets, task
+from experiments.recurrent.options import FACTORS, Config
 from experiments.recurrent.task import Lengths
 
 PyTree = Any
@@ -29,61 +27,10 @@ PyTree = Any
 RATES = tuning.half_decades(-6, -2)
 EQUAL = 1e-3  # Adam's default rate.
 NORMS = ("none", "ln", "step", "one")
-TASKS = ("rows", "adding")
 BATCH = 64
 
-FACTORS = (1.0, 1.5, 2.0, 3.0, 4.0)  # Lengths of the test, over the longest.
-TWICE = FACTORS.index(2.0)
 _TESTED = 500  # Sequences for validation, and for each length of the test.
 _REESTIMATED = 50  # Batches.
-
-
-@dataclasses.dataclass(frozen=True)
-class Config(options.TunedConfig):
-  """The nets and the tasks."""
-
-  cell: str = option(
-    "lstm", "The cell of the claims.", parsers.one_of([*nets.CELLS])
-  )
-  task: tuple[str, ...] = option(
-    TASKS, "The tasks.", parsers.NamesParser(TASKS)
-  )
-  all_cells: bool = option(
-    True, "Whether to show the rows with the two other cells.", parsers.BOOLEAN
-  )
-  units: int = option(32, "Units of a cell.", parsers.COUNT)
-  steps: int = option(400, "Training steps on rows.", parsers.COUNT)
-  pixels: int = option(
-    0, "Pixels that a step sees; 0 means a row.", parsers.COUNT_OR_ZERO
-  )
-  sums: int = option(
-    600, "Training steps on the adding problem.", parsers.COUNT
-  )
-  length: int = option(
-    16,
-    "Length of the longest sequence in training, on the adding problem; the"
-    " shortest has half of it.",
-    flags.IntegerParser(lower_bound=4),
-  )
-
-  def unused(self) -> dict[str, str]:
-    found = super().unused()
-    if "rows" not in self.task:
-      names = ("dataset", "halve", "data_dir", "all_cells", "steps", "pixels")
-      found |= dict.fromkeys(names, "on the adding problem")
-    if "adding" not in self.task:
-      found |= dict.fromkeys(("sums", "length"), "on rows")
-    return found
-
-  @property
-  def lengths(self) -> Lengths:
-    """Lengths of the sequences of the adding problem in training."""
-    return Lengths(self.length // 2, self.length)
-
-  @property
-  def tested(self) -> list[int]:
-    """Lengths of the sequences in the test."""
-    return [round(factor * self.length) for factor in FACTORS]
 
 
 class Arm(NamedTuple):
@@ -96,6 +43,51 @@ class Arm(NamedTuple):
 def adam(learning_rate: float) -> optax.GradientTransformation:
   """Returns Adam with the gradient clipped to norm one, as in the source."""
   return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(learning_rate))
+
+
+def tuned(
+  arms: Sequence[Arm],
+  train: Callable[[Arm, Sequence[float], Sequence[int]], Parts],
+  config: Config,
+  run: Run,
+) -> tuple[dict[Arm, Parts], dict[Arm, Parts]]:
+  """Returns the arms at their best rates, and at those that train fastest.
+
+  The second are without "one", which is the same as "step" in training.
+
+  Args:
+    arms: Cells with norms.
+    train: `on_rows` or `on_sums`, from the arm on.
+    config: The settings.
+    run: Keeps the results as parts, and records the choices.
+  """
+  best: dict[Arm, Parts] = {}
+  fast: dict[Arm, Parts] = {}
+  for arm in arms:
+    name = "_".join(arm)
+
+    @functools.cache  # What both choices need is trained once.
+    def trained(
+      rates: tuple[float, ...], seeds: tuple[int, ...], arm: Arm = arm
+    ) -> Parts:
+      return train(arm, rates, seeds)
+
+    def part(
+      rates: Sequence[float], seeds: Sequence[int], trained: Any = trained
+    ) -> Parts:
+      return trained((*rates,), (*seeds,))
+
+    best[arm] = tuning.tuned(run, name, part, RATES, config)
+    if arm.norm != "one":
+      fast[arm] = tuning.tuned(
+        run, f"{name}_fastest", part, RATES, config, by="mean"
+      )
+  return best, fast
+
+
+def by_norm(arms: Mapping[Arm, Parts], cell: str) -> dict[str, Parts]:
+  """Returns the arms of a cell by norm."""
+  return {arm.norm: part for arm, part in arms.items() if arm.cell == cell}
 
 
 def on_rows(

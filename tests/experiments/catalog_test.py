@@ -53,6 +53,12 @@ class ArgumentsTest(parameterized.TestCase):
       {"text": "pydoc", "confirm": True},
       ["--study=depth", "--confirm", "--dataset=pydoc"],
     ),
+    (
+      "recurrent_rows",
+      {"dataset": "digits", "text": "pydoc"},
+      ["--study=rows", "--dataset=digits"],
+    ),
+    ("recurrent_adding", {"dataset": "digits"}, ["--study=adding"]),
   )
   def test_of_a_study(self, name, given, expected):
     self.assertEqual(catalog.arguments(name, **given), expected)

@@ -1,4 +1,4 @@
-"""Every claim of the study of recurrent nets can fail; it trains as it says."""
+"""The claims of both studies of recurrent nets can fail; they train as told."""
 
 import contextlib
 import io
@@ -11,11 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
+from experiments import catalog, results
 from experiments.lab import study
 from experiments.lab.data import arrays
 from experiments.lab.errors import RefusedError
-from experiments.recurrent import checks, judging, nets, task, training
-from experiments.recurrent.training import FACTORS, Arm, Config
+from experiments.lab.results import data_of
+from experiments.lab.runs.workdir import Files
+from experiments.recurrent import __main__ as recurrent
+from experiments.recurrent import checks, judging, nets, options, task, training
+from experiments.recurrent.options import FACTORS, Config
+from experiments.recurrent.training import Arm
 
 SEEDS = 20
 
@@ -66,36 +71,45 @@ def sums(ln=0.5, step_grows=3.0, ln_grows=1.1, initial=3.0):
   return found
 
 
-def verdicts(on_rows, on_sums):
+def verdicts(judge, arms):
   with tempfile.TemporaryDirectory() as folder:
     run = study.Run(pathlib.Path(folder), settings={"cell": "lstm"})
     with contextlib.redirect_stdout(io.StringIO()):
-      judging.judge_rows(on_rows, on_rows, run)
-      judging.judge_sums(on_sums, on_sums, run)
+      judge(arms, arms, run)
     return {finding.claim: finding.verdict for finding in run.findings()}
 
 
 class ClaimsTest(parameterized.TestCase):
-  def test_effects_that_are_there(self):
-    names = [claim.name for claim in judging.CLAIMS]
-    found = verdicts(rows(), sums())
-    self.assertEqual(found, dict.fromkeys(names, "CONFIRMED"))
+  @parameterized.parameters(
+    (judging.ON_ROWS, judging.judge_rows, rows),
+    (judging.ON_SUMS, judging.judge_sums, sums),
+  )
+  def test_effects_that_are_there(self, claims, judge, arms):
+    names = [claim.name for claim in claims]
+    expected = dict.fromkeys(names, "CONFIRMED")
+    self.assertEqual(verdicts(judge, arms()), expected)
 
   @parameterized.parameters(
-    ("ln_faster_rows", {"ln": 1.1}, {}, "REFUTED"),
-    ("ln_faster_rows", {"ln": 0.95}, {}, "SMALLER THAN CLAIMED"),
-    ("ln_faster_equal_rate", {"equal": 1.1}, {}, "REFUTED"),
-    ("ln_faster_adding", {}, {"ln": 1.1}, "REFUTED"),
-    ("control", {"again": 1.3}, {}, "REFUTED"),
-    ("own_statistics", {"one": 2.0}, {}, "REFUTED"),
-    ("own_statistics", {"one": 3.5}, {}, "SMALLER THAN CLAIMED"),
-    ("longer_step", {}, {"step_grows": 0.9}, "REFUTED"),
-    ("longer_step", {}, {"step_grows": 1.2}, "SMALLER THAN CLAIMED"),
-    ("longer_needs_last", {}, {"initial": 0.9}, "REFUTED"),
-    ("longer_ln", {}, {"ln_grows": 2.0}, "REFUTED"),
+    ("ln_faster_rows", {"ln": 1.1}, "REFUTED"),
+    ("ln_faster_rows", {"ln": 0.95}, "SMALLER THAN CLAIMED"),
+    ("ln_faster_equal_rate", {"equal": 1.1}, "REFUTED"),
+    ("control", {"again": 1.3}, "REFUTED"),
+    ("own_statistics", {"one": 2.0}, "REFUTED"),
+    ("own_statistics", {"one": 3.5}, "SMALLER THAN CLAIMED"),
   )
-  def test_effects_that_are_not(self, claim, on_rows, on_sums, expected):
-    found = verdicts(rows(**on_rows), sums(**on_sums))
+  def test_effects_that_are_not_on_rows(self, claim, effects, expected):
+    found = verdicts(judging.judge_rows, rows(**effects))
+    self.assertEqual(found[claim], expected)
+
+  @parameterized.parameters(
+    ("ln_faster_adding", {"ln": 1.1}, "REFUTED"),
+    ("longer_step", {"step_grows": 0.9}, "REFUTED"),
+    ("longer_step", {"step_grows": 1.2}, "SMALLER THAN CLAIMED"),
+    ("longer_needs_last", {"initial": 0.9}, "REFUTED"),
+    ("longer_ln", {"ln_grows": 2.0}, "REFUTED"),
+  )
+  def test_effects_that_are_not_on_sums(self, claim, effects, expected):
+    found = verdicts(judging.judge_sums, sums(**effects))
     self.assertEqual(found[claim], expected)
 
 
@@ -183,10 +197,88 @@ class TrainingTest(absltest.TestCase):
     with mock.patch.object(nets.Cell, "_norm", unmasked):
       self.assertFalse(checks.padding(config, "step") < 1e-6)  # It is NaN.
 
+
+def made_up(arm, rates, seeds):
+  """Returns numbers for an arm of either study, the lowest at rate 0.01."""
+  shape = len(rates), len(seeds)
+  loss = np.abs(np.log(np.array(rates) / 0.012))[:, None] + np.ones(shape)
+  found = {"loss": np.repeat(loss[..., None], 20, axis=2)}
+  found |= dict.fromkeys(("mean", "validation", "error"), loss)
+  if arm.norm == "step":
+    found["initial"] = np.ones((*shape, len(FACTORS)))
+  return found
+
+
+def on_rows(config, pool, arm, rates, seeds, again=False):
+  found = made_up(arm, rates, seeds)
+  return {**found, "reestimated": found["error"]}
+
+
+def on_sums(config, arm, rates, seeds):
+  found = made_up(arm, rates, seeds)
+  errors = np.ones((len(rates), len(seeds), len(FACTORS)))
+  return found | dict.fromkeys(("running", "reestimated", "batch"), errors)
+
+
+class StudiesTest(parameterized.TestCase):
+  def test_are_those_of_the_flag(self):
+    self.assertEqual((*recurrent.STUDIES,), options.STUDIES)
+    for name, chosen in recurrent.STUDIES.items():
+      self.assertEqual(chosen.config, Config(study=name))
+      self.assertIs(catalog.declared(f"recurrent_{name}"), chosen)
+
+  @parameterized.parameters(("rows", "digits"), ("adding", "none"))
+  def test_have_data_of_their_own(self, name, data):
+    config = Config(
+      study=name, seeds=2, dataset="digits", cell="rnn", units=4, length=4
+    )
+    with (
+      tempfile.TemporaryDirectory() as folder,
+      contextlib.redirect_stdout(io.StringIO()),
+      mock.patch.object(training, "on_rows", on_rows),
+      mock.patch.object(training, "on_sums", on_sums),
+    ):
+      where = Files(f"{folder}/run")
+      summary = study.run("recurrent", recurrent.measure, config, where)
+      found, _ = results.finished(pathlib.Path(where.workdir))
+    self.assertEqual(found, f"recurrent_{name}")
+    self.assertEqual(data_of(summary), data)
+    declared = recurrent.STUDIES[name]
+    for entry, key, ones in (
+      ("findings", "claim", declared.claims),
+      ("checks", "check", declared.checks),
+    ):
+      self.assertCountEqual(
+        [one[key] for one in summary[entry]], [one.name for one in ones]
+      )
+
   def test_flags_without_effect(self):
-    self.assertIn("dataset", Config(task=("adding",)).unused())
-    self.assertIn("length", Config(task=("rows",)).unused())
-    self.assertNotIn("length", Config(dataset="mnist").unused())
+    self.assertIn("dataset", Config(study="adding").unused())
+    self.assertNotIn("length", Config(study="adding").unused())
+    self.assertIn("length", Config(study="rows").unused())
+    self.assertNotIn("dataset", Config(study="rows").unused())
+
+  def test_arms_at_their_rates(self):
+    arms = [Arm("rnn", norm) for norm in training.NORMS]
+    trained = []
+
+    def train(arm, rates, seeds):
+      trained.append((arm, (*rates,), (*seeds,)))
+      return made_up(arm, rates, seeds)
+
+    with tempfile.TemporaryDirectory() as folder:
+      run = study.Run(pathlib.Path(folder))
+      with contextlib.redirect_stdout(io.StringIO()):
+        best, fast = training.tuned(arms, train, Config(seeds=2), run)
+    self.assertEqual([*best], arms)
+    self.assertEqual([*fast], arms[:3])  # In training, "one" is "step".
+    for part in (*best.values(), *fast.values()):
+      self.assertAlmostEqual(float(part["rate"]), 0.01)
+    # Once at all rates and once at the best, although both choices need it.
+    self.assertLen(trained, 2 * len(arms))
+    self.assertLen({*trained}, 2 * len(arms))
+    self.assertEqual([*training.by_norm(best, "rnn")], [*training.NORMS])
+    self.assertEmpty(training.by_norm(best, "gru"))
 
 
 if __name__ == "__main__":
