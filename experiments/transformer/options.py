@@ -72,9 +72,8 @@ class Config(options.TuningConfig):
   study: str = option(
     "none",
     "Test the claims of warmup, warmup_tuned, depth, norms or batch_norm (see"
-    " above). A study"
-    " has other defaults, compares its own models and runs on one device. With"
-    " --confirm, all but batch_norm have 20 seeds.",
+    " above). A study has other defaults, compares its own models and runs on"
+    " one device. With --confirm, all but batch_norm have 20 seeds.",
     parsers.one_of(list(STUDIES)),
   )
   task: str = option(

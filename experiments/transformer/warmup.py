@@ -24,8 +24,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from experiments.lab import figures, study
 from experiments.lab.claims import Below, Claim, Difference, Effect
 from experiments.lab.data.sequences import Task
@@ -110,17 +108,6 @@ def name(arm: Arm) -> str:
   return f"{placement}_{f'{warmup}_steps' if warmup else 'no_warmup'}"
 
 
-def line(arm: Arm) -> dict[str, Any]:
-  """Returns how the line of a model is drawn."""
-  placement, warmup = arm
-  return {
-    "name": f"{placement}, {f'{warmup} steps of' if warmup else 'no'} warm-up",
-    "style": "--" if warmup else "-",
-    "marker": "s" if warmup else "o",
-    "color": drawing.PLACEMENT_COLORS[placement],
-  }
-
-
 def measure(config: Config, run: Run) -> None:
   """Trains the models, prints, judges and draws."""
   task = sweep.load(config, run)
@@ -145,7 +132,7 @@ def measure(config: Config, run: Run) -> None:
     {"validation": "validation loss", "test": "test loss"},
   )
   judge(best, equal, task, run)
-  _draw(equal, config, task, run)
+  draw(equal, config.norm[0], f"Learning rate {rate:.2g}", config, task, run)
 
 
 def judge(
@@ -170,26 +157,45 @@ def judge(
   run.judge(POST_TUNED_WORSE, own["post", STEPS], own["pre", STEPS])
 
 
-def _draw(
-  equal: Mapping[Arm, Parts], config: Config, task: Task, run: Run
+def draw(
+  found: Mapping[Arm, Parts],
+  models: str,
+  rates: str,
+  config: Config,
+  task: Task,
+  run: Run,
 ) -> None:
+  """Draws the training losses, and the choices of the learning rates.
+
+  Args:
+    found: Results of the models.
+    models: What they have in common, for the title.
+    rates: At which learning rates they were trained, for the left panel.
+    config: Settings of the study, whose name is that of the figure.
+    task: Gives the loss of guessing.
+    run: Run that gets the figure.
+  """
   with figures.drawing(
     run,
-    "warmup",
-    title=f"{drawing.size(config)}, {config.norm[0]}, {task.name}",
+    config.study,
+    title=f"{drawing.size(config)}, {models}, {task.name}",
     caption=f"Left: {figures.seeds_caption(config.seeds)}; right: mean of"
     f" {config.tuning_seeds} tuning seeds",
   ) as (over_steps, over_rates):
-    for arm, found in equal.items():
-      options = line(arm)
-      curve = sweep.capped(found["loss"], task)
+    for arm, part in found.items():
+      placement, warmup = arm
+      options: dict[str, Any] = {
+        "name": f"{placement}, {f'{warmup} steps of' if warmup else 'no'}"
+        " warm-up",
+        "style": "--" if warmup else "-",
+        "marker": "s" if warmup else "o",
+        "color": drawing.PLACEMENT_COLORS[placement],
+      }
+      curve = sweep.capped(part["loss"], task)
       at = sweep.curve_steps(config, curve)
       figures.curve(over_steps, at, curve, "none", **options)
       sweep.draw_rates(over_rates, run, name(arm), task, **options)
-    rate = float(np.asarray(equal["pre", 0]["rate"]))
-    figures.label(
-      over_steps, f"Learning rate {rate:.2g}", "Step", "Training loss (nats)"
-    )
+    figures.label(over_steps, rates, "Step", "Training loss (nats)")
     sweep.label_rates(over_rates)
 
 

@@ -15,13 +15,13 @@ post-LN, warm-up is essential (IWSLT14 De-En, Adam).
 import dataclasses
 from collections.abc import Mapping
 
-from experiments.lab import figures, study
+from experiments.lab import study
 from experiments.lab.claims import Claim, Difference, Effect
 from experiments.lab.data.sequences import Task
 from experiments.lab.study import Parts, Run
-from experiments.transformer import drawing, sweep, warmup
+from experiments.transformer import sweep, warmup
 from experiments.transformer.options import Config
-from experiments.transformer.warmup import STEPS
+from experiments.transformer.warmup import STEPS, Arm
 
 GAIN = Claim(
   "post_gains",
@@ -42,69 +42,38 @@ GAIN = Claim(
 CLAIMS = (GAIN,)
 
 
-def arms(config: Config) -> dict[int, Config]:
-  """Returns the models to compare, by steps of warm-up."""
-  return {
-    steps: dataclasses.replace(config, warmup_steps=steps)
-    for steps in (0, STEPS)
-  }
-
-
 def measure(config: Config, run: Run) -> None:
   """Trains the models, prints, judges and draws."""
   task = sweep.load(config, run)
-  models = arms(config)
+  models = {
+    arm: model for arm, model in warmup.arms(config).items() if "post" in arm
+  }
   sweep.tell(run, models.values(), task)
   found = {
-    steps: sweep.tuned(run, _name(steps), model, task)
-    for steps, model in models.items()
+    arm: sweep.tuned(run, warmup.name(arm), model, task)
+    for arm, model in models.items()
   }
   sweep.show(
-    {_name(steps): part for steps, part in found.items()},
+    {warmup.name(arm): part for arm, part in found.items()},
     {"validation": "validation loss", "test": "test loss"},
   )
   judge(found, task, run)
-  _draw(found, config, task, run)
+  title = f"post-LN, {config.norm[0]}"
+  warmup.draw(found, title, "Each at its best rate", config, task, run)
 
 
-def judge(found: Mapping[int, Parts], task: Task, run: Run) -> None:
+def judge(found: Mapping[Arm, Parts], task: Task, run: Run) -> None:
   """Judges the claim.
 
   Args:
-    found: Results by steps of warm-up.
+    found: Results of the models.
     task: Gives the loss of guessing.
     run: Run that gets the finding.
   """
   without, with_it = (
-    sweep.capped(found[steps]["test"], task) for steps in (0, STEPS)
+    sweep.capped(found["post", steps]["test"], task) for steps in (0, STEPS)
   )
   run.judge(GAIN, with_it, without)
-
-
-def _name(steps: int) -> str:
-  return warmup.name(("post", steps))
-
-
-def _draw(
-  found: Mapping[int, Parts], config: Config, task: Task, run: Run
-) -> None:
-  with figures.drawing(
-    run,
-    "warmup_tuned",
-    title=f"{drawing.size(config)}, post-LN, {config.norm[0]}, {task.name}",
-    caption=f"Left: {figures.seeds_caption(config.seeds)}; right: mean of"
-    f" {config.tuning_seeds} tuning seeds",
-  ) as (over_steps, over_rates):
-    for steps, part in found.items():
-      options = warmup.line(("post", steps))
-      curve = sweep.capped(part["loss"], task)
-      at = sweep.curve_steps(config, curve)
-      figures.curve(over_steps, at, curve, "none", **options)
-      sweep.draw_rates(over_rates, run, _name(steps), task, **options)
-    figures.label(
-      over_steps, "Each at its best rate", "Step", "Training loss (nats)"
-    )
-    sweep.label_rates(over_rates)
 
 
 STUDY = study.Study(

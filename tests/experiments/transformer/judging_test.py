@@ -132,7 +132,10 @@ class WarmupTunedTest(Runs):
     (np.nan, "REFUTED"),  # The loss of guessing is above 2.
   )
   def test_loss_with_warmup(self, level, verdict):
-    found = {0: losses(2 + NOISE), 100: losses(level + 2 * NOISE)}
+    found = {
+      ("post", 0): losses(2 + NOISE),
+      ("post", 100): losses(level + 2 * NOISE),
+    }
     warmup_tuned.judge(found, TASK, self.run_)
     self.assertStartsWith(self.verdicts()["post_gains"], verdict)
 
