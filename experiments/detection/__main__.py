@@ -166,6 +166,12 @@ STUDY = study.Study(
     "hidden": (64, 64, 128, 256),
   },
   confirm={"seed": 100, "seeds": 20},
+  sensitivity={
+    "rate_factor": (10**-0.5, 10**0.5),
+    "gain": (0.5, 2.0),
+    "steps": (300, 1_200),
+    "hidden": ((8, 8, 16, 32), (32, 32, 64, 128)),
+  },
 )
 
 if __name__ == "__main__":
