@@ -16,6 +16,8 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import jax
+
 from experiments.lab.declaration import Measure, Study
 from experiments.lab.errors import RefusedError
 from experiments.lab.options import DEFAULT as DEFAULT
@@ -79,6 +81,9 @@ def measure(
       if summary is None:
         varied = dataclasses.replace(config, **change)
         summary = part.finish(study.measure(varied, part) or {})
+        # The programs of one setting have up to 14,000 memory mappings, those
+        # of wide nets more; Linux allows a process 65,530 (vm.max_map_count).
+        jax.clear_caches()
       found.append(summary)
     print(f"\n{shown(found)}")
     return {"variations": found}

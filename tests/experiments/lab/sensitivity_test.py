@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 
+import jax
 from absl.testing import absltest, parameterized
 
 from experiments.lab import options, results, sensitivity, study
@@ -83,6 +84,21 @@ class SensitivityTest(parameterized.TestCase):
       record = results.of_summary("small", found, STUDY)
       again = results.judged_anew(record, STUDY)
       self.assertEmpty(results.differences(record, again))
+
+  def test_releases_compiled_programs_between_settings(self):
+    traced = []
+
+    @jax.jit
+    def compiled(x):
+      traced.append(x)
+      return x
+
+    def compiling(config, run):
+      compiled(1.0)
+      return measure(config, run)
+
+    self.run_(compiling)
+    self.assertLen(traced, len(NAMES))
 
   @parameterized.parameters(
     (["default"], NAMES[:1]),
