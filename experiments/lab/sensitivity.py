@@ -81,7 +81,7 @@ def measure(
       if summary is None:
         varied = dataclasses.replace(config, **change)
         summary = part.finish(study.measure(varied, part) or {})
-        # The programs of one setting have up to 14,000 memory mappings, those
+        # The programs of one setting of detection have 14,000 memory mappings,
         # of wide nets more; Linux allows a process 65,530 (vm.max_map_count).
         jax.clear_caches()
       found.append(summary)
