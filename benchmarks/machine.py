@@ -2,13 +2,13 @@
 
 import importlib.metadata
 import os
-import pathlib
 import platform
-import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
+
+from experiments.lab.runs import machine
 
 # A machine is not idle if more cores than this are busy before the start.
 IDLE_LOAD = 0.3
@@ -40,7 +40,7 @@ class Machine(NamedTuple):
     """
     affinity = getattr(os, "sched_getaffinity", None)
     return cls(
-      _processor() if jax.default_backend() == "cpu" else _accelerator(),
+      machine.device(),
       jax.device_count(),
       len(affinity(0)) if affinity else os.cpu_count() or 1,
       os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
@@ -74,18 +74,3 @@ def torch_device() -> str:
 
   on_gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
   return "cuda" if on_gpu else "cpu"
-
-
-def _accelerator() -> str:
-  return jax.devices()[0].device_kind
-
-
-def _processor() -> str:
-  """Returns the processor's name on Linux, or else the architecture."""
-  info = pathlib.Path("/proc/cpuinfo")
-  names = re.findall(
-    r"^model name\s*:\s*(.+)$",
-    info.read_text() if info.exists() else "",
-    re.MULTILINE,
-  )
-  return names[0] if names else platform.machine()

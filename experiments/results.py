@@ -3,6 +3,7 @@
     python -m experiments.results
     python -m experiments.results --compare=runs/batch_size/20261126-101500
     python -m experiments.results --add=runs/batch_size/20261126-101500
+    python -m experiments.results --replicate=runs/batch_size/20261127-090000
     python -m experiments.results --rejudge
     python -m experiments.results --write
 
@@ -13,6 +14,8 @@ statistics or of a sentence, it shows what that changes.
 --compare shows a finished run beside the committed results. --add takes a
 finished run with --confirm into results/ and its figures into docs/studies/, or
 the finished settings of one with --sensitivity into results/STUDY/sensitivity/.
+--replicate takes one with --confirm that was made on another kind of device, or
+with another jaxlib, into results/STUDY/replications/, beside the committed run.
 --write makes docs/studies.md and the table in README.md from results/.
 """
 
@@ -25,7 +28,7 @@ from typing import Any
 from absl import app, flags
 
 from experiments import catalog
-from experiments.lab import pages, results, sensitivity
+from experiments.lab import pages, replications, results, sensitivity
 from experiments.lab.declaration import Study
 from experiments.lab.errors import RefusedError
 from experiments.lab.runs import files, workdir
@@ -96,6 +99,24 @@ def add(folder: pathlib.Path, root: pathlib.Path = ROOT) -> pathlib.Path:
   return path
 
 
+def replicate(folder: pathlib.Path, root: pathlib.Path = ROOT) -> pathlib.Path:
+  """Takes a run that repeats a committed one elsewhere into results/.
+
+  Args:
+    folder: Of a finished run with `--confirm`.
+    root: Folder with results/.
+
+  Raises:
+    RefusedError: As for `add`, or it repeats nothing.
+  """
+  name, summary = finished(folder)
+  record = results.of_summary(name, summary, catalog.declared(name))
+  committed = results.read([name], root / "results").get(name, {})
+  original = committed.get(results.data_of(record))
+  repeated = replications.of_record(record, original)
+  return results.write(repeated, root / "results")
+
+
 def write_pages(root: pathlib.Path = ROOT) -> None:
   """Makes docs/studies.md and the table in README.md from results/.
 
@@ -109,12 +130,15 @@ def write_pages(root: pathlib.Path = ROOT) -> None:
 def written(root: pathlib.Path = ROOT) -> dict[pathlib.Path, str]:
   """Returns the pages as `write_pages` writes them."""
   found = results.read(catalog.ENTRIES, root / "results")
-  varied = {}
+  varied, repeated = {}, {}
   for name, records in found.items():
     study = catalog.declared(name)
+    repeated[name] = replications.read(name, root / "results")
     settings = results.read_varied(name, study, root / "results")
     varied[name] = results.with_default(settings, records, study)
-  page = pages.page(found, demonstrations(found), varied, catalog.APPLICATIONS)
+  page = pages.page(
+    found, demonstrations(found), varied, repeated, catalog.APPLICATIONS
+  )
   blocks = {
     root / "docs/studies.md": page,
     root / "README.md": pages.headlines(found),
@@ -159,6 +183,10 @@ def judge_again(root: pathlib.Path = ROOT, write: bool = False) -> list[str]:
     for data, settings in varied.items():
       again = [judge(record, study) for record in settings.values() if record]
       print(f"\n{name} sensitivity, {data}\n{sensitivity.shown(again)}")
+    for label, repeated in replications.read(name, root / "results").items():
+      for data, record in repeated.items():
+        shown = pages.listed(judge(record, study))
+        print(f"\n{name}, {data}, {label}\n{shown}")
   if write:
     for record in changed:
       results.write(record, root / "results")
@@ -185,7 +213,8 @@ def main(argv: Sequence[str]) -> None:
   if len(argv) > 1:
     sys.exit(f"Not a flag: {' '.join(argv[1:])}. See --help.")
   given = flags.FLAGS
-  if given.rejudge and (given.compare or given.add or given.write):
+  others = (given.compare, given.add, given.replicate, given.write)
+  if given.rejudge and any(others):
     sys.exit("--rejudge goes with no other flag; give one after the other.")
   try:
     if given.compare:
@@ -193,10 +222,12 @@ def main(argv: Sequence[str]) -> None:
     for given_folder in given.add:
       for folder in runs(pathlib.Path(given_folder)):
         print(f"Wrote {add(folder)}")
+    for given_folder in given.replicate:
+      print(f"Wrote {replicate(pathlib.Path(given_folder))}")
     if given.write:
       write_pages()
       print("Wrote docs/studies.md and README.md")
-    if given.compare or given.add or given.write:
+    if any(others):
       return
     changes = judge_again(write=given.rejudge)
     if changes and not given.rejudge:
@@ -214,6 +245,12 @@ if __name__ == "__main__":
     "add",
     [],
     "Folders of finished runs to add to results/, with their figures.",
+  )
+  flags.DEFINE_list(
+    "replicate",
+    [],
+    "Folders of finished runs that repeat committed ones on another kind of"
+    " device or with another jaxlib, to add beside them.",
   )
   flags.DEFINE_bool(
     "rejudge", False, "Write verdicts that changed into results/."

@@ -4,9 +4,10 @@ import pathlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments.lab import results, sensitivity
+from experiments.lab import replications, results, sensitivity
 from experiments.lab.claims import Finding, Verdict
 from experiments.lab.errors import RefusedError
+from experiments.lab.replications import Pair, Replications
 from experiments.lab.results import Record, Results, Varied
 from experiments.lab.runs import versions
 from experiments.lab.tables import table
@@ -20,6 +21,7 @@ class Links(NamedTuple):
 
   record: str = "../results/{study}/{data}.json"
   figure: str = "studies/{data}/{study}_{figure}"
+  replication: str = "../results/{study}/replications/{label}/{data}.json"
 
 
 def anchor(study: str, name: str) -> str:
@@ -36,6 +38,7 @@ def page(
   found: Results,
   demonstrations: Mapping[str, str],
   sensitivities: Mapping[str, Varied] = {},
+  repeated: Mapping[str, Replications] = {},
   applications: Collection[str] = (),
   links: Links = Links(),  # noqa: B008
 ) -> str:
@@ -45,6 +48,7 @@ def page(
     found: The results.
     demonstrations: Studies whose claims do not count, with the reason.
     sensitivities: The results of `--sensitivity`, by study.
+    repeated: Runs that were repeated elsewhere, by study.
     applications: Studies to list last, under a heading of their own.
     links: Where the files are.
   """
@@ -79,13 +83,17 @@ def page(
       *unmeasured(found, sensitivities),
       "",
     ]
+  for label, pairs in replications.pairs(found, repeated).items():
+    judged = [pair for pair in pairs if pair.study not in demonstrations]
+    lines += [*agreement(label, judged), ""]
   for study in sorted(found, key=lambda study: study in applications):
     if study in applications and APPLICATIONS not in lines:
       lines += [APPLICATIONS, ""]
     records = found[study]
     demonstration = demonstrations.get(study, "")
     varied = sensitivities.get(study)
-    lines += section(study, records, demonstration, varied, links)
+    again = repeated.get(study)
+    lines += section(study, records, demonstration, varied, again, links)
   return "\n".join(lines)
 
 
@@ -94,6 +102,7 @@ def section(
   records: Mapping[str, Record],
   demonstration: str = "",
   varied: Varied | None = None,
+  repeated: Replications | None = None,
   links: Links = Links(),  # noqa: B008
 ) -> list[str]:
   """Returns the lines of one study, with all its data sets.
@@ -103,16 +112,21 @@ def section(
     records: Its records, by data.
     demonstration: Why its claims do not count, if they do not.
     varied: Its records of `--sensitivity`, by data and setting.
+    repeated: Its runs that were repeated elsewhere, by label and data.
     links: Where the files are.
   """
   lines = [f'<a id="{study}"></a>', f"### {study.replace('_', ' ')}", ""]
   if demonstration:
     lines += [demonstrates(demonstration), ""]
   for data, record in records.items():
+    places = [f"[results]({links.record.format(study=study, data=data)})"]
+    for label, again in (repeated or {}).items():
+      if data in again:
+        place = links.replication.format(study=study, label=label, data=data)
+        places.append(f"[again, {label}]({place})")
     lines.append(
       f"- {data}: `{record['command']}`, {record['minutes']:.1f} minutes"
-      f"{_versions(record, records)}"
-      f" ([results]({links.record.format(study=study, data=data)}))"
+      f"{_versions(record, records)} ({', '.join(places)})"
     )
   lines.append("")
   for name in _names(records, "figures"):
@@ -217,6 +231,45 @@ def robustness(sensitivities: Mapping[str, Varied]) -> str:
         )
   headers = ["claim", "data", "seeds", "default", "the same in", "others"]
   return _table(rows, headers)
+
+
+def agreement(label: str, pairs: Sequence[Pair]) -> list[str]:
+  """Returns what repeated runs say of the committed verdicts.
+
+  Args:
+    label: That of the repetition.
+    pairs: The claims that were judged twice.
+  """
+  headlines = [pair for pair in pairs if pair.before["headline"]]
+  alike = [pair for pair in pairs if not pair.others]
+  different = [pair for pair in pairs if pair.changed or pair.apart]
+  rows = [
+    [
+      _link(pair.study, pair.before["claim"]),
+      pair.data,
+      f"{pair.before['verdict']}, {pair.before['number']}",
+      f"{pair.after['verdict']}, {pair.after['number']}",
+      "yes" if pair.apart else "",
+      f"{pair.others} of {pair.arms}" if pair.others else "",
+    ]
+    for pair in different
+  ]
+  headers = ["claim", "data", "committed", "again", "apart", "other rates"]
+  return [
+    f"The same settings and seeds again, {label}: the verdict is the same for"
+    f" {_same(pairs)} claims and data sets, and the opposite for"
+    f" {sum(pair.opposite for pair in pairs)}. For headline claims it is the"
+    f" same for {_same(headlines)}; in runs in which every arm chose the same"
+    f" learning rate, for {_same(alike)}. The table has the verdicts that"
+    " differ, and the intervals that are apart. Other rates: for how many arms"
+    " of the run another learning rate was chosen.",
+    "",
+    _table(rows, headers),
+  ]
+
+
+def _same(pairs: Sequence[Pair]) -> str:
+  return f"{sum(not pair.changed for pair in pairs)} of {len(pairs)}"
 
 
 def unmeasured(

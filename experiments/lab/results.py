@@ -4,7 +4,9 @@ A file holds what a reader needs to judge again without training: the samples of
 every claim, a number per seed, with the rates that were chosen, the versions,
 the machine and the commit. Verdicts in docs/ are made from these files. What
 `--sensitivity` measured is in `results/STUDY/sensitivity/DATA/SETTING.json`: a
-file for each setting, which has a "change" of the registered settings.
+file for each setting, which has a "change" of the registered settings. A run
+that was repeated elsewhere is in `results/STUDY/replications/LABEL/DATA.json`;
+its "replication" is the label.
 """
 
 import dataclasses
@@ -22,6 +24,7 @@ from experiments.lab.runs import files
 
 FOLDER = pathlib.Path(__file__).parents[2] / "results"
 SENSITIVITY = "sensitivity"
+REPLICATIONS = "replications"
 # Pilots with the default seeds are below it; a study registers its first one.
 FIRST_SEED = 100
 
@@ -38,7 +41,7 @@ _KEPT = (
   *("study", "command", "data", "config", "change", "versions", "machine"),
   *("minutes", "rates", "findings", "checks", "figures"),
 )
-_NOT_VARIED = ("checks", "figures")  # Entries that no page shows.
+ONLY_REGISTERED = ("checks", "figures")  # No page shows those of other runs.
 _DIGITS = 1e-6  # Relative; SciPy's distributions differ by less.
 
 
@@ -89,7 +92,7 @@ def of_summary(
       " the edge of its grid, which grew as far as it may. Register another"
       " grid, then run it again."
     )
-  left_out = _NOT_VARIED if varied else ()
+  left_out = ONLY_REGISTERED if varied else ()
   kept = [key for key in _KEPT if key in summary and key not in left_out]
   return {key: summary[key] for key in kept} | {"study": name}
 
@@ -126,15 +129,34 @@ def data_of(record: Record) -> str:
 
 
 def write(record: Record, folder: pathlib.Path = FOLDER) -> pathlib.Path:
-  """Writes a record; it replaces that of the same study, data and setting."""
+  """Writes a record; it replaces that of the same study, data and setting.
+
+  Repetitions elsewhere have places of their own.
+  """
   data, place = data_of(record), folder / record["study"]
   if "change" in record:
     setting = sensitivity.label(record["change"])
     path = place / SENSITIVITY / data / f"{setting}.json"
+  elif "replication" in record:
+    path = place / REPLICATIONS / record["replication"] / f"{data}.json"
   else:
     path = place / f"{data}.json"
   files.write_record(path, record)
   return path
+
+
+def read_folder(place: pathlib.Path) -> dict[str, Record]:
+  """Returns the records in a folder, by the names of their files.
+
+  Raises:
+    DamagedError: A file was changed by hand.
+  """
+  found: dict[str, Record] = {}
+  for path in sorted(place.glob("*.json")):
+    record = files.read_record(path)
+    assert record is not None, "it was listed"
+    found[path.stem] = record
+  return found
 
 
 def read(names: Iterable[str], folder: pathlib.Path = FOLDER) -> Results:
@@ -147,13 +169,8 @@ def read(names: Iterable[str], folder: pathlib.Path = FOLDER) -> Results:
   Raises:
     DamagedError: A file was changed by hand.
   """
-  found: dict[str, dict[str, Record]] = {}
-  for name in names:
-    for path in sorted((folder / name).glob("*.json")):
-      record = files.read_record(path)
-      assert record is not None, "it was listed"
-      found.setdefault(name, {})[path.stem] = record
-  return found
+  found = {name: read_folder(folder / name) for name in names}
+  return {name: records for name, records in found.items() if records}
 
 
 def read_varied(
@@ -247,6 +264,8 @@ def differences(record: Record, again: Record) -> list[str]:
   where = data_of(record)
   if "change" in record:
     where += f" ({sensitivity.label(record['change'])})"
+  if "replication" in record:
+    where += f" ({record['replication']})"
   return [
     f"{record['study']}/{after['claim']} on {where}: {entry} is {before[entry]}"
     f" in the file, {value} when judged again"
@@ -273,13 +292,24 @@ def compared(old: Record, new: Record) -> list[list[Any]]:
       if before["verdict"] == found["verdict"]
       else (f"{before['verdict']} -> {found['verdict']}")
     )
-    apart = _number(before["low"], -math.inf) > _number(
-      found["high"], math.inf
-    ) or _number(found["low"], -math.inf) > _number(before["high"], math.inf)
-    if apart:
+    if apart(before, found):
       same += ", intervals apart"
     rows.append([found["claim"], before["number"], found["number"], same])
   return rows
+
+
+def apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+  """Returns whether the intervals of two findings have nothing in common.
+
+  >>> apart({"low": 1.0, "high": 2.0}, {"low": 3.0, "high": None})
+  True
+  """
+
+  def below(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    highest = _number(one["high"], math.inf)
+    return highest < _number(other["low"], -math.inf)
+
+  return below(one, other) or below(other, one)
 
 
 def summary(findings: Sequence[Mapping[str, Any]]) -> str:

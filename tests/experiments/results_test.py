@@ -189,6 +189,35 @@ class ProgramTest(absltest.TestCase):
     changes, _ = self.judge_again()
     self.assertTrue(any("digits (gain=0.1)" in change for change in changes))
 
+  def test_keeps_a_run_of_another_device_beside_the_committed_one(self):
+    committed = results.add(self.run_(), self.root)
+    before = committed.read_bytes()
+    folder = self.run_("gpu", effect=-1.0)
+    with self.assertRaisesRegex(RefusedError, "other settings"):
+      results.replicate(folder, self.root)
+    folder = self.run_("again")
+    with self.assertRaisesRegex(RefusedError, "nothing new"):
+      results.replicate(folder, self.root)
+    summary = files.read_record(folder / "summary.json")
+    summary["versions"] |= {"backend": "gpu", "jaxlib": "9.0"}
+    files.write_record(folder / "summary.json", summary)
+    path = results.replicate(folder, self.root)
+    self.assertEqual(
+      path,
+      self.root / "results/small_study/replications/gpu-jaxlib-9.0/digits.json",
+    )
+    self.assertEqual(committed.read_bytes(), before)
+    changes, output = self.judge_again()
+    self.assertEmpty(changes)
+    self.assertIn("\nsmall_study, digits, gpu-jaxlib-9.0\n", output)
+    results.write_pages(self.root)
+    page = (self.root / "docs/studies.md").read_text()
+    self.assertIn("gpu-jaxlib-9.0: the verdict is the same for 2 of 2", page)
+    bolder = dataclasses.replace(LOWER, criterion=Effect(-1.5))
+    self.declare(dataclasses.replace(STUDY, claims=(bolder, EQUAL)))
+    changes, _ = self.judge_again()
+    self.assertTrue(any("(gpu-jaxlib-9.0)" in change for change in changes))
+
   def test_a_changed_margin_is_an_error(self):
     results.add(self.run_(), self.root)
     bolder = dataclasses.replace(LOWER, criterion=Effect(-1.5))

@@ -8,11 +8,14 @@ import re
 import subprocess
 from typing import Any
 
+import jax
+
 
 def current() -> dict[str, Any]:
-  """Returns the processor, its cores, the load, the date and the commit."""
+  """Returns the processor, the device, the load, the date and the commit."""
   return {
-    "processor": _processor(),
+    "processor": processor(),
+    "device": device(),
     "cores": os.cpu_count(),
     "load": load(),
     "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
@@ -28,7 +31,15 @@ def load() -> float:
   return round(os.getloadavg()[0], 2)
 
 
-def _processor() -> str:
+def device() -> str:
+  """Returns the name of JAX's device; for a CPU, that of the processor."""
+  if jax.default_backend() == "cpu":
+    return processor()
+  return jax.devices()[0].device_kind
+
+
+def processor() -> str:
+  """Returns the processor's name on Linux, or else the architecture."""
   try:
     text = pathlib.Path("/proc/cpuinfo").read_text()
   except OSError:  # Not Linux.

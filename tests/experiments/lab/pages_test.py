@@ -211,6 +211,31 @@ class PageTest(absltest.TestCase):
       ((*_, default, found, others),) = rows(text, "[small/lower]")
       self.assertEqual((default, found, others), ("CONFIRMED", count, ""))
 
+  def test_lists_what_differs_where_runs_were_repeated(self):
+    label = "gpu-jaxlib-9.0"
+    again = {"small": {label: {"digits": MNIST}}}
+    text = pages.page(BOTH, {}, repeated=again)
+    self.assertIn(
+      f"again, {label}: the verdict is the same for 1 of 2 claims and data"
+      " sets, and the opposite for 1. For headline claims it is the same for 0"
+      " of 1; in runs in which every arm chose the same learning rate, for 1 of"
+      " 2.",
+      text,
+    )
+    (row,) = rows(text, "[small/lower](#small-lower)")
+    self.assertStartsWith(row[2], "CONFIRMED, ")
+    self.assertStartsWith(row[3], "REFUTED, ")
+    self.assertEqual((row[1], *row[4:]), ("digits", "yes", ""))
+    # The verdict on "equal" is the same, but not the interval.
+    ((*_, apart, _),) = rows(text, "[small/equal](#small-equal)")
+    self.assertEqual(apart, "yes")
+    self.assertIn(
+      f"[again, {label}](../results/small/replications/{label}/digits.json)",
+      text,
+    )
+    text = pages.page(BOTH, {"small": "no data"}, repeated=again)
+    self.assertIn("the same for 0 of 0 claims", text)
+
   def test_says_which_headline_claims_were_not_varied(self):
     link = "[{0}/lower](#{0}-lower)".format
     found = {**BOTH, "other": {"digits": DIGITS}, "third": {"digits": DIGITS}}
