@@ -415,6 +415,8 @@ STUDY = study.Study(
     "gain": (0.5, 2.0),
     "batch_size": (128, 1024),
     "group_size": (4, 32),
+    "steps": (150, 600),
+    "hidden": ((32, 32, 32), (128, 128, 128)),
   },
 )
 

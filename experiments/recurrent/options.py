@@ -28,7 +28,7 @@ FULL = {
   "sums": 5_000,
   "length": 100,
 }
-CONFIRM = {"seed": 100, "seeds": 20}
+CONFIRM = {"seed": 120, "seeds": 20}
 
 
 @dataclasses.dataclass(frozen=True)

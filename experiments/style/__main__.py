@@ -206,7 +206,7 @@ STUDY = study.Study(
     "crop": 64,
     "steps": 40_000,
   },
-  confirm={"seed": 100, "seeds": 10},
+  confirm={"seed": 120, "seeds": 10},
 )
 
 if __name__ == "__main__":
