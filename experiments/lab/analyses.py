@@ -55,10 +55,9 @@ class Estimate:
     seeds: Number of seeds.
     method: What the interval is: "t", "bootstrap" or "ranks".
     test: Two-sided p value of "the quantity is this number".
-    effect: Size of the effect: the distance from no effect in standard
-      deviations over seeds (Cohen's d of paired samples), for ranks the share
-      of seeds above no effect minus the share below; None for a single sample,
-      which is compared with nothing.
+    effect: Size of the effect: the distance from a number, such as that without
+      an effect, in standard deviations over seeds (for paired samples Cohen's
+      d), for ranks the share of seeds above it minus the share below.
   """
 
   center: float
@@ -67,7 +66,7 @@ class Estimate:
   seeds: int
   method: str
   test: Callable[[float], float]
-  effect: float | None
+  effect: Callable[[float], float]
 
   def __str__(self) -> str:
     return self.text(".3g")
@@ -119,7 +118,7 @@ class Level:
 
   def estimate(self, *samples: Seeds) -> Estimate:
     (values,) = found = _paired(samples, 1, self.cap)
-    return _estimate(values, self.by_rank or _diverged(found), None)
+    return _estimate(values, self.by_rank or _diverged(found))
 
   def __str__(self) -> str:
     return f"{_average(self)} over seeds{_capped(self.cap)}"
@@ -143,7 +142,7 @@ class Difference:
   def estimate(self, *samples: Seeds) -> Estimate:
     first, second = found = _paired(samples, 2, self.cap)
     by_rank = self.by_rank or _diverged(found)
-    return _estimate(_difference(first, second), by_rank, 0.0)
+    return _estimate(_difference(first, second), by_rank)
 
   def __str__(self) -> str:
     return f"{_average(self)} of paired differences{_capped(self.cap)}"
@@ -175,13 +174,14 @@ class Ratio:
         f" {second.tolist()}; use Difference."
       )
     logs = _difference(np.log(first), np.log(second))
-    found = _estimate(logs, self.by_rank or _diverged(paired), 0.0)
+    found = _estimate(logs, self.by_rank or _diverged(paired))
     return dataclasses.replace(
       found,
       center=_exp(found.center),
       low=_exp(found.low),
       high=_exp(found.high),
       test=lambda ratio: found.test(math.log(ratio)),
+      effect=lambda ratio: found.effect(math.log(ratio)),
     )
 
   def __str__(self) -> str:
@@ -239,18 +239,10 @@ def _exp(number: float) -> float:
     return float(np.exp(number))
 
 
-def _estimate(
-  values: np.ndarray, by_rank: bool, none: float | None
-) -> Estimate:
-  """Returns the mean, or the median if it is by rank.
-
-  Args:
-    values: A number per seed.
-    by_rank: Whether it is.
-    none: The number without an effect, if there is one.
-  """
+def _estimate(values: np.ndarray, by_rank: bool) -> Estimate:
+  """Returns the mean of a number per seed, or the median if it is by rank."""
   if by_rank or np.ptp(values) == 0:
-    return _by_rank(values, none)
+    return _by_rank(values)
   known = statistics.interval(values)
   low, high, method = known.low, known.high, "t"
   test: Callable[[float], float] = functools.partial(statistics.t_test, values)
@@ -259,11 +251,18 @@ def _estimate(
     low, high = resampled.interval()
     test, method = resampled.test, "bootstrap"
   mean, spread = float(values.mean()), float(values.std(ddof=1))
-  effect = None if none is None else (mean - none) / spread
-  return Estimate(mean, low, high, values.size, method, test, effect)
+  return Estimate(
+    mean,
+    low,
+    high,
+    values.size,
+    method,
+    test,
+    lambda number: (mean - number) / spread,
+  )
 
 
-def _by_rank(values: np.ndarray, none: float | None) -> Estimate:
+def _by_rank(values: np.ndarray) -> Estimate:
   low, high = statistics.median_interval(values)
   with np.errstate(invalid="ignore"):
     median = np.median(values)
@@ -276,5 +275,5 @@ def _by_rank(values: np.ndarray, none: float | None) -> Estimate:
     values.size,
     "ranks",
     lambda median: statistics.sign_test(values, median),
-    None if none is None else float(np.sign(values - none).mean()),
+    lambda number: float(np.sign(values - number).mean()),
   )

@@ -71,6 +71,8 @@ class Claim:
       estimate, for ratios of their natural logarithm.
     headline: Whether it is one of the claims that most readers come for; these
       have their sensitivity measured.
+    uncounted: Why it is not counted as a claim, if it is not, such as "a
+      control".
 
   Raises:
     ValueError: The criterion compares a ratio with a number that is not
@@ -90,6 +92,7 @@ class Claim:
   pilot: str = ""
   spread: float | None = None
   headline: bool = False
+  uncounted: str = ""
 
   def __post_init__(self) -> None:
     if isinstance(self.analysis, Ratio) and min(self.criterion.boundaries) <= 0:
@@ -125,7 +128,8 @@ class Finding(NamedTuple):
     values: The samples by name, a number per seed; None for diverged seeds.
     estimate, low, high: The estimate and its 95% interval; None for infinite.
     method: How the interval was made: "t", "bootstrap" or "ranks".
-    effect: Size of the effect, or None; see `analyses.Estimate`.
+    effect: Size of the effect, see `analyses.Estimate`: the distance from no
+      effect, or, if it is of a single sample, from the limit.
     p, holm: p value of the verdict, and Holm's correction of it for all claims
       of the study.
     seeds: Number of seeds.
@@ -133,7 +137,7 @@ class Finding(NamedTuple):
     number: The estimate and its interval as text.
     remark: Whether the estimate is a median instead of a mean, which samples
       count as the cap, and what an UNRESOLVED claim leaves open; often empty.
-    headline: See `Claim`.
+    headline, uncounted: See `Claim`.
   """
 
   claim: str
@@ -146,7 +150,7 @@ class Finding(NamedTuple):
   low: float | None
   high: float | None
   method: str
-  effect: float | None
+  effect: float
   p: float
   holm: float
   seeds: int
@@ -154,14 +158,14 @@ class Finding(NamedTuple):
   number: str
   remark: str
   headline: bool
+  uncounted: str = ""
 
   @property
   def evidence(self) -> str:
     """Effect size, p values and number of seeds as text."""
     name = "shares" if self.method == "ranks" else "d"
-    effect = "" if self.effect is None else f"{name} = {self.effect:.1f}, "
     return (
-      f"{effect}p = {_p(self.p)} (Holm {_p(self.holm)}),"
+      f"{name} = {self.effect:.1f}, p = {_p(self.p)} (Holm {_p(self.holm)}),"
       f" {self.seeds} seed{'s' * (self.seeds > 1)}"
     )
 
@@ -221,7 +225,7 @@ def _finding(
     low=_finite(estimate.low),
     high=_finite(estimate.high),
     method=estimate.method,
-    effect=estimate.effect,
+    effect=estimate.effect(_reference(claim, estimate)),
     p=p,
     holm=holm,
     seeds=estimate.seeds,
@@ -238,6 +242,17 @@ def _finding(
       )
     ),
     headline=claim.headline,
+    uncounted=claim.uncounted,
+  )
+
+
+def _reference(claim: Claim, estimate: Estimate) -> float:
+  """Returns no effect, or for a single sample the limit that is nearest."""
+  if claim.analysis.none is not None:
+    return claim.analysis.none
+  return min(
+    claim.criterion.boundaries,
+    key=lambda boundary: abs(boundary - estimate.center),
   )
 
 

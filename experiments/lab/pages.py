@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.lab import replications, results, sensitivity
-from experiments.lab.claims import Finding, Verdict
+from experiments.lab.claims import Finding, Outcome, Verdict
 from experiments.lab.errors import RefusedError
 from experiments.lab.replications import Pair, Replications
 from experiments.lab.results import Record, Results, Varied
@@ -58,6 +58,7 @@ def page(
     if study not in demonstrations
     for claim, findings in results.by_claim(records).items()
     for data, finding in findings.items()
+    if not finding.get("uncounted")
   }
   claims = {(study, claim) for study, claim, _ in counted}
   verdicts = [*counted.values()]
@@ -67,8 +68,12 @@ def page(
   for records in found.values():
     for data, record in records.items():
       minutes[data] = minutes.get(data, 0.0) + record["minutes"]
-  took = ", ".join(f"{data} {spent:.0f}" for data, spent in minutes.items())
-  lines += [f"Minutes of all runs, by data: {took}.", ""]
+  took = ", ".join(
+    f"{'without data' if data == 'none' else data} {spent:.0f}"
+    for data, spent in minutes.items()
+  )
+  total = f"{sum(minutes.values()):.0f}"
+  lines += [f"Minutes of all runs: {total}; by data: {took}.", ""]
   if any(sensitivities.values()):
     lines += [
       "Headline claims with other settings, one at a time: in how many the"
@@ -156,10 +161,12 @@ def claims_table(study: str, records: Mapping[str, Record]) -> str:
   rows = []
   for claim, findings in results.by_claim(records).items():
     first = next(iter(findings.values()))
-    headline = "**headline** " if first["headline"] else ""
+    kind = "**headline** " if first["headline"] else ""
+    if reason := first.get("uncounted"):
+      kind = f"(not counted: {reason}) "
     rows.append(
       [
-        f'<a id="{anchor(study, claim)}"></a>{headline}`{claim}`:'
+        f'<a id="{anchor(study, claim)}"></a>{kind}`{claim}`:'
         f" {first['sentence']} [{first['source']}]<br>({first['measured']}: to"
         f" be {first['rule']})",
         *(_cell(findings.get(data)) for data in records),
@@ -334,8 +341,13 @@ def replaced(page: pathlib.Path, block: str) -> str:
 
 
 def listed(record: Record) -> str:
-  """Returns the verdicts of a record as printed lines."""
-  return "\n".join(str(Finding(**finding)) for finding in record["findings"])
+  """Returns the verdicts and checks of a record as printed lines."""
+  return "\n".join(
+    [
+      *(str(Finding(**finding)) for finding in record["findings"]),
+      *(str(Outcome(**outcome)) for outcome in record.get("checks", ())),
+    ]
+  )
 
 
 def _headlines(

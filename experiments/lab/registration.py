@@ -5,12 +5,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.lab import statistics, tuning
+from experiments.lab import resolution, statistics, tuning
 from experiments.lab.claims import Claim, Ratio
 from experiments.lab.declaration import Study
 from experiments.lab.tables import table
 
-_SHARE = 0.8
+_DEFAULT_SEEDS = 5
 
 
 def text(studies: Mapping[str, Study[Any]], commands: Mapping[str, str]) -> str:
@@ -26,6 +26,7 @@ def text(studies: Mapping[str, Study[Any]], commands: Mapping[str, str]) -> str:
     for claim in study.claims
     if claim.headline
   ]
+  share = f"{resolution.SHARE:.0%}"
   intro = f"""# Registered claims
 
 `python -m experiments.registered` writes this page from the claims that the
@@ -37,12 +38,12 @@ run is in its file in [results/](../results).
   (`--confirm`) were to use the seeds from 100 on. After a look at the results
   of the seeds 100 to 119 on the digits and on pydoc, several claims and
   analyses were changed. In the studies where this happened, these seeds count
-  as a pilot too, and the runs that decide use the seeds from 120 on. So do
-  style and recurrent, of which claims were left out. What the first runs found
-  is in docs/studies.md of the commit 467f20a, and for policy, style and
-  recurrent of ba8fbea. What was changed again is judged on the seeds from 140
-  on. A seed determines initialization, order of the data and, for images, which images are
-  for training, validation and test.
+  as a pilot too, and the runs that decide use the seeds from 120 on. This goes
+  for style and recurrent as well, where claims were only taken out. What the
+  first runs found is in docs/studies.md of the commit 467f20a, and for policy,
+  style and recurrent of ba8fbea. What was changed again is judged on the seeds
+  from 140 on. A seed determines initialization, order of the data and, for
+  images, which images are for training, validation and test.
 - **Learning rates.** Where a study chooses them, each arm gets the best rate on
   the seeds {", ".join(map(str, tuning.SEEDS))} (transformers: the first two),
   which are not judged. Best is the lowest validation loss, or what the study
@@ -53,7 +54,7 @@ run is in its file in [results/](../results).
 - **Number of seeds.** 20 in most studies, 40 in regularize, 10 where a study is
   expensive or far from its margins. They are too few for some claims, also for
   headlines: the lines "Resolved" say so. "Resolved" is the distance from the
-  margin that these seeds resolve in {_SHARE:.0%} of the runs, with the pilot's
+  margin that these seeds resolve in {share} of the runs, with the pilot's
   spread, after Holm's strictest correction (noncentral t). It also says how
   often a run would show that the margin is not reached, if there is no effect
   at all. For "within", "less than" and "no worse" this means CONFIRMED. For "at
@@ -109,9 +110,11 @@ def _entry(
   claim: Claim, settings: Mapping[str, Any], seeds: int, claims: int
 ) -> str:
   """Returns the lines of one claim."""
+  kind = " (headline)" * claim.headline
+  if claim.uncounted:
+    kind = f" (not counted: {claim.uncounted})"
   lines = [
-    f"- **{claim.name}**{' (headline)' * claim.headline}:"
-    f" {claim.said(settings)}.",
+    f"- **{claim.name}**{kind}: {claim.said(settings)}.",
     f"  - Source: {claim.source}.",
     f"  - Quantity: {claim.measured}; {claim.analysis}; to be {claim.rule}.",
     f"  - Why this margin: {claim.why}.",
@@ -123,31 +126,16 @@ def _entry(
 
 
 def _resolved(claim: Claim, seeds: int, claims: int) -> str:
-  level = statistics.LEVEL / claims
-  counts = dict.fromkeys((seeds, 5))
-  if claim.analysis.by_rank:
-    return ", ".join(_by_rank(count, level) for count in counts)
-  if claim.spread is None:
-    return "no spread is known"
-  parts = []
-  for count in counts:
-    distance = claim.spread * statistics.resolved_by(count, _SHARE, level)
-    if isinstance(claim.analysis, Ratio):
-      parts.append(f"a factor of {math.exp(distance):.3g} with {count} seeds")
-    else:
-      unit = f" {claim.unit}".rstrip()
-      parts.append(f"{distance:.2g}{unit} with {count} seeds")
-  text = f"{', '.join(parts)} (spread {claim.spread:.2g})"
+  counts = dict.fromkeys((seeds, _DEFAULT_SEEDS))
+  each = (resolution.resolved(claim, count, claims) for count in counts)
+  text = ", ".join(dict.fromkeys(each))
+  if claim.analysis.by_rank or claim.spread is None:
+    return text
+  text += f" (spread {claim.spread:.2g})"
   if claim.analysis.none is not None:
+    level = statistics.LEVEL / claims
     text += _without_effect(claim, claim.spread, seeds, level)
   return text
-
-
-def _by_rank(seeds: int, level: float) -> str:
-  count = statistics.wrong_seeds(seeds, level)
-  if count is None:
-    return f"nothing with {seeds} seeds"
-  return f"with at most {count} of {seeds} seeds on the other side"
 
 
 def _without_effect(
@@ -169,8 +157,8 @@ def _without_effect(
     f"; without an effect, at least {share:.0%} of runs show that the margin"
     " is not reached"
   )
-  if share < _SHARE:
-    each = 1 - (1 - _SHARE) / len(distances)
+  if share < resolution.SHARE:
+    each = 1 - (1 - resolution.SHARE) / len(distances)
     needed = statistics.seeds_for(min(distances), each, level)
-    text += f" ({_SHARE:.0%} would need {needed} seeds)"
+    text += f" ({resolution.SHARE:.0%} would need {needed} seeds)"
   return text

@@ -12,12 +12,12 @@ its "replication" is the label.
 import dataclasses
 import math
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.lab import claims as claiming
 from experiments.lab import options, sensitivity
-from experiments.lab.claims import Finding
+from experiments.lab.claims import Finding, Outcome
 from experiments.lab.declaration import Study
 from experiments.lab.errors import RefusedError
 from experiments.lab.runs import files
@@ -241,8 +241,25 @@ def judged_again(record: Record, study: Study[Any]) -> list[Finding]:
   return claiming.judged(samples, record["config"])
 
 
+def _checked_again(record: Record, study: Study[Any]) -> Iterator[Outcome]:
+  """Yields the outcomes of a record's checks as they are declared now.
+
+  Raises:
+    RefusedError: A check is not declared any more.
+  """
+  declared = {check.name: check for check in study.checks}
+  for outcome in record["checks"]:
+    check = declared.get(outcome["check"])
+    if check is None:
+      raise RefusedError(
+        f"results/{record['study']} has a check {outcome['check']}, which the"
+        " study does not declare any more. Run the study again with --confirm."
+      )
+    yield check.outcome(outcome["number"])
+
+
 def judged_anew(record: Record, study: Study[Any]) -> dict[str, Any]:
-  """Returns the record with its samples judged by the claims of today.
+  """Returns the record with its numbers judged by the claims of today.
 
   Raises:
     RefusedError: It was made with other settings than are registered now, or as
@@ -250,8 +267,12 @@ def judged_anew(record: Record, study: Study[Any]) -> dict[str, Any]:
   """
   _refuse_other_settings(record["study"], record, study)
   again = judged_again(record, study)
-  findings = [files.plain(finding._asdict()) for finding in again]
-  return {**record, "findings": findings}
+  entries = {"findings": [files.plain(found._asdict()) for found in again]}
+  if "checks" in record:
+    entries["checks"] = [
+      outcome._asdict() for outcome in _checked_again(record, study)
+    ]
+  return {**record, **entries}
 
 
 def differences(record: Record, again: Record) -> list[str]:
@@ -267,11 +288,14 @@ def differences(record: Record, again: Record) -> list[str]:
   if "replication" in record:
     where += f" ({record['replication']})"
   return [
-    f"{record['study']}/{after['claim']} on {where}: {entry} is {before[entry]}"
-    f" in the file, {value} when judged again"
-    for before, after in zip(record["findings"], again["findings"], strict=True)
+    f"{record['study']}/{after[key]} on {where}: {entry} is"
+    f" {before.get(entry)} in the file, {value} when judged again"
+    for outcomes, key in (("findings", "claim"), ("checks", "check"))
+    for before, after in zip(
+      record.get(outcomes, []), again.get(outcomes, []), strict=True
+    )
     for entry, value in after.items()
-    if not _equal(before[entry], value)
+    if not _equal(before.get(entry), value)
   ]
 
 

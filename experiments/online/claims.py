@@ -125,6 +125,7 @@ CONTROL = Claim(
   "with vectors, two nets without a norm, which differ in their initial"
   " kernels, err within {margin} points of each other",
   source="ours: the control",
+  uncounted="a control",
   samples=(NONE_AGAIN, "none"),
   criterion=Within(2),
   why="the margin of the claims about the whole stream",

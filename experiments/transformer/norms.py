@@ -84,6 +84,7 @@ QK_BOUNDS = Claim(
   criterion=Effect(3, none=1),
   spread=0.24,
   why="ours: with three times the logits, odds of 10 to 1 become 1000 to 1",
+  uncounted="QK norm bounds the logits by definition",
 )
 QK_TRAINS = Claim(
   "qk_trains_at_high_rate",

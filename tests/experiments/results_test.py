@@ -12,13 +12,19 @@ from unittest import mock
 from absl.testing import absltest
 
 from experiments import catalog, results
-from experiments.lab import options, pages
+from experiments.lab import options, pages, replications
 from experiments.lab import results as recorded
 from experiments.lab.claims import Effect
 from experiments.lab.errors import RefusedError
 from experiments.lab.runs import files
 from tests.experiments.lab import small_study
 from tests.experiments.lab.small_study import EQUAL, LOWER, STUDY
+
+
+def git(*arguments):
+  return subprocess.run(
+    ["git", *arguments], cwd=results.ROOT, capture_output=True, text=True
+  )
 
 
 class CommittedTest(absltest.TestCase):
@@ -45,20 +51,20 @@ class CommittedTest(absltest.TestCase):
     """The register in the commit of a run has its claims and analyses.
 
     Sentences may be put in better words later; what is measured, how it is
-    analysed and its margin may not change.
+    analysed and its margin may not change. The commit is in the history.
     """
     missing = set()
     for name, records in recorded.read(catalog.ENTRIES).items():
       declared = {claim.name: claim for claim in catalog.declared(name).claims}
-      for data, record in records.items():
+      repeated = replications.read(name)
+      for data, record in (
+        *records.items(),
+        *(item for again in repeated.values() for item in again.items()),
+      ):
         commit = record["machine"]["commit"]
-        shown = subprocess.run(
-          ["git", "show", f"{commit}:experiments/REGISTERED.md"],
-          cwd=results.ROOT,
-          capture_output=True,
-          text=True,
-        )
-        if shown.returncode:
+        shown = git("show", f"{commit}:experiments/REGISTERED.md")
+        ancestor = git("merge-base", "--is-ancestor", commit, "HEAD")
+        if shown.returncode or ancestor.returncode:
           missing.add(commit)
           continue
         sections = shown.stdout.split("\n## ")
@@ -79,7 +85,10 @@ class CommittedTest(absltest.TestCase):
             )
 
     if missing:
-      self.skipTest(f"the commits {', '.join(missing)} are not in this copy")
+      text = f"the commits {', '.join(missing)} are not in this history"
+      whole = git("rev-parse", "--is-shallow-repository").stdout == "false\n"
+      self.assertFalse(whole, text)
+      self.skipTest(text)  # A shallow clone, or no clone.
 
   def test_are_on_the_pages(self):
     for page, text in results.written().items():
@@ -133,6 +142,7 @@ class ProgramTest(absltest.TestCase):
       ["small_study, digits", "small_study, mnist"],
     )
     self.assertEqual(output.count("CONFIRMED: after 2 steps"), 2)
+    self.assertEqual(output.count("HOLDS: the norm of nothing"), 2)
 
   def test_adds_nothing_of_other_runs(self):
     pilot = self.run_("pilot", seed=0)

@@ -42,7 +42,8 @@ class EstimateTest(parameterized.TestCase):
       (found.center, found.low, found.high, found.test(1.0)),
       (np.mean(values), *test.confidence_interval(), test.pvalue),
     )
-    self.assertIsNone(found.effect)  # A level has no other to compare with.
+    distance = (np.mean(values) - 1.0) / np.std(values, ddof=1)
+    self.assertAlmostEqual(found.effect(1.0), distance)
 
   def test_difference_is_of_paired_seeds(self):
     first, second = np.random.default_rng(0).normal(size=(2, 10))
@@ -50,7 +51,7 @@ class EstimateTest(parameterized.TestCase):
     test = stats.ttest_rel(first, second)
     self.assertAlmostEqual(found.test(0.0), test.pvalue, 12)
     gaps = first - second
-    self.assertAlmostEqual(found.effect, gaps.mean() / gaps.std(ddof=1))
+    self.assertAlmostEqual(found.effect(0.0), gaps.mean() / gaps.std(ddof=1))
     np.testing.assert_allclose(
       (found.low, found.high), test.confidence_interval()
     )
@@ -66,8 +67,9 @@ class EstimateTest(parameterized.TestCase):
       (of_logs.center, of_logs.low, of_logs.high),
     )
     for ratio in (0.2, 1.0, 3.0):
-      self.assertAlmostEqual(found.test(ratio), of_logs.test(math.log(ratio)))
-    self.assertAlmostEqual(found.effect, of_logs.effect)
+      log = math.log(ratio)
+      self.assertAlmostEqual(found.test(ratio), of_logs.test(log))
+      self.assertAlmostEqual(found.effect(ratio), of_logs.effect(log))
 
   @parameterized.parameters(
     (4, 0.0, "t"),  # So few say nothing of the skewness.
@@ -154,15 +156,15 @@ class DivergedTest(parameterized.TestCase):
     self.assertEqual((found.method, found.high), ("ranks", INF))
     self.assertAlmostEqual(found.low, low)
     self.assertBetween(found.center, low, mid)
-    self.assertEqual((found.test(none), found.effect), (2 / 2**6, 1.0))
+    self.assertEqual((found.test(none), found.effect(none)), (2 / 2**6, 1.0))
     turned = analysis.estimate(self.baseline, self.losses)
     self.assertEqual(turned.low, -INF if none == 0 else 0.0)
-    self.assertEqual((turned.test(none), turned.effect), (2 / 2**6, -1))
+    self.assertEqual((turned.test(none), turned.effect(none)), (2 / 2**6, -1))
 
   @parameterized.parameters(Difference(), Ratio(), MEDIAN)
   def test_where_both_diverged_they_are_equal(self, analysis):
     found = analysis.estimate([None, *[2.0] * 7], [None, *[1.0] * 7])
-    self.assertAlmostEqual(found.effect, 7 / 8)
+    self.assertAlmostEqual(found.effect(analysis.none), 7 / 8)
 
   def test_half_diverged_in_either_arm(self):
     arms = [None] * 4 + [1.0] * 4

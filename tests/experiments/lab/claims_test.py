@@ -116,10 +116,24 @@ class FindingTest(parameterized.TestCase):
       ("faster", estimate.center, estimate.low, estimate.high),
     )
     self.assertEqual(finding.number, estimate.text("+.2f", "nats"))
-    self.assertEqual(finding.effect, estimate.effect)
+    self.assertEqual(finding.effect, estimate.effect(0.0))
     self.assertEqual(finding.p, estimate.test(-0.5))
     self.assertEqual((finding.seeds, finding.method), (10, "t"))
     self.assertEqual(finding.values, {"bn": LOWER, "none": HIGHER})
+
+  @parameterized.parameters(
+    (Below(0.25), 0.25), (Above(1e-3), 1e-3), (Within(0.5, of=3), 2.5)
+  )
+  def test_effect_of_one_sample_is_from_the_nearest_limit(
+    self, criterion, limit
+  ):
+    claim = dataclasses.replace(
+      CLAIM, samples=("bn",), analysis=Level(), criterion=criterion
+    )
+    (finding,) = claims.judged([(claim, (LOWER,))], SETTINGS)
+    distance = (np.mean(LOWER) - limit) / np.std(LOWER, ddof=1)
+    self.assertAlmostEqual(finding.effect, distance)
+    self.assertIn(f"d = {distance:.1f}, p =", finding.evidence)
 
   def test_text(self):
     finding = judged(LOWER, HIGHER)._replace(p=3e-7, holm=0.012)

@@ -65,8 +65,15 @@ class PageTest(absltest.TestCase):
       "b": {**MNIST, "minutes": 3},
     }
     self.assertIn(
-      "Minutes of all runs, by data: a 6, b 3.\n", pages.page(found, {})
+      "Minutes of all runs: 9; by data: a 6, b 3.\n", pages.page(found, {})
     )
+
+  def test_controls_do_not_count(self):
+    (lower, equal) = DIGITS["findings"]
+    findings = [lower, {**equal, "uncounted": "a control"}]
+    text = pages.page({"small": {"d": {**DIGITS, "findings": findings}}}, {})
+    self.assertStartsWith(text, "1 claims, 1 verdicts: 1 CONFIRMED, 0 REFUTED")
+    self.assertIn("(not counted: a control) `equal`: the loss", text)
 
   def test_demonstrations_do_not_count(self):
     found = {**BOTH, "other": {"digits": DIGITS}}

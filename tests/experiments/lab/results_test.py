@@ -8,7 +8,7 @@ import tempfile
 from absl.testing import absltest, parameterized
 
 from experiments.lab import options, results
-from experiments.lab.claims import Effect
+from experiments.lab.claims import Below, Effect
 from experiments.lab.errors import RefusedError
 from experiments.lab.runs import files
 from tests.experiments.lab import small_study
@@ -165,6 +165,35 @@ class JudgedAgainTest(parameterized.TestCase):
     findings = [{**first, "low": first["low"] * (1 + change)}, *others]
     changes = differences({**RECORD, "findings": findings}, STUDY)
     self.assertLen(changes, count)
+
+  def test_judges_checks_again(self):
+    (check,) = STUDY.checks
+    for criterion, expected in (
+      (Below(1e-6), []),
+      (
+        Below(1e-9),
+        [
+          "small/identity on digits: rule is largest error below 1e-06 in the"
+          " file, largest error below 1e-09 when judged again",
+          "small/identity on digits: holds is True in the file, False when"
+          " judged again",
+        ],
+      ),
+    ):
+      stricter = dataclasses.replace(check, criterion=criterion)
+      study = dataclasses.replace(STUDY, checks=(stricter,))
+      self.assertEqual(differences(RECORD, study), expected)
+    with self.assertRaisesRegex(RefusedError, "has a check identity, which"):
+      differences(RECORD, dataclasses.replace(STUDY, checks=()))
+
+  def test_a_new_entry_is_a_difference(self):
+    findings = [
+      {key: value for key, value in found.items() if key != "uncounted"}
+      for found in RECORD["findings"]
+    ]
+    changes = differences({**RECORD, "findings": findings}, STUDY)
+    self.assertLen(changes, 2)
+    self.assertIn("uncounted is None in the file", changes[0])
 
   def test_refuses_what_is_not_declared_any_more(self):
     renamed = dataclasses.replace(LOWER, samples=("norm", "bare"))

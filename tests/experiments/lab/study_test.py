@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import io
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -106,6 +107,10 @@ class AdviceTest(parameterized.TestCase):
       check=True,
     )
     self.assertEqual("So few seeds resolve little" in done.stdout, expected)
+    self.assertEqual(
+      bool(re.search(r"\n  lower: 0\.\d+ nats with 5 seeds\n", done.stdout)),
+      expected,
+    )
 
 
 class CommandLineTest(absltest.TestCase):

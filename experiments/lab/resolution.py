@@ -1,0 +1,35 @@
+"""Which distance from the margin a number of seeds can show."""
+
+import math
+
+from experiments.lab import statistics
+from experiments.lab.claims import Claim, Ratio
+
+SHARE = 0.8  # The usual power of a test.
+
+
+def resolved(claim: Claim, seeds: int, claims: int) -> str:
+  """Returns what seeds resolve of a claim in 80% of the runs.
+
+  It is by noncentral t, with the spread of the pilot and Holm's strictest
+  correction. By rank, it is the number of seeds that may lie on the other side
+  of the margin.
+
+  Args:
+    claim: The claim.
+    seeds: Number of seeds.
+    claims: Number of claims that are corrected together.
+  """
+  level = statistics.LEVEL / claims
+  if claim.analysis.by_rank:
+    count = statistics.wrong_seeds(seeds, level)
+    if count is None:
+      return f"nothing with {seeds} seeds"
+    return f"with at most {count} of {seeds} seeds on the other side"
+  if claim.spread is None:
+    return "no spread is known"
+  distance = claim.spread * statistics.resolved_by(seeds, SHARE, level)
+  if isinstance(claim.analysis, Ratio):
+    return f"a factor of {math.exp(distance):.3g} with {seeds} seeds"
+  unit = f" {claim.unit}".rstrip()
+  return f"{distance:.2g}{unit} with {seeds} seeds"
