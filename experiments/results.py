@@ -22,8 +22,8 @@ with another jaxlib, into results/STUDY/replications/, beside the committed run.
 import pathlib
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from absl import app, flags
 
@@ -127,8 +127,20 @@ def write_pages(root: pathlib.Path = ROOT) -> None:
     files.write_bytes(page, text.encode())
 
 
-def written(root: pathlib.Path = ROOT) -> dict[pathlib.Path, str]:
-  """Returns the pages as `write_pages` writes them."""
+class Committed(NamedTuple):
+  """All that is in results/, by study."""
+
+  found: results.Results
+  sensitivities: Mapping[str, results.Varied]
+  repeated: Mapping[str, replications.Replications]
+
+
+def read(root: pathlib.Path = ROOT) -> Committed:
+  """Reads results/.
+
+  Raises:
+    DamagedError: A file was changed by hand.
+  """
   found = results.read(catalog.ENTRIES, root / "results")
   varied, repeated = {}, {}
   for name, records in found.items():
@@ -136,12 +148,18 @@ def written(root: pathlib.Path = ROOT) -> dict[pathlib.Path, str]:
     repeated[name] = replications.read(name, root / "results")
     settings = results.read_varied(name, study, root / "results")
     varied[name] = results.with_default(settings, records, study)
+  return Committed(found, varied, repeated)
+
+
+def written(root: pathlib.Path = ROOT) -> dict[pathlib.Path, str]:
+  """Returns the pages as `write_pages` writes them."""
+  found, varied, repeated = read(root)
   page = pages.page(
     found, demonstrations(found), varied, repeated, catalog.APPLICATIONS
   )
   blocks = {
     root / "docs/studies.md": page,
-    root / "README.md": pages.headlines(found),
+    root / "README.md": pages.headlines(found, varied),
   }
   return {page: pages.replaced(page, block) for page, block in blocks.items()}
 

@@ -97,7 +97,7 @@ BEYOND = Claim(
 AFFINE = Claim(
   "gain_and_bias_help",
   "a sigmoid net with batch norm errs at least {margin} points less with gain"
-  " and bias than without",
+  " and bias than without, both with re-estimated statistics",
   source=f"{_IOFFE}, section 3, without numbers",
   samples=("with gain and bias", "without"),
   criterion=Effect(-0.5),

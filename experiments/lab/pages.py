@@ -4,11 +4,12 @@ import pathlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments.lab import replications, results, sensitivity
+from experiments.lab import citations, replications, results, sensitivity
 from experiments.lab.claims import Finding, Outcome, Verdict
 from experiments.lab.errors import RefusedError
 from experiments.lab.replications import Pair, Replications
 from experiments.lab.results import Record, Results, Varied
+from experiments.lab.robustness import of_headlines
 from experiments.lab.runs import versions
 from experiments.lab.tables import table
 
@@ -209,33 +210,21 @@ def robustness(sensitivities: Mapping[str, Varied]) -> str:
   Args:
     sensitivities: The results of `--sensitivity`, by study.
   """
-  rows = []
-  for study, varied in sensitivities.items():
-    for data, settings in varied.items():
-      found = {name: record for name, record in settings.items() if record}
-      for claim, findings in results.by_claim(found).items():
-        default = findings.pop(sensitivity.DEFAULT, None)
-        if default is None or not default["headline"]:
-          continue
-        others: dict[str, list[str]] = {}
-        for setting, finding in findings.items():
-          if finding["values"] != default["values"]:
-            others.setdefault(finding["verdict"], []).append(setting)
-        count = sum(map(len, others.values()))
-        same = others.pop(default["verdict"], [])
-        rows.append(
-          [
-            _link(study, claim),
-            data,
-            _seeds(found[sensitivity.DEFAULT]),
-            default["verdict"],
-            f"{len(same)} of {count}",
-            "; ".join(
-              f"{verdict}: {', '.join(names)}"
-              for verdict, names in others.items()
-            ),
-          ]
-        )
+  rows = [
+    [
+      _link(one.study, one.claim),
+      one.data,
+      _seeds(one.default),
+      one.verdict,
+      f"{one.agreeing} of {one.tried}",
+      "; ".join(
+        f"{verdict}: {', '.join(names)}"
+        for verdict, names in one.others.items()
+        if verdict != one.verdict
+      ),
+    ]
+    for one in of_headlines(sensitivities)
+  ]
   headers = ["claim", "data", "seeds", "default", "the same in", "others"]
   return _table(rows, headers)
 
@@ -305,8 +294,14 @@ def unmeasured(
   return sentences
 
 
-def headlines(found: Results) -> str:
-  """Returns the table of the headline claims."""
+def headlines(found: Results, sensitivities: Mapping[str, Varied] = {}) -> str:
+  """Returns the table of the headline claims.
+
+  Args:
+    found: The results.
+    sensitivities: Those of `--sensitivity`, by study.
+  """
+  agreeing = citations.alike(sensitivities)
   rows = []
   for study, claim, findings in _headlines(found):
     first = next(iter(findings.values()))
@@ -315,9 +310,10 @@ def headlines(found: Results) -> str:
       [
         f"{first['sentence']} [{first['source']}]",
         f"[{results.summary([*findings.values()])}]({link})",
+        agreeing.get((study, claim), ""),
       ]
     )
-  return _table(rows, ["claim", "verdict"])
+  return _table(rows, ["claim", "verdict", "the same with other settings"])
 
 
 def replaced(page: pathlib.Path, block: str) -> str:

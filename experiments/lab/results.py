@@ -360,19 +360,6 @@ def summary_of_checks(outcomes: Sequence[Mapping[str, Any]]) -> str:
   return f"holds on {count} of {len(outcomes)}"
 
 
-def cited(found: Results) -> dict[tuple[str, str], str]:
-  """Returns what texts say of every claim and check, by study and name."""
-  return {
-    (study, name): text([*outcomes.values()])
-    for study, records in found.items()
-    for outcomes_by_name, text in (
-      (by_claim(records), summary),
-      (by_check(records), summary_of_checks),
-    )
-    for name, outcomes in outcomes_by_name.items()
-  }
-
-
 def by_claim(records: Mapping[str, Record]) -> Outcomes:
   """Returns the findings of a study, by claim and by data."""
   return _by_name(records, "findings", "claim")

@@ -1,10 +1,14 @@
 """Verdicts that the pages cite are those of results/.
 
-A page cites a claim with its verdicts on all data sets, and a check likewise:
+A page cites a claim with its verdicts on all data sets, and a check likewise.
+Of a headline claim, it says how many other settings agree. The verdict with one
+of them, or of a repetition elsewhere, can be cited too:
 
     ([batch_size/worse_at_2: CONFIRMED on 2
     of 2](studies.md#batch_size-worse_at_2))
     ([internals/textbook: holds on 1 of 1](studies.md#internals-textbook))
+    ([smoothness/range, steps=600 on digits:
+    REFUTED](studies.md#smoothness-range))
 """
 
 import pathlib
@@ -16,19 +20,19 @@ from absl.testing import absltest, parameterized
 
 from experiments import catalog
 from experiments import results as program
-from experiments.lab import pages, results
+from experiments.lab import citations, pages, results
 from experiments.lab.claims import Verdict
 from tests.experiments.lab import small_study
 
 ROOT = pathlib.Path(__file__).parents[2]
-CITATION = re.compile(r"\[(\w+)/(\w+):\s([^\]]*)\]\(([^)]*)\)")
-# Parts of which_norm.md in which every paragraph needs evidence.
+CITATION = re.compile(r"\[(\w+)/(\w+(?:,[^:\]]+)?):\s([^\]]*)\]\(([^)]*)\)")
+# Parts of which_norm.md in which every sentence needs evidence.
 ADVICE = ("Choose", "Do not expect", "Take care")
 
 
 def problems(root):
   """Returns what is wrong with the citations in the pages, as sentences."""
-  cited = results.cited(results.read(catalog.ENTRIES, root / "results"))
+  cited = citations.cited(*program.read(root))
   studies = (root / "docs/studies.md").read_text()
   anchors = {*re.findall(r'<a id="(.*?)">', studies)}
   found = []
@@ -36,8 +40,9 @@ def problems(root):
     text = _written(page.read_text())
     path = "docs/studies.md" if page.parent == root else "studies.md"
     for study, name, verdict, link in CITATION.findall(text):
+      name = " ".join(name.split())
       expected = cited.get((study, name))
-      anchor = pages.anchor(study, name)
+      anchor = pages.anchor(study, name.split(",")[0])
       place = f"{page.name}: {study}/{name}"
       said = " ".join(verdict.split())
       if said != expected:
@@ -54,15 +59,26 @@ def problems(root):
 
 
 def unsupported(root):
-  """Returns the paragraphs of advice that cite nothing."""
+  """Returns the sentences of advice that cite nothing."""
   text = (root / "docs/which_norm.md").read_text()
   sections = dict(re.findall(r"^## (.*)\n((?:(?!## ).*\n?)*)", text, re.M))
   return [
-    " ".join(paragraph.split())
+    sentence
     for title in ADVICE
     for paragraph in re.split(r"\n\s*\n|\n(?=[-*] |\d+\. )", sections[title])
-    if paragraph.strip() and not CITATION.search(paragraph)
+    for sentence in _sentences(paragraph)
+    if "[]" not in sentence
   ]
+
+
+def _sentences(paragraph):
+  """Returns the sentences of a paragraph, with [] for each citation.
+
+  What is printed in bold at its beginning is a heading, if it is a sentence.
+  """
+  text = " ".join(CITATION.sub("[]", paragraph).split())
+  text = re.sub(r"^([-*] |\d+\. )?(\*\*[^*]*[.:]\*\*)?", "", text).strip()
+  return [part for part in re.split(r"(?<=[.!?]) (?=[A-Z`])", text) if part]
 
 
 def _written(text):
@@ -165,9 +181,15 @@ class ProblemsTest(parameterized.TestCase):
       "That is so.\n\nThat it is equal (",
       "no evidence: That is so.",
     ),
-    ("- Nothing is", "- **Something** is.\n- Nothing is", "no evidence: - .*S"),
-    ("\n1. It is", "\n1. Not so.\n2. It is", "no evidence: 1. Not so."),
+    ("- Nothing is", "- **Something** is.\n- Nothing is", r"nce: \*\*Some"),
+    ("\n1. It is", "\n1. Not so.\n2. It is", "no evidence: Not so."),
     ("## Choose\n", "## Choose\n\nChoose well.\n", "evidence: Choose well."),
+    ("equal ([", "equal. Or so ([", "no evidence: That it is equal."),
+    (
+      "small/equal: ",
+      "small/equal, gain=9 on digits: ",
+      "gain=9 on digits is N",
+    ),
   )
   def test_a_changed_page(self, old, new, expected):
     self.assertIn(old, WHICH_NORM)

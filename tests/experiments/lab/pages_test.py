@@ -271,6 +271,7 @@ class HeadlinesTest(absltest.TestCase):
           " [Someone 2015, section 1]",
           "[CONFIRMED on 1 of 2, REFUTED on 1 of 2]"
           "(docs/studies.md#small-lower)",
+          "",
         ]
       ],
     )

@@ -250,22 +250,5 @@ class ComparedTest(absltest.TestCase):
     self.assertEqual(row, ["lower", None, row[2], "new"])
 
 
-class CitedTest(absltest.TestCase):
-  def test_counts_data_sets(self):
-    (first, second) = RECORD["findings"]
-    self.assertEqual(second["verdict"], "REFUTED")
-    refuted = {**first, "verdict": "REFUTED"}
-    (check,) = RECORD["checks"]
-    other = {"findings": [refuted], "checks": [{**check, "holds": False}]}
-    self.assertEqual(
-      results.cited({"small": {"a": RECORD, "b": other}, "x": {}}),
-      {
-        ("small", "lower"): "CONFIRMED on 1 of 2, REFUTED on 1 of 2",
-        ("small", "equal"): "REFUTED on 1 of 1",
-        ("small", "identity"): "holds on 1 of 2",
-      },
-    )
-
-
 if __name__ == "__main__":
   absltest.main()
