@@ -15,6 +15,7 @@ from experiments.lab.tables import table
 
 START, END = "<!-- results -->\n", "<!-- end of results -->\n"
 APPLICATIONS = "## Applications"
+_NEAR = 0.05  # Rates whose losses differ by less are nearly as good.
 
 
 class Links(NamedTuple):
@@ -75,6 +76,7 @@ def page(
   )
   total = f"{sum(minutes.values()):.0f}"
   lines += [f"Minutes of all runs: {total}; by data: {took}.", ""]
+  lines += near_ties(found)
   if any(sensitivities.values()):
     lines += [
       "Headline claims with other settings, one at a time: in how many the"
@@ -155,6 +157,26 @@ def section(
     ]
     lines += _folded("Other settings, one at a time", blocks)
   return lines
+
+
+def near_ties(found: Results) -> list[str]:
+  """Returns lines that say how often another rate is nearly as good."""
+  ratios = []
+  for records in found.values():
+    for record in records.values():
+      for choice in record["rates"].values():
+        known = (loss for loss in choice["validation"] if loss is not None)
+        best, *others = sorted(known)
+        if others and best > 0:  # Not of returns, which are negated.
+          ratios.append(others[0] / best)
+  if not ratios:
+    return []
+  near = sum(ratio <= 1 + _NEAR for ratio in ratios)
+  return [
+    f"The second best learning rate of an arm has a validation loss within"
+    f" {_NEAR:.0%} of the best in {near} of {len(ratios)} arms.",
+    "",
+  ]
 
 
 def claims_table(study: str, records: Mapping[str, Record]) -> str:

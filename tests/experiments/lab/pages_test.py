@@ -68,6 +68,27 @@ class PageTest(absltest.TestCase):
       "Minutes of all runs: 9; by data: a 6, b 3.\n", pages.page(found, {})
     )
 
+  def test_counts_rates_that_are_nearly_as_good(self):
+    def with_losses(*losses):
+      choice = {**DIGITS["rates"]["norm"], "validation": losses}
+      return {**DIGITS, "rates": {"norm": choice}}
+
+    found = {
+      "small": {
+        "near": with_losses(0.5, 0.52, None),
+        "far": with_losses(0.6, 0.5, None),
+        "alone": with_losses(None, 0.5, None),
+        "returns": with_losses(-9.0, -8.0, -1.0),
+      }
+    }
+    self.assertIn(
+      "\nThe second best learning rate of an arm has a validation loss within"
+      " 5% of the best in 1 of 2 arms.\n",
+      pages.page(found, {}),
+    )
+    without = {"small": {"digits": {**DIGITS, "rates": {}}}}
+    self.assertNotIn("second best", pages.page(without, {}))
+
   def test_controls_do_not_count(self):
     (lower, equal) = DIGITS["findings"]
     findings = [lower, {**equal, "uncounted": "a control"}]
