@@ -79,10 +79,10 @@ def page(
   lines += near_ties(found)
   if any(sensitivities.values()):
     lines += [
-      "Headline claims with other settings, one at a time: in how many the"
-      " verdict is the same, and what it is in the others. The default has the"
-      " registered settings, on these seeds; where the registered run has more"
-      " seeds, its verdict below may be another.",
+      'Headline claims with other settings, one at a time. "The same in" counts'
+      " the settings with the verdict of the default, which has the registered"
+      " settings on these seeds. Where the registered run has more seeds, its"
+      " verdict below may be another.",
       "",
     ]
     lines += [robustness(sensitivities), ""]
