@@ -166,9 +166,9 @@ def near_ties(found: Results) -> list[str]:
     for record in records.values():
       for choice in record["rates"].values():
         known = (loss for loss in choice["validation"] if loss is not None)
-        best, *others = sorted(known)
-        if others and best > 0:  # Not of returns, which are negated.
-          ratios.append(others[0] / best)
+        losses = sorted(known)
+        if len(losses) > 1 and losses[0] > 0:  # Returns are negated.
+          ratios.append(losses[1] / losses[0])
   if not ratios:
     return []
   near = sum(ratio <= 1 + _NEAR for ratio in ratios)

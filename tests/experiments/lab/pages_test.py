@@ -78,6 +78,7 @@ class PageTest(absltest.TestCase):
         "near": with_losses(0.5, 0.52, None),
         "far": with_losses(0.6, 0.5, None),
         "alone": with_losses(None, 0.5, None),
+        "diverged": with_losses(None, None, None),
         "returns": with_losses(-9.0, -8.0, -1.0),
       }
     }
