@@ -129,7 +129,8 @@ class Finding(NamedTuple):
     estimate, low, high: The estimate and its 95% interval; None for infinite.
     method: How the interval was made: "t", "bootstrap" or "ranks".
     effect: Size of the effect, see `analyses.Estimate`: the distance from no
-      effect, or, if it is of a single sample, from the limit.
+      effect, or, if it is of a single sample, from the limit. None in older
+      summaries.
     p, holm: p value of the verdict, and Holm's correction of it for all claims
       of the study.
     seeds: Number of seeds.
@@ -150,7 +151,7 @@ class Finding(NamedTuple):
   low: float | None
   high: float | None
   method: str
-  effect: float
+  effect: float | None
   p: float
   holm: float
   seeds: int
@@ -164,8 +165,9 @@ class Finding(NamedTuple):
   def evidence(self) -> str:
     """Effect size, p values and number of seeds as text."""
     name = "shares" if self.method == "ranks" else "d"
+    effect = "" if self.effect is None else f"{name} = {self.effect:.1f}, "
     return (
-      f"{name} = {self.effect:.1f}, p = {_p(self.p)} (Holm {_p(self.holm)}),"
+      f"{effect}p = {_p(self.p)} (Holm {_p(self.holm)}),"
       f" {self.seeds} seed{'s' * (self.seeds > 1)}"
     )
 

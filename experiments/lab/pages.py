@@ -76,7 +76,8 @@ def page(
   )
   total = f"{sum(minutes.values()):.0f}"
   lines += [f"Minutes of all runs: {total}; by data: {took}.", ""]
-  lines += near_ties(found)
+  counting = {name: found[name] for name in found if name not in demonstrations}
+  lines += near_ties(counting)
   if any(sensitivities.values()):
     lines += [
       'Headline claims with other settings, one at a time. "The same in" counts'
@@ -92,7 +93,11 @@ def page(
       "",
     ]
   for label, pairs in replications.pairs(found, repeated).items():
-    judged = [pair for pair in pairs if pair.study not in demonstrations]
+    judged = [
+      pair
+      for pair in pairs
+      if pair.study not in demonstrations and not pair.before.get("uncounted")
+    ]
     lines += [*agreement(label, judged), ""]
   for study in sorted(found, key=lambda study: study in applications):
     if study in applications and APPLICATIONS not in lines:
@@ -173,8 +178,9 @@ def near_ties(found: Results) -> list[str]:
     return []
   near = sum(ratio <= 1 + _NEAR for ratio in ratios)
   return [
-    f"The second best learning rate of an arm has a validation loss within"
-    f" {_NEAR:.0%} of the best in {near} of {len(ratios)} arms.",
+    f"In {near} of {len(ratios)} choices of a learning rate, for an arm on a"
+    f" data set, the loss of the second best rate is within {_NEAR:.0%} of that"
+    " of the best.",
     "",
   ]
 
@@ -277,7 +283,7 @@ def agreement(label: str, pairs: Sequence[Pair]) -> list[str]:
     f"The same settings and seeds again, {label}: the verdict is the same for"
     f" {_same(pairs)} claims and data sets, and the opposite for"
     f" {sum(pair.opposite for pair in pairs)}. For headline claims it is the"
-    f" same for {_same(headlines)}; in runs in which every arm chose the same"
+    f" same for {_same(headlines)}; in runs in which no arm chose another"
     f" learning rate, for {_same(alike)}. The table has the verdicts that"
     " differ, and the intervals that are apart. Other rates: for how many arms"
     " of the run another learning rate was chosen.",

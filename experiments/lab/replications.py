@@ -3,7 +3,8 @@
 On another device, or with another version of XLA, the same command draws the
 same data, kernels and batches, and rounds differently. Training enlarges that,
 and where two learning rates are about as good, it can decide which is chosen.
-Intervals over seeds contain the first at best, the second not at all.
+Intervals over seeds contain the effect of rounding at best, and that of another
+rate not at all.
 """
 
 import pathlib
@@ -41,14 +42,17 @@ class Pair(NamedTuple):
 
   @property
   def changed(self) -> bool:
+    """Whether the verdicts differ."""
     return bool(self.before["verdict"] != self.after["verdict"])
 
   @property
   def opposite(self) -> bool:
+    """Whether one is CONFIRMED and the other one REFUTED."""
     return {self.before["verdict"], self.after["verdict"]} == _OPPOSITE
 
   @property
   def apart(self) -> bool:
+    """Whether the intervals have nothing in common."""
     return results.apart(self.before, self.after)
 
 
@@ -108,13 +112,22 @@ def pairs(
   Args:
     found: The committed records.
     repeated: The repetitions, by study.
+
+  Raises:
+    RefusedError: One repeats a run that is not in results/ any more.
   """
   paired: dict[str, list[Pair]] = {}
   for study, replications in repeated.items():
     for label, records in replications.items():
       for data, after in records.items():
-        both = _pairs(study, data, found[study][data], after)
-        paired.setdefault(label, []).extend(both)
+        before = found.get(study, {}).get(data)
+        if before is None or before["config"] != after["config"]:
+          raise RefusedError(
+            f"results/{study}/{results.REPLICATIONS}/{label}/{data}.json has"
+            f" other seeds or settings than results/{study}/{data}.json. Remove"
+            " it, or repeat the new run."
+          )
+        paired.setdefault(label, []).extend(_pairs(study, data, before, after))
   return paired
 
 

@@ -6,6 +6,7 @@ from experiments.lab import statistics
 from experiments.lab.claims import Claim, Ratio
 
 SHARE = 0.8  # The usual power of a test.
+_FARTHEST = 99.0  # Standard deviations; what needs more is not resolved.
 
 
 def resolved(claim: Claim, seeds: int, claims: int) -> str:
@@ -24,10 +25,12 @@ def resolved(claim: Claim, seeds: int, claims: int) -> str:
   if claim.analysis.by_rank:
     count = statistics.wrong_seeds(seeds, level)
     if count is None:
-      return f"nothing with {seeds} seeds"
+      return f"nothing with {seeds} seed{'s' * (seeds > 1)}"
     return f"with at most {count} of {seeds} seeds on the other side"
   if claim.spread is None:
     return "no spread is known"
+  if statistics.power(_FARTHEST, seeds, level) < SHARE:
+    return f"nothing with {seeds} seed{'s' * (seeds > 1)}"
   distance = claim.spread * statistics.resolved_by(seeds, SHARE, level)
   if isinstance(claim.analysis, Ratio):
     return f"a factor of {math.exp(distance):.3g} with {seeds} seeds"

@@ -12,10 +12,12 @@ import jax
 
 
 def current() -> dict[str, Any]:
-  """Returns the processor, the device, the load, the date and the commit."""
+  """Returns the processor, its cores, the load, the date and the commit.
+
+  It does not start JAX, which the suite leaves to its studies.
+  """
   return {
     "processor": processor(),
-    "device": device(),
     "cores": os.cpu_count(),
     "load": load(),
     "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),

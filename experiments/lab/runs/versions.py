@@ -1,10 +1,11 @@
-"""What a run was made with: versions, the backend, the kernels, XLA's flags."""
+"""What a run was made with: versions, backend, device, kernels, XLA's flags."""
 
 import importlib.metadata
 import os
 from collections.abc import Mapping
 
 import normjax
+from experiments.lab.runs import machine
 from normjax import native
 
 _UNSET = "unset"
@@ -15,7 +16,7 @@ def current() -> dict[str, str]:
   config = normjax.get_config()
   if config.backend == "cpu":
     native.load()  # Says that there are no kernels before anything else prints.
-  return {
+  found = {
     "python": config.python,
     "normjax": config.normjax,
     "jax": config.jax,
@@ -27,6 +28,9 @@ def current() -> dict[str, str]:
     "kernels": config.processor or "off",
     "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
   }
+  if config.backend != "cpu":
+    found["device"] = machine.device()
+  return found
 
 
 def changes(recorded: Mapping[str, str]) -> str:

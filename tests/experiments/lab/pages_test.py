@@ -83,12 +83,13 @@ class PageTest(absltest.TestCase):
       }
     }
     self.assertIn(
-      "\nThe second best learning rate of an arm has a validation loss within"
-      " 5% of the best in 1 of 2 arms.\n",
+      "\nIn 1 of 2 choices of a learning rate, for an arm on a data set, the"
+      " loss of the second best rate is within 5% of that of the best.\n",
       pages.page(found, {}),
     )
     without = {"small": {"digits": {**DIGITS, "rates": {}}}}
     self.assertNotIn("second best", pages.page(without, {}))
+    self.assertNotIn("second best", pages.page(found, {"small": "no data"}))
 
   def test_controls_do_not_count(self):
     (lower, equal) = DIGITS["findings"]
@@ -242,13 +243,13 @@ class PageTest(absltest.TestCase):
 
   def test_lists_what_differs_where_runs_were_repeated(self):
     label = "gpu-jaxlib-9.0"
-    again = {"small": {label: {"digits": MNIST}}}
+    other = {**MNIST, "config": DIGITS["config"]}
+    again = {"small": {label: {"digits": other}}}
     text = pages.page(BOTH, {}, repeated=again)
     self.assertIn(
       f"again, {label}: the verdict is the same for 1 of 2 claims and data"
       " sets, and the opposite for 1. For headline claims it is the same for 0"
-      " of 1; in runs in which every arm chose the same learning rate, for 1 of"
-      " 2.",
+      " of 1; in runs in which no arm chose another learning rate, for 1 of 2.",
       text,
     )
     (row,) = rows(text, "[small/lower](#small-lower)")

@@ -58,6 +58,7 @@ class PairsTest(absltest.TestCase):
     found = {"small": {"digits": RECORD}}
     paired = replications.pairs(found, {"small": {LABEL: {"digits": after}}})
     self.assertEqual([*paired], [LABEL])
+    self.assertLen(paired[LABEL], 2)
     return paired[LABEL]
 
   def test_of_the_same_numbers_are_the_same(self):
@@ -67,7 +68,9 @@ class PairsTest(absltest.TestCase):
       self.assertEqual((pair.others, pair.arms), (0, 1))
 
   def test_show_what_differs(self):
-    lower, equal = self.pairs(repeated(small_study.record(effect=-1.0)))
+    other = small_study.record(effect=-1.0)
+    after = repeated({**other, "config": RECORD["config"]})
+    lower, equal = self.pairs(after)
     self.assertEqual(lower.before["verdict"], "CONFIRMED")
     self.assertEqual(lower.after["verdict"], "REFUTED")
     self.assertTrue(lower.changed and lower.opposite and lower.apart)
@@ -76,6 +79,19 @@ class PairsTest(absltest.TestCase):
   def test_count_other_rates(self):
     for pair in self.pairs(with_rate(repeated(), 1.0)):
       self.assertEqual((pair.others, pair.arms), (1, 1))
+
+  def test_refuses_what_repeats_no_committed_run(self):
+    seeds = {**RECORD["config"], "seed": 120}
+    after = repeated()
+    for found in (
+      {},
+      {"small": {"mnist": RECORD}},
+      {"small": {"digits": {**RECORD, "config": seeds}}},
+    ):
+      with self.assertRaisesRegex(
+        RefusedError, f"small/replications/{LABEL}/digits.json has other seeds"
+      ):
+        replications.pairs(found, {"small": {LABEL: {"digits": after}}})
 
   def test_leave_out_claims_that_are_new(self):
     before = {**RECORD, "findings": RECORD["findings"][1:]}
