@@ -42,8 +42,9 @@ run is in its file in [results/](../results).
   for style, which lost two claims, and recurrent, which was split in two, as
   well. What the first runs found is in docs/studies.md of the commit 467f20a,
   for policy of ba8fbea, for style and recurrent of 0eb8461. What was changed
-  again is judged on the seeds from 140 on. A seed determines initialization, order of the data and, for
-  images, which images are for training, validation and test.
+  again is judged on the seeds from 140 on. A seed determines initialization,
+  order of the data and, for images, which images are for training, validation
+  and test.
 - **Learning rates.** Where a study chooses them, each arm gets the best rate on
   the seeds {", ".join(map(str, tuning.SEEDS))} (transformers: the first two),
   which are not judged. Best is the lowest validation loss, or what the study
