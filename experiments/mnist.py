@@ -412,7 +412,7 @@ STUDY = study.Study(
   sensitivity={
     "learning_rate": (3e-4, 3e-3),
     "gain": (0.5, 2.0),
-    "epochs": (5, 40),
+    "batch_size": (32, 128),  # The headline is of the steps of one epoch.
     "hidden": ((64,), (256,)),
   },
 )
