@@ -33,18 +33,21 @@ def cited(
       said[study, claim] = text
     for check, outcomes in results.by_check(records).items():
       said[study, check] = results.summary_of_checks([*outcomes.values()])
-  for study, varied in sensitivities.items():
-    for data, settings in varied.items():
-      for setting, record in settings.items():
-        for finding in record["findings"] if record else ():
-          cited_as = f"{finding['claim']}, {setting} on {data}"
-          said[study, cited_as] = finding["verdict"]
-  for study, replications in repeated.items():
-    for label, records in replications.items():
-      for data, record in records.items():
-        for finding in record["findings"]:
-          cited_as = f"{finding['claim']}, {label} on {data}"
-          said[study, cited_as] = finding["verdict"]
+  single = [
+    (study, f"{setting} on {data}", record)
+    for study, varied in sensitivities.items()
+    for data, settings in varied.items()
+    for setting, record in settings.items()
+    if record is not None
+  ] + [
+    (study, f"{label} on {data}", record)
+    for study, replications in repeated.items()
+    for label, records in replications.items()
+    for data, record in records.items()
+  ]
+  for study, where, record in single:
+    for finding in record["findings"]:
+      said[study, f"{finding['claim']}, {where}"] = finding["verdict"]
   return said
 
 

@@ -22,15 +22,16 @@ def resolved(claim: Claim, seeds: int, claims: int) -> str:
     claims: Number of claims that are corrected together.
   """
   level = statistics.LEVEL / claims
+  nothing = f"nothing with {seeds} seed{'s' * (seeds > 1)}"
   if claim.analysis.by_rank:
     count = statistics.wrong_seeds(seeds, level)
     if count is None:
-      return f"nothing with {seeds} seed{'s' * (seeds > 1)}"
+      return nothing
     return f"with at most {count} of {seeds} seeds on the other side"
   if claim.spread is None:
     return "no spread is known"
   if statistics.power(_FARTHEST, seeds, level) < SHARE:
-    return f"nothing with {seeds} seed{'s' * (seeds > 1)}"
+    return nothing
   distance = claim.spread * statistics.resolved_by(seeds, SHARE, level)
   if isinstance(claim.analysis, Ratio):
     return f"a factor of {math.exp(distance):.3g} with {seeds} seeds"

@@ -117,6 +117,11 @@ class ProgramTest(absltest.TestCase):
       mock.patch.object(catalog, "declared", return_value=study)
     )
 
+  def declare_a_bolder_claim(self):
+    """Declares a margin that the runs do not reach."""
+    bolder = dataclasses.replace(LOWER, criterion=Effect(-1.5))
+    self.declare(dataclasses.replace(STUDY, claims=(bolder, EQUAL)))
+
   def run_(self, name="run", **settings):
     """Runs the study; returns its folder."""
     small_study.summary(self.runs / name, **settings)
@@ -194,8 +199,7 @@ class ProgramTest(absltest.TestCase):
     page = (self.root / "docs/studies.md").read_text()
     self.assertIn("Other settings", page)
     self.assertIn("\nNot measured yet: default, steps=1, steps=4.\n", page)
-    bolder = dataclasses.replace(LOWER, criterion=Effect(-1.5))
-    self.declare(dataclasses.replace(STUDY, claims=(bolder, EQUAL)))
+    self.declare_a_bolder_claim()
     changes, _ = self.judge_again()
     self.assertTrue(any("digits (gain=0.1)" in change for change in changes))
 
@@ -223,23 +227,20 @@ class ProgramTest(absltest.TestCase):
     results.write_pages(self.root)
     page = (self.root / "docs/studies.md").read_text()
     self.assertIn("gpu-jaxlib-9.0: the verdict is the same for 2 of 2", page)
-    bolder = dataclasses.replace(LOWER, criterion=Effect(-1.5))
-    self.declare(dataclasses.replace(STUDY, claims=(bolder, EQUAL)))
+    self.declare_a_bolder_claim()
     changes, _ = self.judge_again()
     self.assertTrue(any("(gpu-jaxlib-9.0)" in change for change in changes))
 
   def test_a_changed_margin_is_an_error(self):
     results.add(self.run_(), self.root)
-    bolder = dataclasses.replace(LOWER, criterion=Effect(-1.5))
-    self.declare(dataclasses.replace(STUDY, claims=(bolder, EQUAL)))
+    self.declare_a_bolder_claim()
     changes, output = self.judge_again()
     self.assertIn("SMALLER THAN CLAIMED: after", output)
     self.assertIn("small_study/lower on digits: rule is below", changes[1])
 
   def test_what_a_change_makes_of_verdicts_can_be_written(self):
     path = results.add(self.run_(), self.root)
-    bolder = dataclasses.replace(LOWER, criterion=Effect(-1.5))
-    self.declare(dataclasses.replace(STUDY, claims=(bolder, EQUAL)))
+    self.declare_a_bolder_claim()
     with contextlib.redirect_stdout(io.StringIO()):
       changes = results.judge_again(self.root, write=True)
     self.assertNotEmpty(changes)
